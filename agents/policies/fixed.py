@@ -1,0 +1,59 @@
+"""Baselines that never learn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+from torch import Tensor
+
+from gar_env.errors import ConfigurationError
+from gar_env.seeding import named_generator
+
+
+class FixedPolicy:
+    """An agent that draws every action from the same distribution.
+
+    Args:
+        probabilities: One per choice, non-negative, sum 1 up to rounding.
+        seed: Of its draws.
+
+    Raises:
+        ConfigurationError: If the probabilities are none.
+    """
+
+    def __init__(self, probabilities: Any, *, seed: int = 0) -> None:
+        self.probabilities = torch.as_tensor(np.asarray(probabilities, np.float64))
+        total = float(self.probabilities.sum())
+        if self.probabilities.ndim != 1 or bool((self.probabilities < 0).any()) or abs(total - 1) > 1e-6:
+            raise ConfigurationError(
+                f"probabilities must be non-negative and sum to 1; found {list(self.probabilities.shape)}, "
+                f"sum {total:g}."
+            )
+        self.generator = named_generator(seed, "policy")
+
+    @classmethod
+    def uniform(cls, num_choices: int, *, seed: int = 0) -> FixedPolicy:
+        """Every choice equally often: plain training on all the data."""
+        return cls(np.full(num_choices, 1 / num_choices), seed=seed)
+
+    @classmethod
+    def never(cls, num_choices: int, avoided: Iterable[int], *, seed: int = 0) -> FixedPolicy:
+        """Never ``avoided``, the rest equally often: an oracle that knows which splits are corrupted."""
+        weights = np.ones(num_choices)
+        weights[list(avoided)] = 0
+        return cls(weights / max(weights.sum(), 1), seed=seed)
+
+    def begin(self, env: VectorEnv) -> None:
+        """See :class:`agents.Agent`."""
+        self.num_envs = env.num_envs
+
+    def act(self, observations: Any) -> Tensor:
+        """int64 ``[n]``."""
+        return torch.multinomial(self.probabilities, self.num_envs, replacement=True, generator=self.generator)
+
+    def learn(self, rewards: Any, infos: dict[str, Any]) -> None:
+        """Nothing to learn."""

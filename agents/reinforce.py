@@ -1,0 +1,137 @@
+"""REINFORCE on per-example rewards, within the training run that it steers."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Literal, Protocol
+
+import torch
+from gymnasium.vector import VectorEnv
+from torch import Tensor
+
+from gar_env.envs.config import REWARD_TIMINGS
+from gar_env.errors import ConfigurationError
+from gar_env.registry import check_choice
+from gar_env.seeding import named_generator
+
+Normalisation = Literal["step", "running", "none"]
+NORMALISATIONS = ("step", "running", "none")
+
+
+class Policy(Protocol):
+    """A distribution over choices with learned logits, such as :class:`agents.policies.InvertedSoftmax`."""
+
+    logits: Tensor
+
+    def probabilities(self) -> Tensor:
+        """``[k]``."""
+        ...
+
+    def log_probabilities(self, logits: Tensor) -> Tensor:
+        """``[k]``, differentiable."""
+        ...
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """int64 ``[n]``."""
+        ...
+
+
+class Reinforce:
+    r"""Policy gradient ``sum_i r_i grad log p(a_i)``, summed over slots and ``aggregate`` steps, then one Adam step.
+
+    Log-probabilities are those of the logits that the actions were drawn with, also when rewards come a step late.
+    Everything stays on the policy's device.
+
+    Args:
+        policy: What to learn; its logits are the only parameters.
+        reward_timing: Of the environment: ``"next_step"`` rewards pay the actions before the last.
+        normalise: ``"step"``: minus mean, over standard deviation, within each step (the paper's for GAR).
+            ``"running"``: by mean and deviation over all steps so far. ``"none"``: raw. Signals that are equal in all
+            slots, such as NSLR, are erased by ``"step"``.
+        aggregate: Rewarded steps per policy update.
+        step_size: Of Adam.
+        seed: Of the actions.
+
+    Raises:
+        ConfigurationError: If an option is unknown or out of range.
+
+    Source:
+        Mueller, Biedenkapp & Hutter (2021), algorithm 1; Williams (1992) for the estimator.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        reward_timing: str = "same_step",
+        normalise: Normalisation = "step",
+        aggregate: int = 1,
+        step_size: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        check_choice("reward_timing", reward_timing, REWARD_TIMINGS)
+        check_choice("normalise", normalise, NORMALISATIONS)
+        if aggregate < 1:
+            raise ConfigurationError(f"aggregate={aggregate} must be at least 1.")
+        self.policy = policy
+        self.delay = 1 if reward_timing == "next_step" else 0
+        self.reward_timing = reward_timing
+        self.normalise = normalise
+        self.aggregate = aggregate
+        self.optimizer = torch.optim.Adam([policy.logits], lr=step_size)
+        self.generator = named_generator(seed, "policy", policy.logits.device)
+        self._unpaid: deque[tuple[Tensor, Tensor]] = deque()  # (actions, logits they were drawn with)
+        self._gradient = torch.zeros_like(policy.logits)
+        self._collected = 0
+        self._count, self._mean, self._spread = 0, 0.0, 0.0  # running statistics: Welford's, over steps' slots
+
+    def begin(self, env: VectorEnv) -> None:
+        """See :class:`agents.Agent`. What was learned stays; unpaid actions are dropped.
+
+        Raises:
+            ConfigurationError: If the environment pays at another time than this agent expects.
+        """
+        timing = getattr(env.unwrapped, "reward_timing", self.reward_timing)
+        if timing != self.reward_timing:
+            raise ConfigurationError(
+                f"The environment has reward_timing={timing!r}, the agent {self.reward_timing!r}: every reward would be "
+                f"paid for the wrong action. Build Reinforce with reward_timing={timing!r}."
+            )
+        self.num_envs = env.num_envs
+        self._unpaid.clear()
+
+    def act(self, observations: Any) -> Tensor:
+        """int64 ``[n]``; observations are not used, since the policy has none."""
+        actions = self.policy.sample(self.num_envs, self.generator)
+        self._unpaid.append((actions, self.policy.logits.detach().clone()))
+        return actions
+
+    def learn(self, rewards: Any, infos: dict[str, Any]) -> None:
+        """Add one step's policy gradient; every ``aggregate``-th time, move the logits."""
+        if len(self._unpaid) <= self.delay:
+            return  # next_step, first step: nobody has been paid yet
+        actions, logits = self._unpaid.popleft()
+        weights = self._normalised(torch.as_tensor(rewards, dtype=torch.float32, device=logits.device))
+        logits.requires_grad_()
+        objective = (weights * self.policy.log_probabilities(logits)[actions]).sum()
+        self._gradient += torch.autograd.grad(objective, logits)[0]
+        self._collected += 1
+        if self._collected == self.aggregate:
+            self.policy.logits.grad = -self._gradient
+            self.optimizer.step()
+            self._gradient = torch.zeros_like(self._gradient)
+            self._collected = 0
+
+    def _normalised(self, rewards: Tensor) -> Tensor:
+        if self.normalise == "none":
+            return rewards
+        if self.normalise == "step":
+            return (rewards - rewards.mean()) / rewards.std(correction=0).clamp_min(torch.finfo(torch.float32).tiny)
+        n, mean = len(rewards), float(rewards.mean())
+        total = self._count + n
+        gap = mean - self._mean
+        self._spread += float((rewards - mean).square().sum()) + gap**2 * self._count * n / total
+        self._mean += gap * n / total
+        self._count = total
+        deviation = (self._spread / total) ** 0.5
+        return (rewards - self._mean) / max(deviation, torch.finfo(torch.float32).tiny)

@@ -1,0 +1,126 @@
+"""``record`` a pass, ``align`` it with a direction."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from gar_env.alignment.direction import Direction, check_direction, dot, norm
+from gar_env.alignment.forward_mode import record_forward
+from gar_env.alignment.layerwise import record_layers
+from gar_env.alignment.tape import Losses, Tape
+from gar_env.errors import LostGradientError
+from gar_env.registry import check_choice
+
+BatchNormReading = Literal["share", "derivative"]
+BATCH_NORM_READINGS = ("share", "derivative")
+
+# Largest gap between a part's entries and its share of the batch gradient, relative to the size of the entries.
+# Rounding stays a hundred times below; a lost layer is of the order of 1.
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-2}
+
+
+def record(
+    network: nn.Module,
+    inputs: Tensor | tuple,
+    loss: Losses,
+    *,
+    batch_norm: BatchNormReading = "share",
+    probe: bool = False,
+) -> Tape:
+    r"""Run forward and backward of the mean loss, and keep what :func:`align` needs.
+
+    ``.grad`` is filled as by ``loss(network(inputs)).mean().backward()``, so an optimizer can step next.
+
+    Args:
+        network: Any module whose layers have the batch as their first dimension.
+        inputs: The batch ``[n, ...]``, or a tuple of arguments.
+        loss: From the network's output to one loss per example, ``[n]``.
+        batch_norm: What ``grad l_i`` means under training-mode batch normalisation. ``"share"``: ``n`` times
+            example i's share of the batch gradient, layer by layer (the paper's). ``"derivative"``: the derivative
+            of example i's own loss, through the batch statistics (forward mode, a second forward pass at
+            ``align``). Without batch normalisation in training mode both are the same number.
+        probe: With ``"share"``, also check by one extra backward pass that no example's loss depends on
+            another example's rows. Done for the first batch it costs nothing later. Skipped for networks with
+            batch normalisation in training mode, whose rows always depend on each other.
+
+    Returns:
+        A tape, to be read once the direction is known.
+
+    Raises:
+        LossShapeError: If the loss is not one number per example.
+        MixedExamplesError: If a layer's first dimension is not the batch.
+        UnsupportedLayerError: If a layer has neither a rule nor a replay.
+
+    Example:
+        >>> network = nn.Linear(2, 1, bias=False)
+        >>> inputs = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
+        >>> tape = record(network, inputs, lambda outputs: outputs[:, 0])
+        >>> align(tape, {"weight": torch.tensor([[1.0, 4.5]])})
+        tensor([10.,  3.])
+
+    Source:
+        Mueller, Biedenkapp & Hutter (2021), section 5, lemmas 2 and 3.
+    """
+    check_choice("batch_norm", batch_norm, BATCH_NORM_READINGS)
+    inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+    if batch_norm == "share":
+        return record_layers(network, inputs, loss, probe=probe)
+    return record_forward(network, inputs, loss)
+
+
+def align(tape: Tape, direction: Direction) -> Tensor:
+    r"""Dot each example's gradient with one direction in parameter space.
+
+    Entry ``i`` is the first-order change of example ``i``'s loss if the parameters moved by ``direction``.
+    No per-example gradient of a large layer is stored.
+
+    Args:
+        tape: One recorded pass over ``n`` examples.
+        direction: One tensor per trainable parameter, keyed as in ``named_parameters()``.
+
+    Returns:
+        Shape ``[n]``. Under training-mode batch normalisation, what ``batch_norm`` said when recording.
+
+    Raises:
+        DirectionMismatchError: If a trainable parameter has no entry, or an entry does not fit.
+        LostGradientError: If the entries do not add up to ``n`` times the batch gradient's dot product with the
+            direction: a weight was used outside its layer, or changed between forward and backward.
+        StaleTapeError: If a recorded input was overwritten in place.
+
+    Example:
+        See :func:`record`.
+
+    Source:
+        Mueller, Biedenkapp & Hutter (2021), section 5, lemmas 2 and 3.
+    """
+    check_direction(direction, tape.batch_gradient)
+    direction = {name: tensor.detach() for name, tensor in direction.items()}
+    with torch.no_grad():
+        parts = tape.entries(direction)
+        _check_conservation(tape, direction, parts)
+        return torch.stack(list(parts.values())).sum(0)
+
+
+def _check_conservation(tape: Tape, direction: Direction, parts: dict[tuple[str, ...], Tensor]) -> None:
+    tolerance = TOLERANCE.get(tape.losses.dtype, 5e-2)
+    covered = {name for names in parts for name in names}
+    alone = {(name,): torch.zeros_like(tape.losses) for name in tape.batch_gradient if name not in covered}
+    # What rounding leaves of a sum that cancels is of the order of the longest vectors involved, not of the sum.
+    floor = tolerance * 1e-3 * tape.n * norm(tape.batch_gradient) * norm(direction)
+    gaps = []
+    for names, entry in {**parts, **alone}.items():
+        gradient = {name: tape.batch_gradient[name] for name in names}
+        expected = tape.n * dot(gradient, {name: direction[name] for name in names})
+        gap = (entry.sum() - expected).abs()
+        gaps.append(gap - tolerance * (entry.abs().sum() + expected.abs()) - floor)
+    lost = torch.stack(gaps) > 0  # False where anything is NaN: divergence is the caller's to report
+    if bool(lost.any()):
+        names = [name for names, is_lost in zip({**parts, **alone}, lost.tolist(), strict=True) for name in names if is_lost]
+        raise LostGradientError(
+            f"The examples' entries do not add up to the batch gradient for {', '.join(names)}. A weight was used "
+            "outside its layer, or a hook changed what the layer returned. Use the weight through its own module "
+            "only, or pass batch_norm='derivative', which covers any use."
+        )

@@ -1,0 +1,71 @@
+"""Directions in parameter space: one tensor per trainable parameter, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from gar_env.errors import DirectionMismatchError
+
+Direction = Mapping[str, Tensor]
+
+
+def trainable_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that a direction has an entry for, each once, by their first name."""
+    return {name: p for name, p in network.named_parameters() if p.requires_grad}
+
+
+def gradient(network: nn.Module) -> dict[str, Tensor]:
+    """The ``.grad`` of each trainable parameter, as a direction. Not copied: read it before the optimizer steps.
+
+    A parameter that the loss did not use has the gradient zero.
+
+    Example:
+        >>> network = nn.Linear(2, 1, bias=False)
+        >>> network(torch.tensor([[1.0, 2.0]])).sum().backward()
+        >>> gradient(network)
+        {'weight': tensor([[1., 2.]])}
+    """
+    return {
+        name: torch.zeros_like(p) if p.grad is None else p.grad
+        for name, p in trainable_parameters(network).items()
+    }
+
+
+def check_direction(direction: Direction, parameters: Mapping[str, Tensor]) -> None:
+    """Refuse a direction that does not fit.
+
+    Raises:
+        DirectionMismatchError: If a parameter has no entry, an entry has no parameter, or shape or device differ.
+    """
+    missing = [name for name in parameters if name not in direction]
+    if missing:
+        raise DirectionMismatchError(
+            f"direction has no tensor for {len(missing)} of {len(parameters)} trainable parameters: "
+            f"{', '.join(missing)}.\nPass one per name in network.named_parameters()."
+        )
+    extra = [name for name in direction if name not in parameters]
+    if extra:
+        raise DirectionMismatchError(
+            f"direction has {len(extra)} tensors that no trainable parameter is called by: {', '.join(extra)}.\n"
+            "Leave out frozen parameters, and give a tied parameter once, by its first name."
+        )
+    for name, parameter in parameters.items():
+        tensor = direction[name]
+        if tensor.shape != parameter.shape or tensor.device != parameter.device:
+            raise DirectionMismatchError(
+                f"direction[{name!r}] is {list(tensor.shape)} on {tensor.device}; "
+                f"the parameter is {list(parameter.shape)} on {parameter.device}."
+            )
+
+
+def dot(a: Direction, b: Direction) -> Tensor:
+    """Sum over all entries of both directions' product, a scalar."""
+    return torch.stack([torch.sum(a[name] * b[name]) for name in a]).sum()
+
+
+def norm(a: Direction) -> Tensor:
+    """Euclidean length over all entries, a scalar."""
+    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(t) for t in a.values()]))

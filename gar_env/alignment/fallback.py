@@ -1,0 +1,144 @@
+"""Any module, replayed in forward mode: exact, about two forward passes of that module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jvp
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_leaves, tree_map
+
+from gar_env.alignment.direction import Direction
+from gar_env.errors import UnsupportedLayerError
+from gar_env.seeding import global_state, replay_global
+
+if TYPE_CHECKING:
+    from gar_env.alignment.layerwise import Unit
+
+
+def detached(tree: Any) -> Any:
+    """The same arguments, cut off from the graph."""
+    return tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, tree)
+
+
+@dataclass(eq=False)
+class Snapshot:
+    """All that is needed to run a module again as it ran once: parameters, buffers, modes and random state."""
+
+    module: nn.Module
+    parameters: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+    modes: list[bool]
+    random_state: Tensor
+    device: torch.device
+
+    @classmethod
+    def take(cls, module: nn.Module) -> Snapshot:
+        """Copy what the next steps will change."""
+        parameters = {name: p.detach().clone() for name, p in module.named_parameters()}
+        device = next((p.device for p in parameters.values()), torch.device("cpu"))
+        return cls(
+            module,
+            parameters,
+            {name: buffer.detach().clone() for name, buffer in module.named_buffers()},
+            [inner.training for inner in module.modules()],
+            global_state(device),
+            device,
+        )
+
+    def tangent(self, tangents: dict[str, Tensor], run) -> Any:
+        """How ``run(call)`` moves with the parameters; ``call(*args, **kwargs)`` is the module as it was.
+
+        Raises:
+            NotImplementedError: From torch, if an operation has no forward-mode derivative.
+        """
+        moving = {name: self.parameters[name] for name in tangents}
+        still = {name: value for name, value in self.parameters.items() if name not in tangents}
+
+        def replay(parameters: dict[str, Tensor]) -> Any:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                # Cloned inside the transform: batch normalisation writes into its buffers and refuses outer ones.
+                buffers = {name: value.clone() for name, value in self.buffers.items()}
+                return functional_call(self.module, {**parameters, **still, **buffers}, args, kwargs)
+
+            return run(call)
+
+        now = [inner.training for inner in self.module.modules()]
+        self._set_modes(self.modes)
+        try:
+            # Dropout draws the same mask again; only the MATH kernel of attention has a forward-mode derivative.
+            with replay_global(self.random_state, self.device), sdpa_kernel(SDPBackend.MATH):
+                return jvp(replay, (moving,), (tangents,))[1]
+        finally:
+            self._set_modes(now)
+
+    def _set_modes(self, modes: list[bool]) -> None:
+        for inner, training in zip(self.module.modules(), modes, strict=True):
+            inner.training = training
+
+
+@dataclass(eq=False)
+class Replay:
+    """One call of a module without a rule: its arguments, and the gradient of each of its outputs."""
+
+    label: str
+    snapshot: Snapshot
+    args: tuple
+    kwargs: dict
+    deltas: dict[int, Tensor] = field(default_factory=dict)
+
+    def entry(self, parameters: dict[str, str], direction: Direction) -> Tensor:
+        """Each example's ``< tangent of the outputs, gradient of the outputs >``, ``[n]``.
+
+        Raises:
+            UnsupportedLayerError: If an operation inside has no forward-mode derivative.
+        """
+        tangents = {local: direction[name] for local, name in parameters.items()}
+        try:
+            leaves = self.snapshot.tangent(tangents, lambda call: tree_leaves(call(*self.args, **self.kwargs)))
+        except (NotImplementedError, RuntimeError) as error:
+            raise UnsupportedLayerError(
+                f"{self.label} has no alignment rule, and replaying it in forward mode failed: {error}\n"
+                "Register a rule for it with register_output_tangent, or freeze its parameters."
+            ) from error
+        entries = [(leaves[i] * delta).flatten(1).sum(1) for i, delta in self.deltas.items()]
+        return torch.stack(entries).sum(0)
+
+
+class ReplayTaker:
+    """The two hooks that record a call of a module without a rule.
+
+    Args:
+        unit: Where the call is kept.
+        recorder: Checks that output rows are examples.
+    """
+
+    def __init__(self, unit: Unit, recorder: Any) -> None:
+        self.unit = unit
+        self.recorder = recorder
+        self.open: list[Replay] = []  # a stack: a module may call itself
+
+    def before(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        """Forward pre-hook: the state before the call."""
+        self.open.append(Replay(str(self.unit), Snapshot.take(module), detached(args), detached(kwargs)))
+
+    def after(self, module: nn.Module, args: tuple, output: Any) -> None:
+        """Forward hook: wait for the gradient of each output."""
+        replay = self.open.pop()
+        if not torch.is_grad_enabled():
+            return
+        for index, leaf in enumerate(tree_leaves(output)):
+            if isinstance(leaf, Tensor) and leaf.requires_grad:
+                leaf.register_hook(lambda delta, index=index: self._arrived(replay, index, delta))
+                self.recorder.watch(self.unit, leaf)
+
+    def _arrived(self, replay: Replay, index: int, delta: Tensor) -> None:
+        if not self.recorder.n:
+            return
+        self.recorder.check_rows(self.unit, len(delta) if delta.ndim else 0)
+        if not replay.deltas:
+            self.unit.calls.append(replay)
+        replay.deltas[index] = delta

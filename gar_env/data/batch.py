@@ -1,0 +1,67 @@
+"""Batches: a gather from uint8 tensors and a normalisation, on the device where the data are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gar_env.registry import check_choice
+
+SCALINGS = ("unit", "symmetric", "standardised")
+
+
+class Batch(NamedTuple):
+    """What a network sees in one step: ``inputs`` float32 ``[n, channels, height, width]``, ``targets`` ``[n]``."""
+
+    inputs: Tensor
+    targets: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Normalisation:
+    """``inputs = images * scale + shift`` per channel.
+
+    Args:
+        scale: float32 ``[channels, 1, 1]``.
+        shift: Likewise.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 ``[n, channels, height, width]`` to float32 of the same shape."""
+        return torch.addcmul(self.shift, images.to(torch.float32), self.scale)
+
+
+def normalisation(images: Tensor, scaling: str) -> Normalisation:
+    """How to turn uint8 images into a network's inputs.
+
+    Args:
+        images: uint8 ``[n, channels, height, width]``, the training images.
+        scaling: ``"unit"``: [0, 1] (the paper's toy experiment). ``"symmetric"``: [-1, 1].
+            ``"standardised"``: mean 0 and standard deviation 1 per channel over ``images``.
+
+    Raises:
+        ConfigurationError: If the scaling is unknown.
+    """
+    check_choice("inputs", scaling, SCALINGS)
+    channels = images.shape[1]
+    if scaling == "unit":
+        mean, deviation = torch.zeros(channels), torch.ones(channels)
+    elif scaling == "symmetric":
+        mean, deviation = torch.full((channels,), 0.5), torch.full((channels,), 0.5)
+    else:
+        values = torch.arange(256, dtype=torch.float64) / 255
+        counts = torch.stack([torch.bincount(images[:, c].flatten().long(), minlength=256) for c in range(channels)])
+        weights = counts.cpu() / counts.cpu().sum(1, keepdim=True, dtype=torch.float64)
+        mean = weights @ values
+        deviation = ((weights @ values.square()) - mean.square()).clamp_min(1e-12).sqrt()
+    shape = (channels, 1, 1)
+    return Normalisation(
+        (1 / (255 * deviation)).to(images.device, torch.float32).view(shape),
+        (-mean / deviation).to(images.device, torch.float32).view(shape),
+    )

@@ -1,0 +1,104 @@
+"""Data sets by name: the embedded digits, and torchvision's, downloaded on request."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from sklearn.datasets import load_digits
+
+from gar_env.data.dataset import Dataset
+from gar_env.errors import DatasetNotFoundError, DownloadError
+from gar_env.registry import Registry
+
+DATASETS: Registry = Registry("data set")
+register_dataset = DATASETS.register
+
+NUM_TEST_DIGITS = 360  # of 1,797
+
+
+def download_folder() -> Path:
+    """Where torchvision's files are: ``$GAR_ENV_DATA``, or ``~/.cache/gar_env``."""
+    return Path(os.environ.get("GAR_ENV_DATA", Path.home() / ".cache" / "gar_env"))
+
+
+@register_dataset("digits")
+def digits(download: bool = False) -> Dataset:
+    """1,797 real handwritten digits of 8x8 pixels in 10 classes; 1,437 to train on. Embedded in scikit-learn.
+
+    The test part is the same for every seed, so that accuracies of different runs can be compared.
+    """
+    bunch = load_digits()
+    images = torch.from_numpy((bunch.images * (255 / 16)).round().astype(np.uint8))[:, None]
+    labels = torch.from_numpy(bunch.target.astype(np.int64))
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    test, train = order[:NUM_TEST_DIGITS], order[NUM_TEST_DIGITS:]
+    return Dataset(
+        "digits", images[train], labels[train], images[test], labels[test], tuple(str(i) for i in range(10))
+    )
+
+
+@register_dataset("cifar10")
+def cifar10(download: bool = False) -> Dataset:
+    """60,000 colour images of 32x32 pixels in 10 classes; 50,000 to train on (Krizhevsky, 2009)."""
+    return _torchvision("cifar10", torchvision.datasets.CIFAR10, download)
+
+
+@register_dataset("cifar100")
+def cifar100(download: bool = False) -> Dataset:
+    """60,000 colour images of 32x32 pixels in 100 classes; 50,000 to train on (Krizhevsky, 2009)."""
+    return _torchvision("cifar100", torchvision.datasets.CIFAR100, download)
+
+
+@register_dataset("fashion_mnist")
+def fashion_mnist(download: bool = False) -> Dataset:
+    """70,000 gray images of 28x28 pixels in 10 classes; 60,000 to train on (Xiao et al., 2017)."""
+    return _torchvision("fashion_mnist", torchvision.datasets.FashionMNIST, download)
+
+
+@register_dataset("svhn")
+def svhn(download: bool = False) -> Dataset:
+    """99,289 colour images of 32x32 pixels in 10 classes; 73,257 to train on (Netzer et al., 2011)."""
+    return _torchvision("svhn", torchvision.datasets.SVHN, download)
+
+
+def _torchvision(name: str, factory, download: bool) -> Dataset:
+    root = download_folder()
+    # SVHN names its parts with split=, the others with train=.
+    parts = (
+        [{"split": "train"}, {"split": "test"}]
+        if factory is torchvision.datasets.SVHN
+        else [{"train": True}, {"train": False}]
+    )
+    try:
+        train, test = (factory(str(root), download=download, **part) for part in parts)
+    except OSError as error:  # URLError and ConnectionError are OSErrors
+        raise DownloadError(
+            f"{name} could not be downloaded to {root}: {error}. Check the network, or copy torchvision's files "
+            "there, or pass dataset='path/to.npz' with x_train, y_train, x_test, y_test."
+        ) from error
+    except RuntimeError as error:
+        if download:
+            raise DownloadError(
+                f"{name} could not be downloaded to {root}: {error} Check the network, or copy torchvision's "
+                "files there, or pass dataset='path/to.npz' with x_train, y_train, x_test, y_test."
+            ) from error
+        raise DatasetNotFoundError(
+            f"{name} is not in {root}. Pass download=True to fetch it, set GAR_ENV_DATA to the folder that has "
+            "it, or pass dataset='path/to.npz'."
+        ) from error
+
+    def arrays(part) -> tuple[torch.Tensor, torch.Tensor]:
+        images = np.asarray(part.data)
+        labels = part.labels if hasattr(part, "labels") else part.targets
+        if images.ndim == 3:
+            images = images[:, None]
+        elif images.shape[-1] == 3:
+            images = images.transpose(0, 3, 1, 2)
+        return torch.from_numpy(np.ascontiguousarray(images)), torch.as_tensor(np.asarray(labels)).long()
+
+    classes = tuple(getattr(train, "classes", [str(i) for i in range(10)]))
+    return Dataset(name, *arrays(train), *arrays(test), classes)

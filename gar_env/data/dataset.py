@@ -1,0 +1,91 @@
+"""A labelled image data set, held as uint8 tensors in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from gar_env.errors import DatasetFormatError
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images and labels, checked once when built.
+
+    Args:
+        name: What it is called in messages and results.
+        x_train: uint8 ``[n, channels, height, width]``.
+        y_train: int64 ``[n]``, each in ``0..len(classes)-1``.
+        x_test: Like ``x_train``.
+        y_test: Like ``y_train``.
+        classes: One name per class.
+        group_train: int64 ``[n]``, the source each training example came from, if the data have sources.
+        groups: One name per source.
+
+    Raises:
+        DatasetFormatError: If a shape, a type or a label does not fit.
+    """
+
+    name: str
+    x_train: Tensor
+    y_train: Tensor
+    x_test: Tensor
+    y_test: Tensor
+    classes: tuple[str, ...]
+    group_train: Tensor | None = None
+    groups: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for part, images, labels in (
+            ("train", self.x_train, self.y_train),
+            ("test", self.x_test, self.y_test),
+        ):
+            if images.dtype != torch.uint8 or images.ndim != 4:
+                raise DatasetFormatError(
+                    f"{self.name}: x_{part} must be uint8 images [n, channels, height, width]; "
+                    f"found {images.dtype} {list(images.shape)}."
+                )
+            if len(images) == 0:
+                raise DatasetFormatError(f"{self.name}: x_{part} holds no images.")
+            self._check_labels(f"y_{part}", labels, len(images), len(self.classes), "classes")
+        if self.x_train.shape[1:] != self.x_test.shape[1:]:
+            raise DatasetFormatError(
+                f"{self.name}: training images are {list(self.x_train.shape[1:])} and test images "
+                f"{list(self.x_test.shape[1:])}. They must have the same size."
+            )
+        if self.group_train is not None:
+            self._check_labels(
+                "group_train", self.group_train, len(self.x_train), len(self.groups), "groups"
+            )
+
+    def _check_labels(self, name: str, labels: Tensor, examples: int, limit: int, kind: str) -> None:
+        if labels.dtype != torch.int64 or labels.shape != (examples,):
+            raise DatasetFormatError(
+                f"{self.name}: {name} must be int64 [{examples}], one per image; "
+                f"found {labels.dtype} {list(labels.shape)}."
+            )
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= limit:
+            raise DatasetFormatError(
+                f"{self.name}: {name} has values from {low} to {high}, but there are {limit} {kind}: "
+                f"0..{limit - 1}. Renumber them."
+            )
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(channels, height, width)``."""
+        channels, height, width = self.x_train.shape[1:]
+        return channels, height, width
+
+    def to(self, device: torch.device | str) -> Dataset:
+        """The same data on ``device``."""
+        return replace(
+            self,
+            x_train=self.x_train.to(device),
+            y_train=self.y_train.to(device),
+            x_test=self.x_test.to(device),
+            y_test=self.y_test.to(device),
+            group_train=None if self.group_train is None else self.group_train.to(device),
+        )

@@ -1,0 +1,160 @@
+"""Training data cut into splits that a controller chooses between."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Generator, Tensor
+
+from gar_env.data.corruptions import CORRUPTIONS, parse_corruptions
+from gar_env.data.dataset import Dataset
+from gar_env.errors import ConfigurationError
+from gar_env.registry import check_choice
+
+KINDS = ("equal", "class", "group")
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """A partition of the training data, some parts of it corrupted.
+
+    Args:
+        images: uint8 ``[n, channels, height, width]``, corrupted where the split is.
+        labels: int64 ``[n]``, likewise.
+        members: int64 ``[m]``, the examples of split 0, then of split 1, ... (``m = n`` without held-out part).
+        starts: int64 ``[k]``, where each split begins in ``members``.
+        sizes: int64 ``[k]``.
+        names: One name per split, for people.
+        corrupted: The indices of the corrupted splits.
+        heldout: int64 ``[n - m]``, clean examples that are in no split.
+    """
+
+    images: Tensor
+    labels: Tensor
+    members: Tensor
+    starts: Tensor
+    sizes: Tensor
+    names: tuple[str, ...]
+    corrupted: tuple[int, ...]
+    heldout: Tensor
+
+    @property
+    def num_splits(self) -> int:
+        """How many splits there are."""
+        return len(self.names)
+
+    def to(self, device: torch.device | str) -> Splits:
+        """The same splits on ``device``."""
+        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
+
+    def draw(self, splits: Tensor, generator: Generator) -> Tensor:
+        """One example for each entry of ``splits``, uniformly from that split, with replacement.
+
+        Independent draws are what the policy gradient's estimate assumes (the paper, equation 1).
+
+        Args:
+            splits: int64 ``[n]``, each in ``0..num_splits-1``.
+            generator: On the device of ``splits``.
+
+        Returns:
+            int64 ``[n]``, indices into ``images`` and ``labels``.
+        """
+        # float64: a float32 uniform times a size above 2**24 could round up to the size itself.
+        share = torch.rand(len(splits), generator=generator, device=splits.device, dtype=torch.float64)
+        return self.members[self.starts[splits] + (share * self.sizes[splits]).long()]
+
+    def draw_uniformly(self, n: int, generator: Generator) -> Tensor:
+        """``n`` examples from all splits together, as the data are. int64 ``[n]``."""
+        return self.members[_integers(len(self.members), n, generator, self.members.device)]
+
+    def draw_heldout(self, n: int, generator: Generator) -> Tensor:
+        """``n`` examples from the clean held-out part. int64 ``[n]``."""
+        return self.heldout[_integers(len(self.heldout), n, generator, self.heldout.device)]
+
+
+def _integers(limit: int, n: int, generator: Generator, device: torch.device) -> Tensor:
+    return torch.randint(limit, (n,), generator=generator, device=device)
+
+
+def make_splits(
+    dataset: Dataset,
+    generator: Generator,
+    *,
+    kind: str = "equal",
+    num_splits: int = 10,
+    corrupt: str | None = None,
+    heldout_share: float = 0.0,
+) -> Splits:
+    """Cut the training data into splits and corrupt some of them.
+
+    Args:
+        dataset: On the CPU.
+        generator: Named generator ``labels``, on the CPU.
+        kind: ``"equal"``: ``num_splits`` random parts of equal size (the paper). ``"class"``: one split per
+            class. ``"group"``: one per source, from the data set's ``group_train``.
+        num_splits: For ``"equal"`` only; the others have as many as the data say.
+        corrupt: For example ``"0:label_noise, 3:easy(0.5)"``, see :data:`~gar_env.data.CORRUPTIONS`. Default:
+            ``"0:label_noise"``, and for ``"group"`` nothing: your own sources are left as they are.
+        heldout_share: Share of the training data that is put aside, clean, in no split.
+
+    Raises:
+        ConfigurationError: If the kind is unknown, a split would be empty, or a corrupted split is not there.
+
+    Source:
+        Mueller, Biedenkapp & Hutter (2021), section 6: ten equal parts of CIFAR-10, one with random labels.
+    """
+    check_choice("splits", kind, KINDS)
+    if not 0 <= heldout_share < 1:
+        raise ConfigurationError(f"heldout_share={heldout_share} must be at least 0 and below 1.")
+    n = len(dataset.x_train)
+    order = torch.randperm(n, generator=generator)
+    num_heldout = int(heldout_share * n)
+    if heldout_share and not num_heldout:
+        raise ConfigurationError(f"heldout_share={heldout_share} of {n} examples is none. Raise it.")
+    heldout, order = order[:num_heldout], order[num_heldout:]
+
+    owner, names = _owners(dataset, order, kind, num_splits)
+    sizes = torch.bincount(owner, minlength=len(names))
+    empty = [names[i] for i in range(len(names)) if sizes[i] == 0]
+    if empty:
+        raise ConfigurationError(
+            f"{len(empty)} of {len(names)} splits would be empty: {', '.join(empty[:5])}. "
+            f"{dataset.name} has {len(order)} training examples to share out; make fewer splits."
+        )
+    members = order[torch.argsort(owner, stable=True)]
+    starts = sizes.cumsum(0) - sizes
+
+    if corrupt is None:
+        corrupt = "" if kind == "group" else "0:label_noise"
+    wanted = parse_corruptions(corrupt)
+    images, labels = dataset.x_train.clone(), dataset.y_train.clone()
+    for split, (name, share) in sorted(wanted.items()):
+        if split >= len(names):
+            raise ConfigurationError(
+                f"corrupt names split {split}, but there are {len(names)} splits: 0..{len(names) - 1}."
+            )
+        count = max(1, round(share * int(sizes[split])))
+        rows = members[starts[split] : starts[split] + count]
+        images[rows], labels[rows] = CORRUPTIONS[name](
+            images[rows], labels[rows], len(dataset.classes), generator
+        )
+        names[split] = f"{names[split]} ({name})" if share == 1 else f"{names[split]} ({name} {share:g})"
+    return Splits(images, labels, members, starts, sizes, tuple(names), tuple(sorted(wanted)), heldout)
+
+
+def _owners(dataset: Dataset, order: Tensor, kind: str, num_splits: int) -> tuple[Tensor, list[str]]:
+    """The split of each example in ``order``, and the splits' names."""
+    if kind == "class":
+        return dataset.y_train[order], list(dataset.classes)
+    if kind == "group":
+        if dataset.group_train is None:
+            raise ConfigurationError(
+                f"splits='group' needs sources, and {dataset.name} has none. Add a group_train array to the .npz, "
+                "or one sub-folder per source to the image folder's train folder."
+            )
+        return dataset.group_train[order], list(dataset.groups)
+    if num_splits < 2:
+        raise ConfigurationError(f"num_splits={num_splits}: a controller needs at least 2 to choose from.")
+    return torch.arange(len(order)) * num_splits // max(len(order), 1), [str(i) for i in range(num_splits)]

@@ -1,0 +1,15 @@
+"""The environments, one per file, and the checker that holds any vector environment against the contract."""
+
+from gar_env.envs.base import SlotVectorEnv
+from gar_env.envs.config import SlotConfig
+from gar_env.envs.data_split import DataSplitConfig, DataSplitEnv, DataSplitVectorEnv
+from gar_env.envs.single import SingleAgentEnv
+
+__all__ = [
+    "DataSplitConfig",
+    "DataSplitEnv",
+    "DataSplitVectorEnv",
+    "SingleAgentEnv",
+    "SlotConfig",
+    "SlotVectorEnv",
+]

@@ -1,0 +1,121 @@
+"""What every slot environment can be told, in one frozen dataclass."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from gymnasium.vector import AutoresetMode
+
+from gar_env.alignment import BATCH_NORM_READINGS
+from gar_env.errors import ConfigurationError
+from gar_env.networks.build import NetworkBuilder
+from gar_env.registry import check_choice, did_you_mean
+
+REWARD_TIMINGS = ("same_step", "next_step")
+REFERENCES = ("policy", "uniform", "heldout")
+
+
+@dataclass(frozen=True)
+class SlotConfig:
+    """Options of a slot environment. Plain strings, numbers and booleans, so that ``spec.to_json()`` works.
+
+    Args:
+        dataset: A registered name, an ``.npz`` path or an image folder: :func:`gar_env.data.load_dataset`.
+        download: Whether torchvision may fetch the data.
+        image_size: Height and width to resize an image folder to.
+        inputs: ``"unit"`` [0, 1], ``"symmetric"`` [-1, 1] or ``"standardised"``.
+        network: A name, or a function ``(image_shape, num_classes) -> nn.Module``: :func:`gar_env.networks.build_network`.
+        optimizer: Any of ``torch.optim`` by name; ``"sgd"`` has Nesterov momentum.
+        step_size: Of the optimizer.
+        momentum: Of the optimizer; ``None`` is 0.9 for SGD.
+        weight_decay: Of the optimizer.
+        schedule: ``"constant"`` or ``"cosine"``.
+        warmup_steps: SGD steps of linear warm-up.
+        gradient_clip: Largest length of the gradient that the optimizer sees; rewards see the unclipped one.
+        num_steps: Environment steps in an episode, that is, one training run.
+        reward: A registered signal: ``"gar"``, ``"nslr"``, ``"module:name"``.
+        batch_norm: Reading of per-example gradients: ``"share"`` or ``"derivative"``, see :func:`gar_env.alignment.record`.
+        reward_timing: ``"same_step"``: after the controlled batch a reference batch is drawn, and its gradient pays
+            the actions just taken. ``"next_step"``: the next controlled batch plays the reference, so the rewards of
+            step ``t`` belong to the actions of step ``t - 1``; the first are 0 with ``info["reward_valid"]`` False.
+        reference: For ``"same_step"``: ``"policy"`` (the actions just taken, on fresh examples), ``"uniform"`` (the
+            training data as they are) - both are normal training steps too - or ``"heldout"`` (a clean held-out
+            batch, which is not trained on).
+        heldout_share: Share of the training data held out; ``None`` is 0.1 where something needs it, else 0.
+        divergence_reward: Paid to every slot in the step in which training stopped being finite.
+        autoreset_mode: ``"NextStep"``, ``"SameStep"`` or ``"Disabled"``, or Gymnasium's enum.
+        output: ``"numpy"`` or ``"torch"`` (tensors on ``device``).
+        device: Where network and data live.
+        render_mode: ``"ansi"``, ``"rgb_array"`` or ``None``.
+
+    Raises:
+        ConfigurationError: If an option is unknown, out of range, or contradicts another.
+    """
+
+    dataset: str = "digits"
+    download: bool = False
+    image_size: int | None = None
+    inputs: str = "symmetric"
+    network: str | NetworkBuilder = "fc_bn"
+    optimizer: str = "sgd"
+    step_size: float = 0.1
+    momentum: float | None = None
+    weight_decay: float = 5e-4
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    gradient_clip: float | None = None
+    num_steps: int = 200
+    reward: str = "gar"
+    batch_norm: str = "share"
+    reward_timing: str = "same_step"
+    reference: str | None = None
+    heldout_share: float | None = None
+    divergence_reward: float = -1.0
+    autoreset_mode: str | AutoresetMode = "NextStep"
+    output: str = "numpy"
+    device: str = "cpu"
+    render_mode: str | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("reward_timing", self.reward_timing, REWARD_TIMINGS)
+        check_choice("batch_norm", self.batch_norm, BATCH_NORM_READINGS)
+        if self.num_steps < 1:
+            raise ConfigurationError(f"num_steps={self.num_steps} must be at least 1.")
+        if not math.isfinite(self.divergence_reward):
+            raise ConfigurationError(f"divergence_reward={self.divergence_reward} must be finite.")
+        if self.reference is not None:
+            check_choice("reference", self.reference, REFERENCES)
+            if self.reward_timing == "next_step":
+                raise ConfigurationError(
+                    f"reference={self.reference!r} has no meaning with reward_timing='next_step', where the next "
+                    "controlled batch is the reference. Leave it out, or use reward_timing='same_step'."
+                )
+        if self.heldout_share == 0 and self.reference == "heldout":
+            raise ConfigurationError("reference='heldout' needs heldout_share above 0, for example 0.1.")
+
+    @property
+    def sgd_steps(self) -> int:
+        """SGD steps in an episode: two per environment step when a reference batch is trained on."""
+        both = self.reward_timing == "same_step" and self.reference != "heldout"
+        return self.num_steps * (2 if both else 1)
+
+
+ConfigType = TypeVar("ConfigType", bound=SlotConfig)
+
+
+def config_from(kind: type[ConfigType], options: dict[str, Any]) -> ConfigType:
+    """Build a config from keyword arguments.
+
+    Raises:
+        ConfigurationError: If an option has no such name; the message suggests one.
+    """
+    known = [field.name for field in dataclasses.fields(kind)]
+    for name in options:
+        if name not in known:
+            raise ConfigurationError(
+                f"There is no option {name!r}.{did_you_mean(name, known)}\nKnown: {', '.join(known)}."
+            )
+    return kind(**options)

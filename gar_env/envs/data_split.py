@@ -1,0 +1,140 @@
+"""``GAR/DataSplit-v0``: for every example in every batch, choose the split it is drawn from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from gymnasium.spaces import Discrete, MultiDiscrete
+from torch import Tensor
+
+from gar_env.data import Batch, make_splits
+from gar_env.envs.base import SlotVectorEnv
+from gar_env.envs.config import SlotConfig, config_from
+from gar_env.envs.features import Feature
+from gar_env.envs.single import SingleAgentEnv
+from gar_env.seeding import named_generator
+
+
+@dataclass(frozen=True)
+class DataSplitConfig(SlotConfig):
+    """Options of ``GAR/DataSplit-v0``: those of :class:`~gar_env.envs.config.SlotConfig`, and how data are split.
+
+    Args:
+        splits: ``"equal"`` random parts (the paper), one per ``"class"``, or one per ``"group"``: your own sources.
+        num_splits: For ``"equal"``.
+        corrupt: ``"split:name(share)"``, comma-separated; ``""`` for nothing. ``None``: ``"0:label_noise"``, and
+            nothing for ``"group"``.
+    """
+
+    splits: str = "equal"
+    num_splits: int = 10
+    corrupt: str | None = None
+
+
+class DataSplitVectorEnv(SlotVectorEnv):
+    """Every slot draws its example from the split that its action names.
+
+    Action: ``Discrete(k)``, the split. Observation, float32 ``[n, d]``: :attr:`observation_names`. Reward: what the
+    signal pays, raw. Episode: one training run of ``num_steps`` steps; its end is ``terminated``.
+
+    Args:
+        num_envs: The batch size.
+        **options: Fields of :class:`DataSplitConfig`.
+
+    Example:
+        >>> import gymnasium, gar_env
+        >>> env = gymnasium.make_vec("GAR/DataSplit-v0", num_envs=32, num_steps=5)
+        >>> observations, infos = env.reset(seed=0)
+        >>> observations, rewards, terminations, truncations, infos = env.step(env.action_space.sample())
+        >>> observations.shape, rewards.shape, env.unwrapped.split_names[:2]
+        ((32, 23), (32,), ('0 (label_noise)', '1'))
+
+    Source:
+        Mueller, Biedenkapp & Hutter (2021), section 6 and algorithm 1.
+    """
+
+    config: DataSplitConfig
+
+    def __init__(self, num_envs: int = 128, **options: Any) -> None:
+        config = config_from(DataSplitConfig, options)
+        super().__init__(num_envs, config)
+        # Built once already here, so that a wrong option fails when the environment is made, not at its first reset.
+        self._start_data(seed=0)
+        k = self.num_splits
+        self._set_spaces(
+            Discrete(k),
+            MultiDiscrete([k] * num_envs),
+            (
+                *(Feature(f"usage_{i}", 0, 1, "share of all draws so far from this split") for i in range(k)),
+                *(Feature(f"last_action_{i}", 0, 1, "1 if the slot's last action was this split") for i in range(k)),
+            ),
+        )
+
+    def _start_data(self, seed: int) -> None:
+        config = self.config
+        splits = make_splits(
+            self.dataset,
+            named_generator(seed, "labels"),
+            kind=config.splits,
+            num_splits=config.num_splits,
+            corrupt=config.corrupt,
+            heldout_share=self.heldout_share,
+        )
+        self.splits = splits.to(self.device)
+        self._counts = torch.zeros(splits.num_splits, device=self.device)
+        self._last_action = torch.zeros(self.num_envs, splits.num_splits, device=self.device)
+
+    @property
+    def num_splits(self) -> int:
+        """How many splits there are to choose from."""
+        return self.splits.num_splits
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """One name per split; a corrupted one says how."""
+        return self.splits.names
+
+    @property
+    def corrupted_splits(self) -> tuple[int, ...]:
+        """The splits that were corrupted: what a controller should find out, and an oracle knows."""
+        return self.splits.corrupted
+
+    @property
+    def usage(self) -> Tensor:
+        """Share of all draws so far from each split, ``[k]``, zeros before the first."""
+        return self._counts / self._counts.sum().clamp_min(1)
+
+    def _controlled_batch(self, actions: Tensor) -> Batch:
+        self._last_action = F.one_hot(actions, self.num_splits).float()
+        self._counts = self._counts + self._last_action.sum(0)
+        if self.dashboard:
+            self.dashboard.usage = dict(zip(self.split_names, self.usage.tolist(), strict=True))
+        return self._gather(self.splits.draw(actions, self.data_generator))
+
+    def _reference_batch(self, actions: Tensor) -> Batch:
+        if self.reference == "uniform":
+            return self._gather(self.splits.draw_uniformly(self.num_envs, self.data_generator))
+        return self._gather(self.splits.draw(actions, self.data_generator))
+
+    def _heldout_batch(self) -> Batch:
+        return self._gather(self.splits.draw_heldout(self.num_envs, self.data_generator))
+
+    def _gather(self, examples: Tensor) -> Batch:
+        return Batch(self.normalise(self.splits.images[examples]), self.splits.labels[examples])
+
+    def _more_columns(self) -> list[float | Tensor]:
+        return [self.usage.expand(self.num_envs, -1), self._last_action]
+
+
+class DataSplitEnv(SingleAgentEnv):
+    """The single-agent view of :class:`DataSplitVectorEnv`: one agent chooses for the whole batch.
+
+    Args:
+        batch_size: How many slots.
+        **options: Fields of :class:`DataSplitConfig`, but for ``autoreset_mode`` and ``output``.
+    """
+
+    vector_env_class = DataSplitVectorEnv

@@ -1,0 +1,67 @@
+"""What a slot observes: named, bounded features, in one flat float32 row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from torch import Tensor
+
+from gar_env.errors import NonFiniteObservationError
+
+
+class Feature(NamedTuple):
+    """One column of an observation.
+
+    Args:
+        name: Unique in its environment.
+        low: Smallest value.
+        high: Largest value.
+        meaning: For people, with the unit.
+    """
+
+    name: str
+    low: float
+    high: float
+    meaning: str
+
+
+def observation_box(features: Sequence[Feature]) -> Box:
+    """The space of one row, float32 ``[d]``."""
+    return Box(
+        np.array([feature.low for feature in features], np.float32),
+        np.array([feature.high for feature in features], np.float32),
+        dtype=np.float32,
+    )
+
+
+def observe(features: Sequence[Feature], columns: Sequence[float | Tensor], n: int, device: torch.device) -> Tensor:
+    """Write columns into a new float32 ``[n, d]``, clamped to their bounds.
+
+    Args:
+        features: What the columns are, ``d`` in all.
+        columns: One or more per feature: a scalar, ``[n]``, or ``[n, w]`` for ``w`` features in a row.
+        n: How many rows.
+        device: Where.
+
+    Raises:
+        NonFiniteObservationError: If a value is NaN or infinite; the message names the features.
+    """
+    row_blocks = []
+    for column in columns:
+        column = torch.as_tensor(column, dtype=torch.float32, device=device)
+        row_blocks.append(column.expand(n, 1) if column.ndim == 0 else column.view(n, -1))
+    observations = torch.cat(row_blocks, dim=1)
+    finite = observations.isfinite()
+    if not bool(finite.all()):
+        names = [features[i].name for i in (~finite).any(0).nonzero().flatten().tolist()]
+        raise NonFiniteObservationError(
+            f"The observation features {', '.join(names)} are NaN or infinite in {int((~finite).any(1).sum())} of {n} "
+            "slots. A feature must stay finite also when training diverges: bound it where it is computed."
+        )
+    low = torch.tensor([feature.low for feature in features], device=device)
+    high = torch.tensor([feature.high for feature in features], device=device)
+    return observations.clamp(low, high)

@@ -1,0 +1,80 @@
+"""The single-agent view of a slot environment: one agent acts for the whole batch."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, MultiDiscrete
+from gymnasium.vector import AutoresetMode
+
+from gar_env.envs.base import SlotVectorEnv
+from gar_env.errors import ConfigurationError
+
+
+class SingleAgentEnv(gymnasium.Env):
+    """One environment around ``batch_size`` slots.
+
+    Action: ``MultiDiscrete``, one entry per slot. Observation: the slots' rows one after the other, float32
+    ``[batch_size * d]``. Reward: the mean over the slots; ``info["rewards"]`` has each slot's. The other infos are
+    the vector environment's, as Python numbers.
+
+    ``make_vec(id, num_envs=k, vectorization_mode="sync")`` runs ``k`` independent trainings of this view; plain
+    ``make_vec(id, num_envs=n)`` gives one training with ``n`` slots.
+
+    Args:
+        batch_size: How many slots.
+        **options: Of the vector environment.
+    """
+
+    vector_env_class: ClassVar[Any]
+    metadata: dict[str, Any] = dict(SlotVectorEnv.metadata)
+
+    def __init__(self, batch_size: int = 128, **options: Any) -> None:
+        for name in ("autoreset_mode", "output"):
+            if name in options:
+                raise ConfigurationError(
+                    f"{name} goes with make_vec. make gives a single environment with numpy output, reset by its user."
+                )
+        self.slots: SlotVectorEnv = self.vector_env_class(
+            batch_size, autoreset_mode=AutoresetMode.DISABLED, **options
+        )
+        self.render_mode = self.slots.render_mode
+        assert isinstance(self.slots.action_space, MultiDiscrete)
+        self.action_space = MultiDiscrete(self.slots.action_space.nvec.copy())
+        rows = self.slots.observation_space
+        assert isinstance(rows, Box)
+        self.observation_space = Box(rows.low.reshape(-1), rows.high.reshape(-1), dtype=np.float32)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start a training run."""
+        super().reset(seed=seed)
+        observations, infos = self.slots.reset(seed=seed, options=options)
+        return observations.reshape(-1), self._info(np.zeros(self.slots.num_envs, np.float32), infos)
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """One step of all slots. Errors as :meth:`TogetherVectorEnv.step`."""
+        observations, rewards, terminations, truncations, infos = self.slots.step(action)
+        return (
+            observations.reshape(-1),
+            float(rewards.mean()),
+            bool(terminations[0]),
+            bool(truncations[0]),
+            self._info(rewards, infos),
+        )
+
+    def _info(self, rewards: np.ndarray, infos: dict[str, Any]) -> dict[str, Any]:
+        scalars = {key: value[0].item() for key, value in infos.items() if not key.startswith("_")}
+        return {"rewards": rewards, **scalars}
+
+    def render(self) -> Any:
+        """The dashboard: a string or uint8 ``[h, w, 3]``."""
+        frames = self.slots.render()
+        return frames[0] if frames else None
+
+    def close(self) -> None:
+        """Close the slots."""
+        self.slots.close()

@@ -1,0 +1,208 @@
+"""The inner loop: a network, an optimizer, and the passes that rewards are computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from gar_env.alignment import BatchNormReading, Tape, gradient, record
+from gar_env.data import Batch
+from gar_env.errors import CheckpointError, ConfigurationError
+from gar_env.learner.optimizers import build_optimizer, check_schedule, step_size_factor
+from gar_env.seeding import lend_to_global, named_generator
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Each example's cross entropy; a class rather than a closure, so that tapes can be pickled."""
+
+    targets: Tensor
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Logits ``[n, classes]`` to losses ``[n]``."""
+        return F.cross_entropy(logits, self.targets, reduction="none")
+
+
+class Learner:
+    """One network in training. A step is a pass (forward and backward), then :meth:`update`.
+
+    Args:
+        build: Makes the network; its parameters are drawn from the seed.
+        seed: Root of the generators ``initialisation`` and ``network`` (dropout).
+        device: Where the network lives.
+        optimizer: See :func:`~gar_env.learner.optimizers.build_optimizer`.
+        step_size: Of the optimizer, after the warm-up.
+        momentum: Likewise.
+        weight_decay: Likewise.
+        schedule: ``"constant"`` or ``"cosine"``.
+        warmup_steps: SGD steps of linear warm-up.
+        num_steps: SGD steps in all, for the schedule.
+        gradient_clip: Largest Euclidean length of the gradient the optimizer sees. Rewards see the unclipped one.
+
+    Example:
+        >>> learner = Learner(lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), seed=0, num_steps=1)
+        >>> batch = Batch(torch.ones(3, 1, 2, 2), torch.tensor([0, 1, 1]))
+        >>> tape = learner.recorded_pass(batch)
+        >>> learner.update()
+        >>> (tape.n, learner.steps, learner.diverged)
+        (3, 1, False)
+    """
+
+    def __init__(
+        self,
+        build: Callable[[], nn.Module],
+        *,
+        seed: int,
+        num_steps: int,
+        device: torch.device | str = "cpu",
+        optimizer: str = "sgd",
+        step_size: float = 0.1,
+        momentum: float | None = None,
+        weight_decay: float = 5e-4,
+        schedule: str = "constant",
+        warmup_steps: int = 0,
+        gradient_clip: float | None = None,
+    ) -> None:
+        if not step_size > 0:
+            raise ConfigurationError(f"step_size={step_size} must be above 0.")
+        if gradient_clip is not None and not gradient_clip > 0:
+            raise ConfigurationError(f"gradient_clip={gradient_clip} must be above 0, or None for no clipping.")
+        self.device = torch.device(device)
+        check_schedule(schedule, warmup_steps=warmup_steps, num_steps=num_steps)
+        # Always drawn on the CPU: the same seed starts the same network on every device.
+        with lend_to_global(named_generator(seed, "initialisation")):
+            self.network = build().to(self.device)
+        self.generator: Generator = named_generator(seed, "network", self.device)
+        self.optimizer = build_optimizer(
+            optimizer,
+            [p for p in self.network.parameters() if p.requires_grad],
+            step_size=step_size,
+            momentum=momentum,
+            weight_decay=weight_decay,
+        )
+        self.step_size, self.schedule = step_size, schedule
+        self.warmup_steps, self.num_steps = warmup_steps, num_steps
+        self.gradient_clip = gradient_clip
+        self.steps = 0
+        self.network.train()
+
+    def recorded_pass(self, batch: Batch, batch_norm: BatchNormReading = "share") -> Tape:
+        """Forward and backward of the mean loss, with a tape. The gradient waits for :meth:`update`."""
+        with lend_to_global(self.generator):
+            # The probe costs one backward pass, once in a run: it finds networks whose rows are not examples.
+            return record(
+                self.network,
+                batch.inputs,
+                CrossEntropy(batch.targets),
+                batch_norm=batch_norm,
+                probe=self.steps == 0,
+            )
+
+    def plain_pass(self, batch: Batch) -> Tensor:
+        """Forward and backward of the mean loss, without a tape.
+
+        Returns:
+            Each example's loss, ``[n]``, detached.
+        """
+        with lend_to_global(self.generator):
+            losses = CrossEntropy(batch.targets)(self.network(batch.inputs))
+            losses.mean().backward()
+        return losses.detach()
+
+    def gradient(self) -> dict[str, Tensor]:
+        """The gradient that :meth:`update` will use, before clipping, without weight decay or momentum. Not copied."""
+        return gradient(self.network)
+
+    def update(self) -> None:
+        """One optimizer step along the gradient of the last pass."""
+        if self.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_clip)
+        factor = step_size_factor(
+            self.steps, self.schedule, warmup_steps=self.warmup_steps, num_steps=self.num_steps
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.step_size * factor
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.steps += 1
+
+    def side_gradient(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss and gradient of a batch that is not trained on; ``.grad`` and buffers stay as they are.
+
+        Returns:
+            ``(mean loss, gradient)``.
+        """
+        parameters = list(self.network.parameters())
+        pending = [p.grad for p in parameters]
+        buffers = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
+        for p in parameters:
+            p.grad = None
+        loss = self.plain_pass(batch).mean()
+        found = self.gradient()
+        for p, waiting in zip(parameters, pending, strict=True):
+            p.grad = waiting
+        for buffer, before in buffers:
+            buffer.copy_(before)
+        return loss, found
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a parameter is NaN or infinite. Waits for the device."""
+        lengths = torch._foreach_norm([p.detach() for p in self.network.parameters()])
+        return not bool(torch.stack([length.to(torch.float64) for length in lengths]).isfinite().all())
+
+    @torch.no_grad()
+    def evaluate(self, batches) -> tuple[float, float]:
+        """Accuracy and mean loss over ``batches`` in evaluation mode.
+
+        Returns:
+            ``(share of right answers, mean cross entropy)``.
+        """
+        self.network.eval()
+        right, loss, n = 0, 0.0, 0
+        for batch in batches:
+            logits = self.network(batch.inputs)
+            right += int((logits.argmax(1) == batch.targets).sum())
+            loss += float(F.cross_entropy(logits, batch.targets, reduction="sum"))
+            n += len(batch.targets)
+        self.network.train()
+        return right / n, loss / n
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next steps depend on; a loaded learner goes on bit-equal on the CPU."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "steps": self.steps,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a :meth:`state_dict` of a learner that was built alike.
+
+        Raises:
+            CheckpointError: If the state has other entries, or belongs to another network or optimizer. The learner
+                is then unchanged.
+        """
+        expected = {"network", "optimizer", "generator", "steps"}
+        if set(state) != expected:
+            raise CheckpointError(
+                f"A learner's state has the entries {', '.join(sorted(expected))}; found {', '.join(sorted(state))}."
+            )
+        before = self.state_dict()
+        before["network"] = {name: value.clone() for name, value in before["network"].items()}
+        try:
+            self.network.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            self.network.load_state_dict(before["network"])
+            raise CheckpointError(
+                f"The state belongs to another network or optimizer: {error}\nBuild the learner as it was built then."
+            ) from error
+        self.generator.set_state(state["generator"])
+        self.steps = state["steps"]

@@ -1,0 +1,59 @@
+"""A network from its name, or from the user's own builder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from torch import nn
+
+from gar_env.errors import ConfigurationError
+from gar_env.networks.paper import CNN_BN, FC, FC_BN
+from gar_env.networks.wide_resnet import WideResNet
+from gar_env.registry import Registry
+
+NetworkBuilder = Callable[[tuple[int, int, int], int], nn.Module]
+
+NETWORKS: Registry[NetworkBuilder] = Registry("network")
+register_network = NETWORKS.register
+register_network("fc")(FC)
+register_network("fc_bn")(FC_BN)
+register_network("cnn_bn")(CNN_BN)
+
+
+def build_network(
+    network: str | NetworkBuilder, image_shape: tuple[int, int, int], num_classes: int
+) -> nn.Module:
+    """Build a network with fresh parameters (drawn from torch's global generator, as modules do).
+
+    Args:
+        network: ``"fc"``, ``"fc_bn"``, ``"cnn_bn"``, ``"wrn-d-k"`` with any published depth and width
+            (``"wrn-28-10"``), a name registered with :func:`register_network`, ``"module:name"``, or a
+            function ``(image_shape, num_classes) -> nn.Module``.
+        image_shape: ``(channels, height, width)``.
+        num_classes: How many logits.
+
+    Raises:
+        UnknownNameError: If there is no network of that name.
+        ConfigurationError: If the builder returns something else than a module.
+
+    Example:
+        >>> build_network("wrn-16-2", (3, 32, 32), 10).widths
+        (16, 32, 64, 128)
+    """
+    if isinstance(network, str):
+        wide = re.fullmatch(r"wrn-(\d+)-(\d+)", network)
+        if wide:
+            return WideResNet(image_shape, num_classes, depth=int(wide[1]), width=int(wide[2]))
+        network = NETWORKS[network]
+    if isinstance(network, nn.Module):
+        raise ConfigurationError(
+            f"network is a {type(network).__name__} instance. Every episode starts a new network: pass a function "
+            "(image_shape, num_classes) -> nn.Module instead."
+        )
+    module = network(image_shape, num_classes)
+    if not isinstance(module, nn.Module):
+        raise ConfigurationError(
+            f"network must build an nn.Module from (image_shape, num_classes); it returned {type(module).__name__}."
+        )
+    return module

@@ -1,0 +1,21 @@
+"""The table of environment ids. ``import gar_env`` registers them all."""
+
+from __future__ import annotations
+
+import gymnasium
+
+# id -> (class of the single-agent view, class of the vector environment), both in gar_env.envs
+ENVIRONMENTS = {
+    "GAR/DataSplit-v0": ("data_split:DataSplitEnv", "data_split:DataSplitVectorEnv"),
+}
+
+
+def register_environments() -> None:
+    """Make every id known to Gymnasium; a second call changes nothing."""
+    for name, (single, vector) in ENVIRONMENTS.items():
+        if name not in gymnasium.registry:
+            gymnasium.register(
+                name,
+                entry_point=f"gar_env.envs.{single}",
+                vector_entry_point=f"gar_env.envs.{vector}",
+            )

@@ -1,0 +1,109 @@
+"""Name -> object, one decorator, no second list to keep."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
+
+from gar_env.errors import ConfigurationError, DuplicateNameError, UnknownNameError
+
+T = TypeVar("T")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The half sentence ``" Did you mean 'x'?"``, or nothing when no known name is close.
+
+    Example:
+        >>> did_you_mean("uniforn", ["uniform", "oracle"])
+        " Did you mean 'uniform'?"
+    """
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def check_choice(option: str, value: object, choices: Iterable[str]) -> None:
+    """Refuse an option that is none of its choices.
+
+    Raises:
+        ConfigurationError: With the choices, and the closest one.
+
+    Example:
+        >>> check_choice("output", "numpi", ("numpy", "torch"))
+        Traceback (most recent call last):
+        gar_env.errors.ConfigurationError: output='numpi' is unknown. Did you mean 'numpy'? Choose one of numpy, torch.
+    """
+    choices = tuple(choices)
+    if value not in choices:
+        hint = did_you_mean(str(value), choices)
+        raise ConfigurationError(f"{option}={value!r} is unknown.{hint} Choose one of {', '.join(choices)}.")
+
+
+class Registry(Generic[T]):
+    """Objects of one kind by name.
+
+    Args:
+        kind: What the objects are, in the words of the error messages: ``"reward signal"``.
+
+    Example:
+        >>> rewards = Registry[type]("reward signal")
+        >>> @rewards.register("constant")
+        ... class Constant: ...
+        >>> rewards["constant"] is Constant
+        True
+        >>> rewards["constnt"]
+        Traceback (most recent call last):
+        gar_env.errors.UnknownNameError: No reward signal is called 'constnt'. Did you mean 'constant'?
+        Known: constant.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._objects: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator that makes the decorated object known as ``name``.
+
+        Raises:
+            DuplicateNameError: If another object has that name.
+        """
+
+        def decorate(thing: T) -> T:
+            if name in self._objects and self._objects[name] is not thing:
+                raise DuplicateNameError(
+                    f"A {self.kind} called {name!r} is registered already: {self._objects[name]!r}. "
+                    "Choose another name."
+                )
+            self._objects[name] = thing
+            return thing
+
+        return decorate
+
+    def __getitem__(self, name: str) -> T:
+        """The object of that name; ``"package.module:name"`` imports the module first.
+
+        Raises:
+            UnknownNameError: If there is none; the message lists the known names.
+        """
+        module, _, short = name.rpartition(":")
+        if module:
+            try:
+                importlib.import_module(module)
+            except ModuleNotFoundError as error:
+                raise UnknownNameError(
+                    f"{self.kind.capitalize()} {name!r} names the module {module!r}, which cannot be "
+                    f"imported: {error}. Install it, or put its folder on the Python path."
+                ) from error
+        if short not in self._objects:
+            raise UnknownNameError(
+                f"No {self.kind} is called {short!r}.{did_you_mean(short, self._objects)}\n"
+                f"Known: {', '.join(self)}."
+            )
+        return self._objects[short]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._objects
+
+    def __iter__(self):
+        return iter(sorted(self._objects))

@@ -1,0 +1,28 @@
+"""GAR, the gradient-alignment reward."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from gar_env.alignment import align
+from gar_env.rewards.signal import Evidence, Need, RewardSignal, register_reward
+
+
+@register_reward("gar")
+class GradientAlignmentReward(RewardSignal):
+    r"""``r_i = < grad l_i(theta_t), grad L(theta_{t+1}) >``, ``L`` the mean loss of the next batch.
+
+    To first order, what a little more weight on example ``i`` in step ``t`` would have taken off the next loss. ``l_i``
+    is the example's own loss, not divided by the batch size.
+
+    Source:
+        Mueller, Biedenkapp & Hutter (2021), sections 4 and 5.
+    """
+
+    needs = Need.TAPE | Need.NEXT_GRADIENT
+
+    def __call__(self, evidence: Evidence) -> Tensor:
+        """One alignment per slot, ``[n]``."""
+        assert evidence.tape is not None
+        assert evidence.next_gradient is not None
+        return align(evidence.tape, evidence.next_gradient)

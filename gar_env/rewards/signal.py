@@ -1,0 +1,71 @@
+"""What a reward signal is, and what it may ask for."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Flag, auto
+from typing import ClassVar
+
+from torch import Tensor
+
+from gar_env.alignment import Tape
+from gar_env.registry import Registry
+
+
+class Need(Flag):
+    """What an environment has to prepare for a signal. Nothing is computed that no signal asked for."""
+
+    TAPE = auto()
+    """The recorded pass over the paid batch, at theta_t."""
+    NEXT_GRADIENT = auto()
+    """The gradient of the next batch's mean loss, at theta_{t+1}."""
+    NEXT_LOSS = auto()
+    """The next batch's mean loss, at theta_{t+1}."""
+    HELDOUT_GRADIENT = auto()
+    """The gradient of a clean held-out batch's mean loss, at theta_{t+1}."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known about one step when its slots are paid.
+
+    Args:
+        n: How many slots.
+        next_loss: Scalar; always there.
+        tape: With :attr:`Need.TAPE`.
+        next_gradient: With :attr:`Need.NEXT_GRADIENT`. Loss gradient alone: no weight decay, momentum or clipping.
+        heldout_gradient: With :attr:`Need.HELDOUT_GRADIENT`.
+    """
+
+    n: int
+    next_loss: Tensor
+    tape: Tape | None = None
+    next_gradient: Mapping[str, Tensor] | None = None
+    heldout_gradient: Mapping[str, Tensor] | None = None
+
+
+class RewardSignal(ABC):
+    """Pays each slot of one step. Raw values: normalising is the agent's business.
+
+    Example:
+        A package of your own adds a signal by name::
+
+            @register_reward("validation_gar")
+            class ValidationGAR(RewardSignal):
+                needs = Need.TAPE | Need.HELDOUT_GRADIENT
+
+                def __call__(self, evidence):
+                    return align(evidence.tape, evidence.heldout_gradient)
+    """
+
+    needs: ClassVar[Need]
+
+    @abstractmethod
+    def __call__(self, evidence: Evidence) -> Tensor:
+        """Rewards, floating point, ``[n]``, on the learner's device."""
+
+
+REWARDS: Registry[type[RewardSignal]] = Registry("reward signal")
+register_reward = REWARDS.register
