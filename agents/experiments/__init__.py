@@ -1,0 +1,1 @@
+"""Experiments: one file per table, a runner, results as JSON lines."""

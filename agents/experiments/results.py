@@ -1,0 +1,122 @@
+"""Results as JSON lines: one finished run a line, with what it took to get it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gar_env.errors import CheckpointError
+
+Row = dict[str, Any]
+
+
+class ResultsFile:
+    """An append-only file of finished runs.
+
+    A line is on disk before :meth:`append` returns. A last line that a killed process left half-written is dropped
+    when the file is opened.
+
+    Args:
+        path: The file; its folder is made.
+
+    Raises:
+        CheckpointError: If a line before the last is no JSON object: the file is something else.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.rows: list[Row] = read_rows(self.path) if self.path.exists() else []
+        if self.path.exists() and not self.path.read_bytes().endswith(b"\n") and self.path.stat().st_size:
+            self._rewrite()
+
+    def _rewrite(self) -> None:
+        whole = self.path.with_suffix(".tmp")
+        whole.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        os.replace(whole, self.path)
+
+    def append(self, row: Row) -> None:
+        """Write one row through to the disk."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.rows.append(row)
+
+
+def read_rows(path: str | Path) -> list[Row]:
+    """All whole rows of a results file.
+
+    Raises:
+        CheckpointError: If the file is not there, or a line before the last is no JSON object.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"No results file at {path}. Make one with gar-env reproduce table1.")
+    rows: list[Row] = []
+    lines = path.read_text().splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines) and not line.endswith("\n"):
+                break
+            raise CheckpointError(f"{path}, line {number}, is no JSON: {error}. It is not a results file.") from error
+        if not isinstance(row, dict):
+            raise CheckpointError(f"{path}, line {number}, is no JSON object. It is not a results file.")
+        rows.append(row)
+    return rows
+
+
+def fingerprint(value: Any) -> str:
+    """Twelve hexadecimal digits that differ when a configuration differs.
+
+    Example:
+        >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+        True
+    """
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def provenance() -> Row:
+    """Commit, versions and hardware, for the end of each row."""
+    return {
+        "commit": _commit(),
+        "machine": f"{_processor()}, {os.cpu_count()} cores"
+        + (f", {torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else ""),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _commit() -> str:
+    try:
+        folder = Path(__file__).parent
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return found.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

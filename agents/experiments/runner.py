@@ -1,0 +1,130 @@
+"""Run many training runs in parallel, keep what is finished, show how far it is."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from typing import Any, Protocol
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from agents.experiments.results import ResultsFile, Row
+from gar_env.errors import GarEnvError
+
+_steps_done: Any = None  # in a worker: the counter that the parent watches
+
+
+class Job(Protocol):
+    """One run of known length; must be picklable."""
+
+    steps: int
+
+    @property
+    def identity(self) -> Row:
+        """What tells this run from others, and is equal for the same run: part of its row."""
+        ...
+
+    def run(self, on_step: Callable[[], None]) -> Row:
+        """Do it; call ``on_step`` once a step."""
+        ...
+
+
+class JobsFailedError(GarEnvError):
+    """Some runs raised; the others are saved."""
+
+
+def is_done(job: Job, rows: Sequence[Row]) -> bool:
+    """Whether a row has all of the job's identity, configuration included."""
+    identity = job.identity
+    return any(all(row.get(key) == value for key, value in identity.items()) for row in rows)
+
+
+def run_jobs(jobs: Sequence[Job], results: ResultsFile, *, workers: int, console: Console) -> None:
+    """Run what is not in the results file yet, each in its own process, one thread each.
+
+    A row is on disk as soon as its run ends. After Ctrl-C, a kill or an error, the same call goes on with what is left.
+
+    Args:
+        jobs: All runs of the experiment.
+        results: Where rows go.
+        workers: Processes at a time.
+        console: For the progress bar; without a terminal, a line per finished run.
+
+    Raises:
+        JobsFailedError: After all others have finished, if some raised.
+    """
+    todo = [job for job in jobs if not is_done(job, results.rows)]
+    if len(todo) < len(jobs):
+        console.print(f"{len(jobs) - len(todo)} of {len(jobs)} runs are in {results.path} already.")
+    if not todo:
+        return
+    context = multiprocessing.get_context("spawn")
+    counter = context.Value("q", 0)
+    failures: list[str] = []
+    total = sum(job.steps for job in todo)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("steps"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=False),
+    )
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(counter,))
+    with Progress(*columns, console=console, disable=not console.is_terminal, speed_estimate_period=600) as bar:
+        task = bar.add_task(f"0/{len(todo)} runs", total=total)
+        try:
+            waiting: dict[Future[Row], Job] = {pool.submit(_run, job): job for job in todo}
+            while waiting:
+                done, _ = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+                for future in done:
+                    job = waiting.pop(future)
+                    try:
+                        row = future.result()
+                    except Exception as error:
+                        failures.append(f"{_label(job)}: {type(error).__name__}: {error}")
+                        continue
+                    results.append({**job.identity, **row})
+                    if not console.is_terminal:
+                        finished = len(todo) - len(waiting)
+                        print(f"{finished}/{len(todo)} {_label(job)} {row['seconds']:.1f} s", flush=True)
+                bar.update(task, completed=counter.value, description=f"{len(todo) - len(waiting)}/{len(todo)} runs")
+        except KeyboardInterrupt:
+            for process in list(pool._processes.values()):
+                process.terminate()
+            pool.shutdown(wait=False, cancel_futures=True)
+            console.print(f"\nStopped. Finished runs are in {results.path}; the same command goes on from there.")
+            sys.exit(130)
+    pool.shutdown()
+    if failures:
+        raise JobsFailedError(
+            f"{len(failures)} of {len(todo)} runs failed; the others are in {results.path}:\n" + "\n".join(failures)
+        )
+
+
+def _label(job: Job) -> str:
+    return " ".join(str(value) for key, value in job.identity.items() if key != "config")
+
+
+def _start_worker(counter: Any) -> None:
+    global _steps_done
+    _steps_done = counter
+    # One thread each: two processes of two threads on two cores are slower than four of one.
+    torch.set_num_threads(1)
+
+
+def _count_step() -> None:
+    with _steps_done.get_lock():
+        _steps_done.value += 1
+
+
+def _run(job: Job) -> Row:
+    start = time.perf_counter()
+    row = job.run(_count_step)
+    return {**row, "seconds": round(time.perf_counter() - start, 2)}

@@ -1,0 +1,116 @@
+"""Figures. They read results only; nothing is computed that a results file does not hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from agents.experiments.results import Row
+from agents.experiments.table1 import CURVE_EVERY, NETWORKS, PAPER
+from gar_env.errors import ConfigurationError
+
+NOISY, CLEAN = "#c1272d", "#4a6fa5"
+
+
+def save(figure: Figure, path: str | Path) -> Path:
+    """Write a PNG; its folder is made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    FigureCanvasAgg(figure)
+    figure.savefig(path, dpi=150)
+    return path
+
+
+def figure2(rows: Sequence[Row], recipe: str) -> Figure:
+    """The paper's figure 2, a row per network: (a) NSLR, (b) GAR, (c) losses.
+
+    (a) and (b): ``1 - softmax(s)`` over training for the noisy split and each clean one, mean over seeds; bands are
+    the noisy split's quartiles. (c): training loss under each controller, mean over seeds.
+
+    Raises:
+        ConfigurationError: If there are no rows of that recipe.
+    """
+    rows = [row for row in rows if row["recipe"] == recipe]
+    networks = [network for network in NETWORKS if any(row["network"] == network for row in rows)]
+    if not networks:
+        raise ConfigurationError(f"The results hold no run of the recipe {recipe!r}. Run gar-env reproduce table1 first.")
+    figure = Figure(figsize=(10, 2.6 * len(networks) + 0.4), layout="constrained")
+    axes = figure.subplots(len(networks), 3, squeeze=False)
+    for line, network in zip(axes, networks, strict=True):
+        for ax, signal, letter in zip(line, ("nslr", "gar"), "ab", strict=False):
+            cell = [r for r in rows if r["network"] == network and r["arm"] == signal]
+            split_curves(ax, [np.array(r["keep"]) for r in cell], every=CURVE_EVERY)
+            ax.set_title(f"({letter}) {network}, {signal.upper()}", fontsize=9)
+            ax.set_ylabel("1 - softmax(s)")
+            if cell:
+                paper = PAPER[network, signal][0]
+                ours = np.mean([r["noisy_auc"] for r in cell])
+                ax.text(0.03, 0.06, f"noisy AUC {ours:.2f} (paper {paper:.2f})", fontsize=7, transform=ax.transAxes)
+        ax = line[2]
+        for arm, colour in {"uniform": "0.5", "nslr": "C1", "gar": "C0", "oracle": "C2"}.items():
+            losses = [r["losses"] for r in rows if r["network"] == network and r["arm"] == arm]
+            if losses:
+                mean = np.mean(losses, axis=0)
+                ax.plot((np.arange(len(mean)) + 0.5) * CURVE_EVERY, mean, color=colour, label=arm, linewidth=1.2)
+        ax.set_title(f"(c) {network}, training loss", fontsize=9)
+        ax.legend(fontsize=7, frameon=False)
+    for ax in axes.flat:
+        ax.tick_params(labelsize=7)
+        ax.spines[["top", "right"]].set_visible(False)
+    for ax in axes[-1]:
+        ax.set_xlabel("step", fontsize=8)
+    return figure
+
+
+def split_probabilities(curves: Sequence[np.ndarray], corrupted: Sequence[int], accuracies: dict[str, Any]) -> Figure:
+    """The demo's picture: chance of drawing from each split over training, one thin line per seed and split.
+
+    Args:
+        curves: Per seed, probabilities ``[T, k]``.
+        corrupted: Which columns are corrupted.
+        accuracies: Controller -> text, for the caption.
+    """
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    ax = figure.subplots()
+    split_curves(ax, curves, every=1, corrupted=corrupted)
+    ax.axhline(1 / curves[0].shape[1], color="0.7", linewidth=0.8, linestyle=":")
+    ax.text(0.99, 1 / curves[0].shape[1], " uniform", fontsize=7, color="0.5", ha="right", va="bottom",
+            transform=ax.get_yaxis_transform())  # fmt: skip
+    ax.set(xlabel="training step", ylabel="chance of drawing from the split")
+    ax.set_title("The controller leaves the corrupted split by itself", fontsize=10)
+    caption = "test accuracy: " + ", ".join(f"{name} {text}" for name, text in accuracies.items())
+    figure.supxlabel(caption, fontsize=8, color="0.3")
+    ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def split_curves(ax: Any, curves: Sequence[np.ndarray], *, every: int, corrupted: Sequence[int] = (0,)) -> None:
+    """Draw one line per split, mean over seeds, and the quartiles of the corrupted ones.
+
+    Args:
+        ax: Matplotlib axes.
+        curves: Per seed ``[T, k]``.
+        every: Steps between the rows of a curve.
+        corrupted: Which columns are corrupted.
+    """
+    if not curves:
+        ax.text(0.5, 0.5, "no runs", ha="center", transform=ax.transAxes)
+        return
+    stacked = np.stack([curve[: min(map(len, curves))] for curve in curves])
+    steps = np.arange(stacked.shape[1]) * every
+    for split in range(stacked.shape[2]):
+        bad = split in corrupted
+        first = split == (corrupted[0] if bad else next(s for s in range(stacked.shape[2]) if s not in corrupted))
+        label = ("corrupted split" if bad else "clean splits") if first else None
+        ax.plot(steps, stacked[:, :, split].mean(0), color=NOISY if bad else CLEAN, linewidth=1.8 if bad else 0.8,
+                alpha=1 if bad else 0.7, label=label, zorder=3 if bad else 2)  # fmt: skip
+        if bad and len(stacked) > 1:
+            low, high = np.quantile(stacked[:, :, split], [0.25, 0.75], axis=0)
+            ax.fill_between(steps, low, high, color=NOISY, alpha=0.15, linewidth=0)
+    ax.set_ylim(bottom=0)
+    ax.legend(fontsize=7, frameon=False, loc="center right")
