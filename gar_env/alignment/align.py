@@ -120,7 +120,5 @@ def _check_conservation(tape: Tape, direction: Direction, parts: dict[tuple[str,
     if bool(lost.any()):
         names = [name for names, is_lost in zip({**parts, **alone}, lost.tolist(), strict=True) for name in names if is_lost]
         raise LostGradientError(
-            f"The examples' entries do not add up to the batch gradient for {', '.join(names)}. A weight was used "
-            "outside its layer, or a hook changed what the layer returned. Use the weight through its own module "
-            "only, or pass batch_norm='derivative', which covers any use."
+            f"The examples' entries do not add up to the batch gradient for {', '.join(names)}. {tape.why_lost}"
         )

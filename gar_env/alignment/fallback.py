@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -49,12 +51,13 @@ class Snapshot:
             device,
         )
 
-    def tangent(self, tangents: dict[str, Tensor], run) -> Any:
+    def tangent(self, tangents: dict[str, Tensor], run: Callable[[Callable[..., Any]], Any]) -> Any:
         """How ``run(call)`` moves with the parameters; ``call(*args, **kwargs)`` is the module as it was.
 
         Raises:
             NotImplementedError: From torch, if an operation has no forward-mode derivative.
         """
+        tangents = self._without_padding_rows(tangents)
         moving = {name: self.parameters[name] for name in tangents}
         still = {name: value for name, value in self.parameters.items() if name not in tangents}
 
@@ -70,10 +73,26 @@ class Snapshot:
         self._set_modes(self.modes)
         try:
             # Dropout draws the same mask again; only the MATH kernel of attention has a forward-mode derivative.
-            with replay_global(self.random_state, self.device), sdpa_kernel(SDPBackend.MATH):
+            with (
+                replay_global(self.random_state, self.device),
+                sdpa_kernel(SDPBackend.MATH),
+                warnings.catch_warnings(),
+            ):
+                # torch scripts its own decompositions of batch and layer normalisation on first use, and says so.
+                warnings.simplefilter("ignore", FutureWarning)
                 return jvp(replay, (moving,), (tangents,))[1]
         finally:
             self._set_modes(now)
+
+    def _without_padding_rows(self, tangents: dict[str, Tensor]) -> dict[str, Tensor]:
+        """An embedding's padding row never trains: its gradient is 0 by decree, which forward mode does not know."""
+        tangents = dict(tangents)
+        for path, inner in self.module.named_modules():
+            name = f"{path}.weight" if path else "weight"
+            if isinstance(inner, nn.Embedding) and inner.padding_idx is not None and name in tangents:
+                tangents[name] = tangents[name].clone()
+                tangents[name][inner.padding_idx] = 0
+        return tangents
 
     def _set_modes(self, modes: list[bool]) -> None:
         for inner, training in zip(self.module.modules(), modes, strict=True):
@@ -98,14 +117,19 @@ class Replay:
         """
         tangents = {local: direction[name] for local, name in parameters.items()}
         try:
-            leaves = self.snapshot.tangent(tangents, lambda call: tree_leaves(call(*self.args, **self.kwargs)))
+            moved = self.snapshot.tangent(tangents, self._outputs)
         except (NotImplementedError, RuntimeError) as error:
             raise UnsupportedLayerError(
-                f"{self.label} has no alignment rule, and replaying it in forward mode failed: {error}\n"
+                f"{self.label} has no alignment rule, and replaying it in forward mode failed: {str(error).splitlines()[0]}\n"
                 "Register a rule for it with register_output_tangent, or freeze its parameters."
             ) from error
-        entries = [(leaves[i] * delta).flatten(1).sum(1) for i, delta in self.deltas.items()]
+        entries = [(m * delta).flatten(1).sum(1) for m, delta in zip(moved, self.deltas.values(), strict=True)]
         return torch.stack(entries).sum(0)
+
+    def _outputs(self, call: Callable[..., Any]) -> list[Tensor]:
+        """The outputs that a gradient arrived for."""
+        leaves = tree_leaves(call(*self.args, **self.kwargs))
+        return [leaves[index] for index in self.deltas]
 
 
 class ReplayTaker:

@@ -20,6 +20,11 @@ class ForwardTape(Tape):
     inputs: tuple
     loss: Losses
 
+    why_lost = (
+        "Replaying the pass gave another derivative: the network or the loss is not the same function each time (state "
+        "outside its buffers, numpy randomness), or a layer's backward is not its derivative. Pass batch_norm='share'."
+    )
+
     def entries(self, direction: Direction) -> dict[tuple[str, ...], Tensor]:
         """See :meth:`Tape.entries`; one part for all parameters."""
         try:

@@ -57,6 +57,11 @@ class LayerTape(Tape):
 
     units: list[Unit]
 
+    why_lost = (
+        "A weight was used outside its layer, or a hook changed what the layer returned. Use the weight through its own "
+        "module only, or pass batch_norm='derivative', which covers any use."
+    )
+
     def entries(self, direction: Direction) -> dict[tuple[str, ...], Tensor]:
         """See :meth:`Tape.entries`; one part per unit, units with a common parameter in one part."""
         parts: dict[tuple[str, ...], Tensor] = {}

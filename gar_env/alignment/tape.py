@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,9 @@ class Tape(ABC):
     network: nn.Module
     losses: Tensor
     batch_gradient: dict[str, Tensor]
+
+    why_lost: ClassVar[str]
+    """What to think of, and to do, when the parts do not add up to the batch gradient."""
 
     @property
     def n(self) -> int:

@@ -221,11 +221,10 @@ class TogetherVectorEnv(VectorEnv):
         return arrays
 
     def _info_array(self, value: Any) -> Any:
-        """A scalar or ``[n]`` value as a fresh ``[n]`` array or tensor."""
-        if self.output == "torch":
-            return torch.as_tensor(value, device=self.device).expand(self.num_envs).clone()
-        value = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-        return np.array(np.broadcast_to(value, (self.num_envs,)))
+        """A scalar or ``[n]`` value as a fresh ``[n]`` array or tensor, bool or float32."""
+        tensor = torch.as_tensor(value, device=self.device).expand(self.num_envs).clone()
+        tensor = tensor if tensor.dtype == torch.bool else tensor.to(torch.float32)
+        return tensor if self.output == "torch" else tensor.cpu().numpy()
 
     def _check_open(self) -> None:
         if self.closed:

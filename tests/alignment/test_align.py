@@ -1,0 +1,272 @@
+import re
+
+import pytest
+import torch
+from cases import CASES, N, WITH_BATCH_NORM, WITHOUT_BATCH_NORM, Attention, Outside
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracles import derivative_by_backward, share_by_backward
+from torch import nn
+
+from gar_env.alignment import align, dot, gradient, record
+from gar_env.errors import (
+    DirectionMismatchError,
+    LossShapeError,
+    LostGradientError,
+    MixedExamplesError,
+    StaleTapeError,
+    UnsupportedLayerError,
+)
+
+# Relative to the largest entry of the vector: entries that happen to be near 0 carry its rounding.
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
+
+
+def assert_close(found, expected):
+    scale = expected.abs().max().clamp_min(1e-12)
+    torch.testing.assert_close(found / scale, expected / scale, rtol=0, atol=TOLERANCE[found.dtype])
+
+
+def squares(outputs):
+    return outputs.flatten(1).square().mean(1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize("case", WITHOUT_BATCH_NORM, ids=str)
+def test_align_equals_one_backward_pass_per_example(case, dtype):
+    network, inputs, direction, loss = case.build(seed=0, dtype=dtype)
+    expected = derivative_by_backward(network, inputs, loss, direction)
+    assert_close(align(record(network, inputs, loss, probe=True), direction), expected)
+    assert_close(align(record(network, inputs, loss, batch_norm="derivative"), direction), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize("case", WITH_BATCH_NORM, ids=str)
+def test_the_two_readings_of_batch_norm_equal_their_oracles(case, dtype):
+    network, inputs, direction, loss = case.build(seed=0, dtype=dtype)
+    share = align(record(network, inputs, loss, batch_norm="share"), direction)
+    derivative = align(record(network, inputs, loss, batch_norm="derivative"), direction)
+    assert_close(share, share_by_backward(network, inputs, loss, direction))
+    assert_close(derivative, derivative_by_backward(network, inputs, loss, direction))
+    torch.testing.assert_close(share.sum(), derivative.sum(), rtol=10 * TOLERANCE[dtype] ** 0.9, atol=0)
+    assert (share - derivative).abs().max() > 1e-3 * share.abs().max(), "the case does not tell the readings apart"
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_entries_add_up_to_n_times_the_batch_gradient(case):
+    network, inputs, direction, loss = case.build(seed=3, dtype=torch.float64)
+    entries = align(record(network, inputs, loss), direction)
+    torch.testing.assert_close(entries.sum(), N * dot(gradient(network), direction))
+
+
+@given(
+    channels=st.integers(1, 3),
+    groups=st.integers(1, 3),
+    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    stride=st.integers(1, 3),
+    padding=st.integers(0, 2),
+    dilation=st.integers(1, 2),
+    n=st.integers(1, 4),
+    bias=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_convolution_equals_the_oracle(channels, groups, kernel, stride, padding, dilation, n, bias):
+    network = nn.Conv2d(
+        channels * groups, 2 * groups, kernel, stride, padding, dilation, groups, bias, dtype=torch.float64
+    )
+    inputs = (torch.randn(n, channels * groups, 6, 7, dtype=torch.float64),)
+    direction = {name: torch.randn_like(p) for name, p in network.named_parameters()}
+    expected = derivative_by_backward(network, inputs, squares, direction)
+    assert_close(align(record(network, inputs, squares), direction), expected)
+
+
+@pytest.mark.parametrize("batch_norm", ["share", "derivative"])
+def test_dropout_is_replayed_with_the_same_mask(batch_norm):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 32), nn.Dropout(0.5), nn.Linear(32, 3)).double()
+    inputs = torch.randn(N, 4, dtype=torch.float64)
+    direction = {name: torch.randn_like(p) for name, p in network.named_parameters()}
+    state = torch.get_rng_state()
+    expected = derivative_by_backward(network, (inputs,), squares, direction)
+    torch.set_rng_state(state)
+    tape = record(network, inputs, squares, batch_norm=batch_norm)
+    torch.randn(7)  # the global generator moves on between recording and aligning
+    assert_close(align(tape, direction), expected)
+
+
+def test_dropout_inside_a_replayed_module_draws_the_same_mask():
+    torch.manual_seed(0)
+    network = Attention(dropout=0.5).double()
+    inputs = torch.randn(N, 4, 8, dtype=torch.float64)
+    direction = {name: torch.randn_like(p) for name, p in network.named_parameters()}
+    state = torch.get_rng_state()
+    expected = derivative_by_backward(network, (inputs,), squares, direction)
+    torch.set_rng_state(state)
+    tape = record(network, inputs, squares)
+    torch.randn(7)
+    assert_close(align(tape, direction), expected)
+
+
+@pytest.mark.parametrize("case", [CASES[0], *WITH_BATCH_NORM, CASES[29], CASES[30]], ids=str)
+@pytest.mark.parametrize("batch_norm", ["share", "derivative"])
+def test_the_tape_remembers_the_parameters_and_modes_it_was_recorded_with(case, batch_norm):
+    network, inputs, direction, loss = case.build(seed=0, dtype=torch.float64)
+    expected = align(record(network, inputs, loss, batch_norm=batch_norm), direction)
+    network, inputs, direction, loss = case.build(seed=0, dtype=torch.float64)
+    tape = record(network, inputs, loss, batch_norm=batch_norm)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.5, momentum=0.9, nesterov=True)
+    optimizer.step()
+    network.eval()
+    network(*inputs)
+    assert_close(align(tape, direction), expected)
+    assert not network.training
+
+
+def test_record_fills_grad_as_backward_of_the_mean_loss_and_adds_to_what_is_there():
+    network, inputs, _, loss = CASES[3].build(seed=0, dtype=torch.float64)
+    loss(network(*inputs)).mean().backward()
+    expected = {name: 2 * g for name, g in gradient(network).items()}
+    record(network, inputs, loss)
+    torch.testing.assert_close(gradient(network), expected)
+
+
+def test_record_leaves_no_hooks_behind():
+    network, inputs, _, loss = CASES[3].build(seed=0, dtype=torch.float64)
+    record(network, inputs, loss)
+    with pytest.raises(ZeroDivisionError):
+        record(network, inputs, lambda outputs: 1 / 0)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+
+
+@pytest.fixture
+def two_layer_tape():
+    network = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 2))
+    return record(network, torch.randn(3, 4), squares)
+
+
+def test_align_names_the_missing_parameters(two_layer_tape):
+    direction = {"0.weight": torch.zeros(5, 4), "0.bias": torch.zeros(5)}
+    with pytest.raises(DirectionMismatchError, match=re.escape("2 of 4 trainable parameters: 1.weight, 1.bias")):
+        align(two_layer_tape, direction)
+
+
+def test_align_names_what_is_too_much_and_what_has_the_wrong_shape(two_layer_tape):
+    direction = gradient(two_layer_tape.network)
+    with pytest.raises(DirectionMismatchError, match=r"no trainable parameter is called by: 2\.weight"):
+        align(two_layer_tape, {**direction, "2.weight": torch.zeros(1)})
+    with pytest.raises(DirectionMismatchError, match=re.escape("direction['0.bias'] is [4] on cpu; the parameter is [5]")):
+        align(two_layer_tape, {**direction, "0.bias": torch.zeros(4)})
+
+
+def test_a_weight_used_outside_its_layer_is_refused_and_named():
+    network, inputs = Outside(), torch.randn(N, 4)
+    direction = {name: torch.randn_like(p) for name, p in network.named_parameters()}
+    with pytest.raises(LostGradientError, match=r"layer\.weight.*outside its layer"):
+        align(record(network, inputs, squares), direction)
+    expected = derivative_by_backward(network, (inputs,), squares, direction)
+    assert_close(align(record(network, inputs, squares, batch_norm="derivative"), direction), expected)
+
+
+@pytest.mark.parametrize(
+    ("loss", "found"),
+    [
+        (lambda outputs: outputs.square().mean(), r"shape \[6\]; found \[\]"),
+        (lambda outputs: outputs.square(), r"shape \[6\]; found \[6, 3\]"),
+        (lambda outputs: outputs[:3, 0], r"shape \[6\]; found \[3\]"),
+        (lambda outputs: 0.5, "found float"),
+        (lambda outputs: outputs[:, 0].detach(), "depend on no trainable parameter"),
+    ],
+)
+@pytest.mark.parametrize("batch_norm", ["share", "derivative"])
+def test_losses_that_are_not_one_per_example_are_refused(loss, found, batch_norm):
+    with pytest.raises(LossShapeError, match=found):
+        record(nn.Linear(4, 3), torch.randn(N, 4), loss, batch_norm=batch_norm)
+
+
+class Merged(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.layer(x.flatten(0, 1)).view(len(x), -1)
+
+
+class Positions(nn.Module):
+    def __init__(self, length):
+        super().__init__()
+        self.positions, self.layer = nn.Embedding(length, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.layer(x + self.positions(torch.arange(x.shape[1])))
+
+
+class TimeFirst(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.layer(x.transpose(0, 1)).transpose(0, 1)
+
+
+@pytest.mark.parametrize("network", [Merged(), Positions(5), TimeFirst()], ids=["merged", "positions", "time first"])
+def test_rows_that_are_not_examples_are_refused(network):
+    with pytest.raises(MixedExamplesError, match=r"rows for a batch of 6 examples"):
+        record(network, torch.randn(N, 5, 4), squares)
+
+
+@pytest.mark.parametrize("network", [Positions(N), TimeFirst()], ids=["positions", "time first"])
+def test_the_probe_finds_rows_that_only_look_like_examples(network):
+    """As many tokens as examples: shapes fit, sums fit, and every single entry would be wrong."""
+    with pytest.raises(MixedExamplesError, match="The first example's loss depends on other rows"):
+        record(network, torch.randn(N, N, 4), squares, probe=True)
+
+
+def test_an_overwritten_input_is_refused():
+    network, inputs = nn.Linear(4, 3), torch.randn(N, 4)
+    tape = record(network, inputs, squares)
+    inputs.zero_()
+    with pytest.raises(StaleTapeError, match="overwritten in place"):
+        align(tape, gradient(network))
+
+
+def test_batch_norm_inside_a_replayed_module_is_refused_with_share_and_right_with_derivative():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale, self.norm = nn.Parameter(torch.ones(4)), nn.BatchNorm1d(4)
+
+        def forward(self, x):
+            return self.norm(x * self.scale).square()
+
+    network, inputs = Block(), torch.randn(N, 4)
+    direction = {name: torch.randn_like(p) for name, p in network.named_parameters()}
+    with pytest.raises(UnsupportedLayerError, match="batch_norm='derivative'"):
+        record(network, inputs, squares)
+    assert_close(
+        align(record(network, inputs, squares, batch_norm="derivative"), direction),
+        derivative_by_backward(network, (inputs,), squares, direction),
+    )
+
+
+def test_an_operation_without_forward_mode_is_refused_and_named():
+    network = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)))
+    tape = record(network, torch.randn(N, 4), squares)
+    with pytest.raises(UnsupportedLayerError, match=r"0 \(ParametrizedLinear\) has no alignment rule.*_weight_norm"):
+        align(tape, gradient(network))
+
+
+def test_an_embedding_that_changes_its_weight_is_refused():
+    network = nn.Sequential(nn.Embedding(5, 3, scale_grad_by_freq=True))
+    tape = record(network, torch.zeros(N, 2, dtype=torch.long), squares)
+    with pytest.raises(UnsupportedLayerError, match="scale_grad_by_freq"):
+        align(tape, gradient(network))
+
+
+def test_a_network_that_diverged_gives_nan_not_a_complaint_about_lost_gradients():
+    network = nn.Linear(4, 3)
+    with torch.no_grad():
+        network.weight.fill_(torch.inf)
+    tape = record(network, torch.randn(N, 4), squares)
+    assert not align(tape, gradient(network)).isfinite().any()

@@ -1,0 +1,49 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))  # cases.py and oracles.py
+torch.set_num_threads(1)  # the tensors are small; threads would only wait for each other
+
+
+@pytest.fixture(autouse=True)
+def global_generators_stay_as_they_are():
+    """All randomness comes from named generators: no test may move torch's or numpy's global ones through us."""
+    torch.manual_seed(1234)
+    np.random.seed(1234)  # noqa: NPY002
+    yield
+
+
+@pytest.fixture(scope="session")
+def cifar10_path(tmp_path_factory) -> str:
+    """An .npz of 4,000 + 1,000 real CIFAR-10 images, or a skip that says what is missing."""
+    packed = os.environ.get("GAR_ENV_TEST_CIFAR10", "../shared/data/cifar10_jpeg.npz")
+    path = Path(__file__).parents[1] / packed
+    if not path.is_file():
+        pytest.skip("no CIFAR-10 here: set GAR_ENV_TEST_CIFAR10 to a file of JPEG-packed CIFAR-10")
+    import io
+
+    from PIL import Image
+
+    archive, arrays = np.load(path), {}
+    for split, count in (("train", 4000), ("test", 1000)):
+        files, bounds = archive[f"jpeg_{split}"], archive[f"offset_{split}"]
+        step = (len(bounds) - 1) // count  # evenly over the file, so that all classes are there
+        arrays[f"x_{split}"] = np.stack(
+            [
+                np.asarray(Image.open(io.BytesIO(files[bounds[i] : bounds[i + 1]].tobytes())))
+                for i in range(0, step * count, step)
+            ]
+        )
+        arrays[f"y_{split}"] = archive[f"y_{split}"][: step * count : step].astype(np.int64)
+    out = tmp_path_factory.mktemp("cifar10") / "cifar10.npz"
+    np.savez(out, **arrays)
+    return str(out)
