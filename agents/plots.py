@@ -38,7 +38,9 @@ def figure2(rows: Sequence[Row], recipe: str) -> Figure:
     rows = [row for row in rows if row["recipe"] == recipe]
     networks = [network for network in NETWORKS if any(row["network"] == network for row in rows)]
     if not networks:
-        raise ConfigurationError(f"The results hold no run of the recipe {recipe!r}. Run gar-env reproduce table1 first.")
+        raise ConfigurationError(
+            f"The results hold no run of the recipe {recipe!r}. Run gar-env reproduce table1 first."
+        )
     figure = Figure(figsize=(10, 2.6 * len(networks) + 0.4), layout="constrained")
     axes = figure.subplots(len(networks), 3, squeeze=False)
     for line, network in zip(axes, networks, strict=True):
@@ -50,7 +52,13 @@ def figure2(rows: Sequence[Row], recipe: str) -> Figure:
             if cell:
                 paper = PAPER[network, signal][0]
                 ours = np.mean([r["noisy_auc"] for r in cell])
-                ax.text(0.03, 0.06, f"noisy AUC {ours:.2f} (paper {paper:.2f})", fontsize=7, transform=ax.transAxes)
+                ax.text(
+                    0.03,
+                    0.06,
+                    f"noisy AUC {ours:.2f} (paper {paper:.2f})",
+                    fontsize=7,
+                    transform=ax.transAxes,
+                )
         ax = line[2]
         for arm, colour in {"uniform": "0.5", "nslr": "C1", "gar": "C0", "oracle": "C2"}.items():
             losses = [r["losses"] for r in rows if r["network"] == network and r["arm"] == arm]

@@ -83,7 +83,11 @@ class Reinforce:
         self._unpaid: deque[tuple[Tensor, Tensor]] = deque()  # (actions, logits they were drawn with)
         self._gradient = torch.zeros_like(policy.logits)
         self._collected = 0
-        self._count, self._mean, self._spread = 0, 0.0, 0.0  # running statistics: Welford's, over steps' slots
+        self._count, self._mean, self._spread = (
+            0,
+            0.0,
+            0.0,
+        )  # running statistics: Welford's, over steps' slots
 
     def begin(self, env: VectorEnv) -> None:
         """See :class:`agents.Agent`. What was learned stays; unpaid actions are dropped.
@@ -94,8 +98,8 @@ class Reinforce:
         timing = getattr(env.unwrapped, "reward_timing", self.reward_timing)
         if timing != self.reward_timing:
             raise ConfigurationError(
-                f"The environment has reward_timing={timing!r}, the agent {self.reward_timing!r}: every reward would be "
-                f"paid for the wrong action. Build Reinforce with reward_timing={timing!r}."
+                f"The environment has reward_timing={timing!r}, the agent {self.reward_timing!r}: every reward would "
+                f"be paid for the wrong action. Build Reinforce with reward_timing={timing!r}."
             )
         self.num_envs = env.num_envs
         self._unpaid.clear()

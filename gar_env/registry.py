@@ -97,8 +97,7 @@ class Registry(Generic[T]):
                 ) from error
         if short not in self._objects:
             raise UnknownNameError(
-                f"No {self.kind} is called {short!r}.{did_you_mean(short, self._objects)}\n"
-                f"Known: {', '.join(self)}."
+                f"No {self.kind} is called {short!r}.{did_you_mean(short, self._objects)}\nKnown: {', '.join(self)}."
             )
         return self._objects[short]
 

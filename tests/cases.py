@@ -35,8 +35,7 @@ class Case:
                     p.add_(0.1 * torch.randn_like(p))
         generator = torch.Generator().manual_seed(seed + 1)
         inputs = tuple(
-            x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x
-            for x in self.make_inputs(generator)
+            x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x for x in self.make_inputs(generator)
         )
         direction = {
             name: torch.randn(p.shape, generator=generator, dtype=dtype)

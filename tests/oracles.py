@@ -38,9 +38,7 @@ def share_by_backward(network: nn.Module, inputs: tuple, loss: Callable, directi
             if next(module.parameters(recurse=False), None) is not None:
                 module.register_forward_hook(_only_row(i))
         parameters = {name: p for name, p in live.named_parameters() if p.requires_grad}
-        gradients = torch.autograd.grad(
-            loss(live(*inputs)).mean(), list(parameters.values()), allow_unused=True
-        )
+        gradients = torch.autograd.grad(loss(live(*inputs)).mean(), list(parameters.values()), allow_unused=True)
         entries.append(
             n * sum((g * direction[name]).sum() for name, g in zip(parameters, gradients, strict=True) if g is not None)
         )

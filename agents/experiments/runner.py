@@ -11,7 +11,14 @@ from typing import Any, Protocol
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from agents.experiments.results import ResultsFile, Row
 from gar_env.errors import GarEnvError
@@ -22,7 +29,10 @@ _steps_done: Any = None  # in a worker: the counter that the parent watches
 class Job(Protocol):
     """One run of known length; must be picklable."""
 
-    steps: int
+    @property
+    def steps(self) -> int:
+        """How often it will call ``on_step``, unless it diverges."""
+        ...
 
     @property
     def identity(self) -> Row:

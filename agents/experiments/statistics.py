@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.stats import bootstrap
@@ -67,11 +68,11 @@ def share_of_gain(
     """
     arrays = tuple(np.asarray(x, np.float64) for x in (baseline, method, oracle))
 
-    def share(b, m, o, axis=-1):
+    def share(b: np.ndarray, m: np.ndarray, o: np.ndarray, axis: int = -1) -> Any:
         return (m.mean(axis) - b.mean(axis)) / (o.mean(axis) - b.mean(axis))
 
     with np.errstate(divide="ignore", invalid="ignore"):
-        value = float(share(*arrays))
+        value = float(share(arrays[0], arrays[1], arrays[2]))
         if len(arrays[0]) < 2:
             return round(value, 12), value, value
         low, high = _interval(arrays, share, paired=True)

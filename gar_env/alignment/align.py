@@ -118,7 +118,9 @@ def _check_conservation(tape: Tape, direction: Direction, parts: dict[tuple[str,
         gaps.append(gap - tolerance * (entry.abs().sum() + expected.abs()) - floor)
     lost = torch.stack(gaps) > 0  # False where anything is NaN: divergence is the caller's to report
     if bool(lost.any()):
-        names = [name for names, is_lost in zip({**parts, **alone}, lost.tolist(), strict=True) for name in names if is_lost]
+        names = [
+            name for names, is_lost in zip({**parts, **alone}, lost.tolist(), strict=True) for name in names if is_lost
+        ]
         raise LostGradientError(
             f"The examples' entries do not add up to the batch gradient for {', '.join(names)}. {tape.why_lost}"
         )

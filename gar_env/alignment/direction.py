@@ -29,8 +29,7 @@ def gradient(network: nn.Module) -> dict[str, Tensor]:
         {'weight': tensor([[1., 2.]])}
     """
     return {
-        name: torch.zeros_like(p) if p.grad is None else p.grad
-        for name, p in trainable_parameters(network).items()
+        name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in trainable_parameters(network).items()
     }
 
 

@@ -120,7 +120,8 @@ class Replay:
             moved = self.snapshot.tangent(tangents, self._outputs)
         except (NotImplementedError, RuntimeError) as error:
             raise UnsupportedLayerError(
-                f"{self.label} has no alignment rule, and replaying it in forward mode failed: {str(error).splitlines()[0]}\n"
+                f"{self.label} has no alignment rule, and replaying it in forward mode failed: "
+                f"{str(error).splitlines()[0]}\n"
                 "Register a rule for it with register_output_tangent, or freeze its parameters."
             ) from error
         entries = [(m * delta).flatten(1).sum(1) for m, delta in zip(moved, self.deltas.values(), strict=True)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,18 @@ class _TangentCall:
     version: int
     delta: Tensor
 
+    @property
+    def stale(self) -> bool:
+        return self.x._version != self.version
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"x": self.x, "delta": self.delta, "stale": self.stale}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # A loaded tensor counts its versions anew; without this every loaded tape would look overwritten.
+        self.x, self.delta = state["x"], state["delta"]
+        self.version = -1 if state["stale"] else self.x._version
+
 
 @dataclass(eq=False)
 class _GradientCall:
@@ -58,8 +71,8 @@ class LayerTape(Tape):
     units: list[Unit]
 
     why_lost = (
-        "A weight was used outside its layer, or a hook changed what the layer returned. Use the weight through its own "
-        "module only, or pass batch_norm='derivative', which covers any use."
+        "A weight was used outside its layer, or a hook changed what the layer returned. Use the weight through its "
+        "own module only, or pass batch_norm='derivative', which covers any use."
     )
 
     def entries(self, direction: Direction) -> dict[tuple[str, ...], Tensor]:
@@ -90,7 +103,7 @@ class LayerTape(Tape):
                 ((g * local[name]).flatten(1).sum(1) for name, g in call.gradients.items()),
                 start=torch.zeros_like(self.losses),
             )
-        if call.x._version != call.version:
+        if call.stale:
             raise StaleTapeError(
                 f"The input of {unit} was overwritten in place after it was recorded. Keep each batch in its own "
                 "tensor until its rewards are computed."
@@ -117,9 +130,7 @@ def plan(network: nn.Module) -> list[Unit]:
         if has_rule(module):
             units.append(Unit(path, module, {local: names[id(p)] for local, p in own.items()}))
             continue
-        unit = Unit(
-            path, module, {local: names[id(p)] for local, p in module.named_parameters() if p.requires_grad}
-        )
+        unit = Unit(path, module, {local: names[id(p)] for local, p in module.named_parameters() if p.requires_grad})
         if any(uses_batch_statistics(inner) for inner in module.modules()):
             raise UnsupportedLayerError(
                 f"{unit} owns parameters that no rule covers and contains batch normalisation in training mode; an "

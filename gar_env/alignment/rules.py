@@ -134,4 +134,7 @@ def has_rule(layer: nn.Module) -> bool:
     if type(layer) not in OUTPUT_TANGENTS and type(layer) not in EXAMPLE_GRADIENTS:
         return False
     own = dict(layer.named_parameters(recurse=False))
-    return all(isinstance(value, torch.nn.Parameter) for value in own.values()) and set(own) <= {"weight", "bias"}
+    return all(isinstance(value, torch.nn.Parameter) for value in own.values()) and set(own) <= {
+        "weight",
+        "bias",
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,14 +32,12 @@ def digits(download: bool = False) -> Dataset:
 
     The test part is the same for every seed, so that accuracies of different runs can be compared.
     """
-    bunch = load_digits()
+    bunch: Any = load_digits()
     images = torch.from_numpy((bunch.images * (255 / 16)).round().astype(np.uint8))[:, None]
     labels = torch.from_numpy(bunch.target.astype(np.int64))
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     test, train = order[:NUM_TEST_DIGITS], order[NUM_TEST_DIGITS:]
-    return Dataset(
-        "digits", images[train], labels[train], images[test], labels[test], tuple(str(i) for i in range(10))
-    )
+    return Dataset("digits", images[train], labels[train], images[test], labels[test], tuple(str(i) for i in range(10)))
 
 
 @register_dataset("cifar10")
@@ -65,14 +64,11 @@ def svhn(download: bool = False) -> Dataset:
     return _torchvision("svhn", torchvision.datasets.SVHN, download)
 
 
-def _torchvision(name: str, factory, download: bool) -> Dataset:
+def _torchvision(name: str, factory: Any, download: bool) -> Dataset:
     root = download_folder()
     # SVHN names its parts with split=, the others with train=.
-    parts = (
-        [{"split": "train"}, {"split": "test"}]
-        if factory is torchvision.datasets.SVHN
-        else [{"train": True}, {"train": False}]
-    )
+    by_name = factory is torchvision.datasets.SVHN
+    parts = [{"split": "train"}, {"split": "test"}] if by_name else [{"train": True}, {"train": False}]
     try:
         train, test = (factory(str(root), download=download, **part) for part in parts)
     except OSError as error:  # URLError and ConnectionError are OSErrors

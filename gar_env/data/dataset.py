@@ -56,9 +56,7 @@ class Dataset:
                 f"{list(self.x_test.shape[1:])}. They must have the same size."
             )
         if self.group_train is not None:
-            self._check_labels(
-                "group_train", self.group_train, len(self.x_train), len(self.groups), "groups"
-            )
+            self._check_labels("group_train", self.group_train, len(self.x_train), len(self.groups), "groups")
 
     def _check_labels(self, name: str, labels: Tensor, examples: int, limit: int, kind: str) -> None:
         if labels.dtype != torch.int64 or labels.shape != (examples,):

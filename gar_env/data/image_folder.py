@@ -45,7 +45,8 @@ def load_image_folder(root: str | Path, image_size: int | None = None) -> Datase
         )
     if strange:
         raise DatasetFormatError(
-            f"{root / 'test'} has classes that {root / 'train'} lacks: {', '.join(strange)}. Known: {', '.join(classes)}."
+            f"{root / 'test'} has classes that {root / 'train'} lacks: {', '.join(strange)}. "
+            f"Known: {', '.join(classes)}."
         )
     groups = tuple(source.name for source in sources) if has_sources else ()
     size: tuple[int, int] | None = (image_size, image_size) if image_size else None

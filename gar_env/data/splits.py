@@ -137,9 +137,7 @@ def make_splits(
             )
         count = max(1, round(share * int(sizes[split])))
         rows = members[starts[split] : starts[split] + count]
-        images[rows], labels[rows] = CORRUPTIONS[name](
-            images[rows], labels[rows], len(dataset.classes), generator
-        )
+        images[rows], labels[rows] = CORRUPTIONS[name](images[rows], labels[rows], len(dataset.classes), generator)
         names[split] = f"{names[split]} ({name})" if share == 1 else f"{names[split]} ({name} {share:g})"
     return Splits(images, labels, members, starts, sizes, tuple(names), tuple(sorted(wanted)), heldout)
 

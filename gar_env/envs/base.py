@@ -215,9 +215,7 @@ class SlotVectorEnv(TogetherVectorEnv):
             )
         )
         if not isinstance(rewards, Tensor) or rewards.shape != (self.num_envs,) or not rewards.is_floating_point():
-            found = (
-                f"{rewards.dtype} {list(rewards.shape)}" if isinstance(rewards, Tensor) else type(rewards).__name__
-            )
+            found = f"{rewards.dtype} {list(rewards.shape)}" if isinstance(rewards, Tensor) else type(rewards).__name__
             raise RewardError(
                 f"Reward signal {self.config.reward!r} returned {found}; expected floating point [{self.num_envs}], "
                 "one number per slot."
@@ -256,8 +254,11 @@ class SlotVectorEnv(TogetherVectorEnv):
 
         Returns:
             ``{"test_accuracy": share in [0, 1], "test_loss": nats}``.
+
+        Raises:
+            ResetNeededError: Before the first :meth:`reset`.
         """
-        self._check_open()
+        self._check_started("evaluate")
         accuracy, loss = self.learner.evaluate(
             Batch(self.normalise(images.to(self.device)), labels.to(self.device))
             for images, labels in zip(

@@ -27,7 +27,8 @@ class SlotConfig:
         download: Whether torchvision may fetch the data.
         image_size: Height and width to resize an image folder to.
         inputs: ``"unit"`` [0, 1], ``"symmetric"`` [-1, 1] or ``"standardised"``.
-        network: A name, or a function ``(image_shape, num_classes) -> nn.Module``: :func:`gar_env.networks.build_network`.
+        network: A name, or a function ``(image_shape, num_classes) -> nn.Module``:
+            :func:`gar_env.networks.build_network`.
         optimizer: Any of ``torch.optim`` by name; ``"sgd"`` has Nesterov momentum.
         step_size: Of the optimizer.
         momentum: Of the optimizer; ``None`` is 0.9 for SGD.
@@ -37,7 +38,8 @@ class SlotConfig:
         gradient_clip: Largest length of the gradient that the optimizer sees; rewards see the unclipped one.
         num_steps: Environment steps in an episode, that is, one training run.
         reward: A registered signal: ``"gar"``, ``"nslr"``, ``"module:name"``.
-        batch_norm: Reading of per-example gradients: ``"share"`` or ``"derivative"``, see :func:`gar_env.alignment.record`.
+        batch_norm: Reading of per-example gradients, ``"share"`` or ``"derivative"``:
+            :func:`gar_env.alignment.record`.
         reward_timing: ``"same_step"``: after the controlled batch a reference batch is drawn, and its gradient pays
             the actions just taken. ``"next_step"``: the next controlled batch plays the reference, so the rewards of
             step ``t`` belong to the actions of step ``t - 1``; the first are 0 with ``info["reward_valid"]`` False.

@@ -61,8 +61,8 @@ class DataSplitVectorEnv(SlotVectorEnv):
     def __init__(self, num_envs: int = 128, **options: Any) -> None:
         config = config_from(DataSplitConfig, options)
         super().__init__(num_envs, config)
-        # Built once already here, so that a wrong option fails when the environment is made, not at its first reset.
-        self._start_data(seed=0)
+        # A run is built once already here, so that a wrong option fails when the environment is made, not at reset.
+        self._begin(seed=0)
         k = self.num_splits
         self._set_spaces(
             Discrete(k),

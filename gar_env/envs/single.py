@@ -37,9 +37,7 @@ class SingleAgentEnv(gymnasium.Env):
                 raise ConfigurationError(
                     f"{name} goes with make_vec. make gives a single environment with numpy output, reset by its user."
                 )
-        self.slots: SlotVectorEnv = self.vector_env_class(
-            batch_size, autoreset_mode=AutoresetMode.DISABLED, **options
-        )
+        self.slots: SlotVectorEnv = self.vector_env_class(batch_size, autoreset_mode=AutoresetMode.DISABLED, **options)
         self.render_mode = self.slots.render_mode
         assert isinstance(self.slots.action_space, MultiDiscrete)
         self.action_space = MultiDiscrete(self.slots.action_space.nvec.copy())

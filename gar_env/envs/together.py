@@ -130,9 +130,7 @@ class TogetherVectorEnv(VectorEnv):
     def _blank_infos(self) -> dict[str, tuple[Any, Any]]:
         """The keys of :class:`Outcome` ``.infos``, none of them valid: what a reset returns."""
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode in all rows.
 
         Args:
@@ -168,11 +166,10 @@ class TogetherVectorEnv(VectorEnv):
             # The actions were chosen for the finished episode; Gymnasium's protocol ignores them.
             self._begin_next()
             return self._results(Outcome(torch.zeros(self.num_envs), False, self._blank_infos()))
-        if not self._running:
+        self._check_started("step")
+        if self._ended:
             raise ResetNeededError(
                 "The episode has ended and autoreset is disabled. Call reset() before the next step()."
-                if self._ended
-                else "step() was called before reset(). Call observations, infos = env.reset(seed=...) first."
             )
         outcome = self._advance(self._check_actions(actions))
         self._ended, self._running = outcome.ended, not outcome.ended
@@ -211,7 +208,7 @@ class TogetherVectorEnv(VectorEnv):
         if self.output == "torch":
             return tensor.to(self.device, torch.float32)
         # A copy even on the CPU: Stable-Baselines3 writes into rewards, and buffers keep observations.
-        return np.array(tensor.detach().cpu(), dtype=np.float32)
+        return tensor.detach().cpu().numpy().astype(np.float32, copy=True)
 
     def _info_arrays(self, infos: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
         arrays = {}
@@ -229,6 +226,13 @@ class TogetherVectorEnv(VectorEnv):
     def _check_open(self) -> None:
         if self.closed:
             raise ClosedEnvironmentError("This environment is closed. Make a new one with gymnasium.make_vec(...).")
+
+    def _check_started(self, call: str) -> None:
+        self._check_open()
+        if not (self._running or self._ended):
+            raise ResetNeededError(
+                f"{call}() was called before reset(). Call observations, infos = env.reset(seed=...) first."
+            )
 
     def _check_mask(self, options: dict[str, Any] | None) -> None:
         if not options or "reset_mask" not in options:
@@ -255,7 +259,9 @@ class TogetherVectorEnv(VectorEnv):
                 f"actions have the shape {list(tensor.shape)}; expected {list(shape or ())}, one row per slot."
             )
         if tensor.dtype.is_floating_point or tensor.dtype.is_complex or tensor.dtype == torch.bool:
-            raise InvalidActionError(f"actions are {tensor.dtype}; expected integers. Convert with actions.astype(int).")
+            raise InvalidActionError(
+                f"actions are {tensor.dtype}; expected integers. Convert with actions.astype(int)."
+            )
         tensor = tensor.to(self.device, torch.int64)
         limits = torch.as_tensor(self._action_limits, device=self.device)
         wrong = (tensor < 0) | (tensor >= limits)

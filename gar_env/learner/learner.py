@@ -122,9 +122,7 @@ class Learner:
         """One optimizer step along the gradient of the last pass."""
         if self.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_clip)
-        factor = step_size_factor(
-            self.steps, self.schedule, warmup_steps=self.warmup_steps, num_steps=self.num_steps
-        )
+        factor = step_size_factor(self.steps, self.schedule, warmup_steps=self.warmup_steps, num_steps=self.num_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = self.step_size * factor
         self.optimizer.step()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 
@@ -34,7 +35,7 @@ def build_optimizer(
         name: ``"sgd"`` (with Nesterov momentum), ``"adamw"``, ...
         parameters: What it moves.
         step_size: Its ``lr``.
-        momentum: Its ``momentum``. Default: 0.9 for SGD; for others their own, and giving one that they lack is refused.
+        momentum: Its ``momentum``. Default: 0.9 for SGD, their own for others; refused where there is none.
         weight_decay: Its ``weight_decay``.
 
     Raises:
@@ -44,12 +45,13 @@ def build_optimizer(
     kind = _OPTIMIZERS.get(name.lower())
     if kind is None:
         raise UnknownNameError(
-            f"No optimizer is called {name!r}.{did_you_mean(name.lower(), _OPTIMIZERS)}\nKnown: {', '.join(sorted(_OPTIMIZERS))}."
+            f"No optimizer is called {name!r}.{did_you_mean(name.lower(), _OPTIMIZERS)}\n"
+            f"Known: {', '.join(sorted(_OPTIMIZERS))}."
         )
     if kind in (torch.optim.LBFGS, torch.optim.SparseAdam):
         raise ConfigurationError(f"optimizer={name!r} needs more than one dense gradient a step. Choose another.")
     accepted = inspect.signature(kind).parameters
-    options: dict[str, float | bool] = {"lr": step_size}
+    options: dict[str, Any] = {"lr": step_size}
     if "weight_decay" in accepted:
         options["weight_decay"] = weight_decay
     elif weight_decay:

@@ -21,9 +21,7 @@ register_network("fc_bn")(FC_BN)
 register_network("cnn_bn")(CNN_BN)
 
 
-def build_network(
-    network: str | NetworkBuilder, image_shape: tuple[int, int, int], num_classes: int
-) -> nn.Module:
+def build_network(network: str | NetworkBuilder, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
     """Build a network with fresh parameters (drawn from torch's global generator, as modules do).
 
     Args:

@@ -19,9 +19,7 @@ class PreActivationBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.shortcut = (
-            nn.Identity()
-            if inputs == outputs and stride == 1
-            else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            nn.Identity() if inputs == outputs and stride == 1 else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
         )
         self.same_shape = inputs == outputs and stride == 1
 

@@ -2,7 +2,7 @@ import re
 
 import pytest
 import torch
-from cases import CASES, N, WITH_BATCH_NORM, WITHOUT_BATCH_NORM, Attention, Outside
+from cases import CASES, WITH_BATCH_NORM, WITHOUT_BATCH_NORM, Attention, N, Outside
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import derivative_by_backward, share_by_backward
@@ -154,7 +154,9 @@ def test_align_names_what_is_too_much_and_what_has_the_wrong_shape(two_layer_tap
     direction = gradient(two_layer_tape.network)
     with pytest.raises(DirectionMismatchError, match=r"no trainable parameter is called by: 2\.weight"):
         align(two_layer_tape, {**direction, "2.weight": torch.zeros(1)})
-    with pytest.raises(DirectionMismatchError, match=re.escape("direction['0.bias'] is [4] on cpu; the parameter is [5]")):
+    with pytest.raises(
+        DirectionMismatchError, match=re.escape("direction['0.bias'] is [4] on cpu; the parameter is [5]")
+    ):
         align(two_layer_tape, {**direction, "0.bias": torch.zeros(4)})
 
 
