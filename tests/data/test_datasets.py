@@ -83,11 +83,17 @@ def test_a_changed_file_is_read_again(save):
         ({"x_test": None, "y_test": None}, r"lacks x_test, y_test; it holds x_train, y_train\."),
         ({"x_train": np.zeros((12, 4, 5, 3), np.float32)}, r"x_train must be uint8 .* found float32 \[12, 4, 5, 3\]"),
         ({"x_train": np.zeros((12, 3, 4, 5), np.uint8)}, r"channels; found uint8 \[12, 3, 4, 5\].*channels last"),
-        ({"x_train": np.zeros((12, 8, 8, 3), np.uint8)}, r"training images are \[3, 8, 8\] and test images \[3, 4, 5\]"),
+        (
+            {"x_train": np.zeros((12, 8, 8, 3), np.uint8)},
+            r"training images are \[3, 8, 8\] and test images \[3, 4, 5\]",
+        ),
         ({"y_train": np.zeros(11, np.int64)}, r"y_train must be int64 \[12\], one per image; found torch.int64 \[11\]"),
         ({"y_train": np.zeros(12)}, r"y_train must be integers \[n\], one per image; found float64"),
         ({"y_train": np.arange(12) - 1}, r"y_train has values from -1 to 10"),
-        ({"y_test": np.full(6, 7), "classes": np.array(["a", "b", "c"])}, r"y_test has values from 7 to 7, but there are 3"),
+        (
+            {"y_test": np.full(6, 7), "classes": np.array(["a", "b", "c"])},
+            r"y_test has values from 7 to 7, but there are 3",
+        ),
         ({"group_train": np.zeros(3)}, r"group_train must be int64 \[12\]"),
         ({"x_train": np.zeros((0, 4, 5, 3), np.uint8), "y_train": np.zeros(0, np.int64)}, "x_train holds no images"),
     ],
@@ -185,7 +191,7 @@ def test_a_broken_image_is_named(folder):
 
 
 def test_folders_without_what_is_needed_say_what_it_looks_like(tmp_path, folder):
-    with pytest.raises(DatasetFormatError, match="has classes that .* lacks: fox"):
+    with pytest.raises(DatasetFormatError, match=r"has classes that .* lacks: fox"):
         load_dataset(str(folder("test/fox/1.png")))
     empty = tmp_path / "empty"
     (empty / "train" / "cat").mkdir(parents=True)
@@ -213,7 +219,7 @@ def test_a_missing_network_says_what_to_do(tmp_path, monkeypatch, error):
 
     monkeypatch.setenv("GAR_ENV_DATA", str(tmp_path))
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", fail)
-    with pytest.raises(DownloadError, match="cifar10 could not be downloaded .*or pass dataset='path/to.npz'"):
+    with pytest.raises(DownloadError, match=r"cifar10 could not be downloaded .*or pass dataset='path/to.npz'"):
         load_dataset("cifar10", download=True)
 
 
@@ -242,9 +248,7 @@ def test_torchvisions_layouts_become_channels_first(monkeypatch):
 # What networks see
 
 
-@pytest.mark.parametrize(
-    ("scaling", "low", "high"), [("unit", 0, 1), ("symmetric", -1, 1)]
-)
+@pytest.mark.parametrize(("scaling", "low", "high"), [("unit", 0, 1), ("symmetric", -1, 1)])
 def test_scalings_have_their_range(scaling, low, high):
     images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     inputs = normalisation(images, scaling)(images)

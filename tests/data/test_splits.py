@@ -46,9 +46,7 @@ def test_split_0_has_random_labels_by_default_and_the_data_set_keeps_its_own(dig
 def test_pixel_noise_and_easy_spoil_images_and_keep_labels(digits):
     splits = make_splits(digits, generator(), corrupt="1:pixel_noise, 2:easy")
     assert torch.equal(splits.labels, digits.y_train)
-    noise, easy = (
-        splits.images[splits.members[splits.starts[i] : splits.starts[i] + splits.sizes[i]]] for i in (1, 2)
-    )
+    noise, easy = (splits.images[splits.members[splits.starts[i] : splits.starts[i] + splits.sizes[i]]] for i in (1, 2))
     assert 120 < noise.float().mean() < 135
     assert len(easy.unique(dim=0)) == 10, "one image per class, repeated"
 
@@ -122,7 +120,9 @@ def test_a_source_without_examples_is_named(digits):
         make_splits(grouped(digits, ("lab", "web", "phone")), generator(), kind="group")
 
 
-@pytest.mark.parametrize("text", ["label_noise", "0=label_noise", "0:", "0:easy(2)", "0:easy(0)", "-1:easy", "0:easy(0.5.1)"])
+@pytest.mark.parametrize(
+    "text", ["label_noise", "0=label_noise", "0:", "0:easy(2)", "0:easy(0)", "-1:easy", "0:easy(0.5.1)"]
+)
 def test_a_corruption_that_is_not_of_the_form_is_refused(text):
     with pytest.raises(ConfigurationError, match="Write 'split:name' or 'split:name"):
         parse_corruptions(text)

@@ -13,7 +13,9 @@ from gar_env.registration import ENVIRONMENTS
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
-@pytest.mark.parametrize("options", [{}, {"output": "torch"}, {"reward_timing": "next_step"}, {"reward": "nslr"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"output": "torch"}, {"reward_timing": "next_step"}, {"reward": "nslr"}], ids=str
+)
 def test_every_registered_environment_keeps_the_contract(name, options):
     report = check_vector_env(gymnasium.make_vec(name, num_envs=5, num_steps=3, **options))
     assert len(report.passed) == 11
@@ -158,7 +160,9 @@ def test_the_checker_names_what_is_broken(breaker, message):
         check_vector_env(breaker())
 
 
-@pytest.mark.parametrize("rule", ["no final_obs", "final is first", "wrong mode", "reward after the end", "steps too early"])
+@pytest.mark.parametrize(
+    "rule", ["no final_obs", "final is first", "wrong mode", "reward after the end", "steps too early"]
+)
 def test_the_checker_sees_broken_autoreset(rule):
     class Broken(DataSplitVectorEnv):
         def __init__(self, num_envs, **options):

@@ -264,7 +264,11 @@ def test_the_dashboard_as_pixels_changes_as_training_goes_on():
         ({"dataset": "no/file.npz"}, DatasetNotFoundError, "Nothing at no/file.npz"),
         ({"reward": "valdation"}, UnknownNameError, "No reward signal is called 'valdation'"),
         ({"reward_timing": "late"}, ConfigurationError, "Choose one of same_step, next_step"),
-        ({"reward_timing": "next_step", "reference": "policy"}, ConfigurationError, "reference='policy' has no meaning"),
+        (
+            {"reward_timing": "next_step", "reference": "policy"},
+            ConfigurationError,
+            "reference='policy' has no meaning",
+        ),
         ({"reference": "heldout", "heldout_share": 0}, ConfigurationError, "needs heldout_share above 0"),
         ({"reference": "clean"}, ConfigurationError, "Choose one of policy, uniform, heldout"),
         ({"batch_norm": "shar"}, ConfigurationError, r"Did you mean 'share'\?"),
@@ -272,7 +276,11 @@ def test_the_dashboard_as_pixels_changes_as_training_goes_on():
         ({"divergence_reward": float("nan")}, ConfigurationError, "divergence_reward=nan must be finite"),
         ({"corrupt": "12:easy"}, ConfigurationError, "corrupt names split 12, but there are 10 splits"),
         ({"inputs": "raw"}, ConfigurationError, "Choose one of unit, symmetric, standardised"),
-        ({"num_envs": 1438}, ConfigurationError, "A batch of 1438 examples is larger than the training data: digits has 1437"),
+        (
+            {"num_envs": 1438},
+            ConfigurationError,
+            "A batch of 1438 examples is larger than the training data: digits has 1437",
+        ),
         ({"num_envs": 0}, ConfigurationError, "num_envs=0 must be at least 1"),
         ({"device": "cuda:9"}, DeviceError, "device='cuda:9' is not there: .* Available: cpu"),
         ({"device": "gpu"}, DeviceError, "device='gpu' is not there"),
@@ -359,7 +367,9 @@ def test_a_nan_feature_is_refused_and_named():
             usage[3, 2] = torch.nan
             return [usage, last_action]
 
-    with pytest.raises(NonFiniteObservationError, match="The observation features usage_2 are NaN or infinite in 1 of 12"):
+    with pytest.raises(
+        NonFiniteObservationError, match="The observation features usage_2 are NaN or infinite in 1 of 12"
+    ):
         Broken(N).reset(seed=0)
 
 

@@ -8,7 +8,14 @@ from gar_env.networks import build_network
 
 @pytest.mark.parametrize(
     ("name", "millions"),
-    [("wrn-40-1", 0.6), ("wrn-40-2", 2.2), ("wrn-40-4", 8.9), ("wrn-16-8", 11.0), ("wrn-22-8", 17.2), ("wrn-28-10", 36.5)],
+    [
+        ("wrn-40-1", 0.6),
+        ("wrn-40-2", 2.2),
+        ("wrn-40-4", 8.9),
+        ("wrn-16-8", 11.0),
+        ("wrn-22-8", 17.2),
+        ("wrn-28-10", 36.5),
+    ],
 )
 def test_wide_resnets_have_the_published_number_of_parameters(name, millions):
     """Zagoruyko & Komodakis (2016), tables 2 and 3; CIFAR-10."""
@@ -45,7 +52,7 @@ def test_impossible_depths_and_widths_are_refused(name):
 def test_what_is_no_network_is_refused():
     with pytest.raises(UnknownNameError, match=r"No network is called 'fc_nb'. Did you mean 'fc_bn'\?"):
         build_network("fc_nb", (3, 32, 32), 10)
-    with pytest.raises(ConfigurationError, match="network is a Linear instance. Every episode starts a new network"):
+    with pytest.raises(ConfigurationError, match=r"network is a Linear instance\. Every episode starts a new network"):
         build_network(nn.Linear(2, 2), (3, 32, 32), 10)
     with pytest.raises(ConfigurationError, match="it returned int"):
         build_network(lambda shape, classes: 3, (3, 32, 32), 10)

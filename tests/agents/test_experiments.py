@@ -1,0 +1,194 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from agents.experiments.results import ResultsFile, fingerprint, read_rows
+from agents.experiments.runner import JobsFailedError, run_jobs
+from agents.experiments.statistics import share_of_gain, summarise
+from agents.experiments.table1 import RECIPES, Table1Job, accuracy_table, auc_table, rows_of, table1_jobs
+from agents.plots import figure2, save
+from gar_env.errors import CheckpointError, ConfigurationError, UnknownNameError
+
+
+def tiny_jobs(**options):
+    return table1_jobs(
+        "paper", **{"dataset": "digits", "seeds": 2, "networks": ["fc_bn"], "num_envs": 32, "steps": 20, **options}
+    )
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    results = ResultsFile(tmp_path_factory.mktemp("table1") / "paper.jsonl")
+    run_jobs(tiny_jobs(), results, workers=2, console=Console(quiet=True))
+    return results.rows
+
+
+def test_a_row_has_what_the_table_and_the_figure_need(rows):
+    assert len(rows) == 8
+    row = next(r for r in rows if r["arm"] == "gar" and r["seed"] == 0)
+    assert 0 < row["noisy_auc"] < 1
+    assert row["noisy_auc"] + 9 * row["other_auc"] == pytest.approx(9, abs=1e-4), "the paper's scale: they sum to k - 1"
+    assert np.shape(row["keep"]) == (2, 10)
+    assert np.shape(row["losses"]) == (2,)
+    assert row["keep"][0] == [0.9] * 10
+    assert {"commit", "machine", "torch", "seconds", "config"} <= set(row)
+
+
+def test_runs_repeat_in_another_process(rows):
+    job = next(job for job in tiny_jobs() if (job.arm, job.seed) == ("gar", 1))
+    again = job.run(lambda: None)
+    row = next(r for r in rows if (r["arm"], r["seed"]) == ("gar", 1))
+    assert {key: again[key] for key in ("noisy_auc", "test_accuracy", "losses")} == {
+        key: row[key] for key in ("noisy_auc", "test_accuracy", "losses")
+    }
+
+
+def test_the_tables_show_ours_beside_the_papers(rows):
+    auc = auc_table(rows, "paper")
+    assert [row[:3] for row in auc] == [["fc_bn", "gar", "0.61 / 0.93"], ["fc_bn", "nslr", "0.96 / 0.89"]]
+    assert auc[0][6] == "2"
+    accuracy = accuracy_table(rows, "paper")
+    assert [row[1] for row in accuracy] == ["uniform", "nslr", "gar", "oracle"]
+    assert auc.markdown().count("\n") == 3
+
+
+def test_the_figure_has_a_panel_per_signal_and_one_for_losses(rows, tmp_path):
+    figure = figure2(rows, "paper")
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles == ["(a) fc_bn, NSLR", "(b) fc_bn, GAR", "(c) fc_bn, training loss"]
+    assert [len(ax.get_lines()) for ax in figure.axes] == [10, 10, 4]
+    assert save(figure, tmp_path / "new" / "figure.png").stat().st_size > 10_000
+    with pytest.raises(ConfigurationError, match="The results hold no run of the recipe 'best'"):
+        figure2(rows, "best")
+
+
+def test_finished_runs_are_kept_and_only_the_rest_is_run(rows, tmp_path, monkeypatch):
+    results = ResultsFile(tmp_path / "paper.jsonl")
+    for row in rows[:5]:
+        results.append(row)
+    run_jobs(tiny_jobs(), results, workers=1, console=Console(quiet=True))
+    assert results.rows[:5] == rows[:5]
+    assert len(results.rows) == 8
+    assert read_rows(results.path) == results.rows
+
+
+def test_another_configuration_is_never_mixed_in(rows):
+    jobs = tiny_jobs(num_envs=33)
+    assert rows_of(rows, jobs) == []
+    assert len(rows_of(rows, tiny_jobs())) == 8
+    assert len({job.identity["config"] for job in tiny_jobs() + tiny_jobs(steps=21)}) == 6
+
+
+def test_the_same_data_have_the_same_fingerprint_wherever_they_lie(tmp_path):
+    from gar_env.data import load_dataset
+
+    digits = load_dataset("digits")
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        np.savez(
+            tmp_path / name / "digits.npz",
+            x_train=digits.x_train.permute(0, 2, 3, 1), y_train=digits.y_train,
+            x_test=digits.x_test.permute(0, 2, 3, 1), y_test=digits.y_test,
+        )  # fmt: skip
+    here, there = (
+        Table1Job("paper", "fc", "gar", 0, str(tmp_path / name / "digits.npz")).identity for name in ("here", "there")
+    )
+    assert here == there
+
+
+def test_a_half_written_last_line_is_dropped_and_a_foreign_file_refused(rows, tmp_path):
+    path = tmp_path / "paper.jsonl"
+    path.write_text(json.dumps(rows[0]) + "\n" + json.dumps(rows[1])[:50])
+    results = ResultsFile(path)
+    assert results.rows == rows[:1]
+    results.append(rows[1])
+    assert read_rows(path) == rows[:2]
+    path.write_text("name,value\n1,2\n")
+    with pytest.raises(CheckpointError, match="line 1, is no JSON"):
+        read_rows(path)
+    with pytest.raises(CheckpointError, match="No results file at"):
+        read_rows(tmp_path / "nothing.jsonl")
+
+
+@dataclass(frozen=True)
+class Failing:
+    seed: int
+    steps: int = 1
+
+    @property
+    def identity(self):
+        return {"seed": self.seed}
+
+    def run(self, on_step):
+        on_step()
+        if self.seed == 1:
+            raise ValueError("seed 1 is unlucky")
+        return {"value": self.seed}
+
+
+def test_a_run_that_fails_is_named_and_the_others_are_kept(tmp_path):
+    results = ResultsFile(tmp_path / "r.jsonl")
+    with pytest.raises(JobsFailedError, match=r"1 of 3 runs failed(.|\n)*1: ValueError: seed 1 is unlucky"):
+        run_jobs([Failing(seed) for seed in range(3)], results, workers=2, console=Console(quiet=True))
+    assert sorted(row["seed"] for row in results.rows) == [0, 2]
+
+
+def test_a_killed_reproduction_goes_on_where_it_was(tmp_path):
+    """kill -9 in the middle; the same command finishes, and keeps what was finished."""
+    command = [
+        sys.executable, "-m", "agents.cli", "reproduce", "table1", "--dataset", "digits", "--seeds", "4",
+        "--networks", "fc_bn", "--batch-size", "32", "--steps", "40", "--workers", "1", "--out", str(tmp_path),
+    ]  # fmt: skip
+    path = tmp_path / "paper.jsonl"
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (path.exists() and path.read_text().count("\n") >= 2):
+        assert process.poll() is None, "the reproduction ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = read_rows(path)
+    assert 2 <= len(before) < 16
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    after = read_rows(path)
+    assert after[: len(before)] == before
+    assert len(after) == 16
+    assert f"{len(before)} of 16 runs are in" in finished.stdout
+
+
+def test_recipes_are_known_by_name():
+    assert list(RECIPES) == ["best", "paper"]
+    with pytest.raises(UnknownNameError, match=r"No recipe is called 'papr'. Did you mean 'paper'\?"):
+        Table1Job("papr", "fc", "gar", 0, "digits").env_options  # noqa: B018
+
+
+def test_summaries_match_their_definitions():
+    values = np.random.default_rng(0).normal(size=10)
+    summary = summarise(values)
+    assert summary.mean == pytest.approx(values.mean())
+    assert summary.deviation == pytest.approx(values.std(ddof=1))
+    assert summary.low < summary.mean < summary.high
+    assert summary.high - summary.low == pytest.approx(2 * 1.96 * values.std() / 10**0.5, rel=0.15)
+    assert summarise([0.3]).low == 0.3
+    share, low, high = share_of_gain([0.4, 0.5, 0.45], [0.47, 0.58, 0.53], [0.5, 0.6, 0.55])
+    assert share == pytest.approx(0.23 / 0.3)
+    assert low <= share <= high
+
+
+def test_equal_results_get_an_interval_of_length_zero():
+    summary = summarise([0.5, 0.5, 0.5])
+    assert (summary.low, summary.high) == (0.5, 0.5)
+
+
+def test_fingerprints_differ_when_anything_differs():
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+    assert len(fingerprint({})) == 12

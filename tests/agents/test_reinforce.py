@@ -1,0 +1,176 @@
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+from agents import FixedPolicy, InvertedSoftmax, Reinforce, train
+from gar_env.errors import ConfigurationError
+
+LOGITS = torch.tensor([1.5, -0.3, 0.2, 0.0], dtype=torch.float64)
+
+
+def test_the_policy_is_the_papers_inverted_softmax():
+    policy = InvertedSoftmax(4)
+    with torch.no_grad():
+        policy.logits.copy_(LOGITS)
+    exponentials = np.exp(LOGITS.numpy())
+    golden = (1 - exponentials / exponentials.sum()) / 3
+    np.testing.assert_allclose(policy.probabilities().numpy(), golden, rtol=1e-6)
+    np.testing.assert_allclose(policy.log_probabilities(LOGITS).exp().numpy(), golden, rtol=1e-6)
+    np.testing.assert_allclose(policy.keep().numpy(), 3 * golden, rtol=1e-6)
+    draws = policy.sample(200_000, torch.Generator().manual_seed(0))
+    np.testing.assert_allclose(np.bincount(draws) / 200_000, golden, atol=5e-3)
+
+
+def test_log_probabilities_stay_finite_and_differentiable_at_extreme_logits():
+    logits = torch.tensor([90.0, 0.0, -90.0], requires_grad=True)
+    log_probabilities = InvertedSoftmax(3).log_probabilities(logits)
+    log_probabilities.sum().backward()
+    assert log_probabilities.isfinite().all()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
+def bandit(agent, pay, steps, delay=0, n=64):
+    """Pay ``pay(actions)`` for each step, ``delay`` steps late."""
+
+    class Env:
+        num_envs, unwrapped = n, None
+
+    agent.begin(Env())
+    taken = []
+    for _ in range(steps):
+        taken.append(agent.act(None))
+        due = len(taken) - 1 - delay
+        agent.learn(pay(taken[due]) if due >= 0 else torch.zeros(n), {})
+
+
+@pytest.mark.parametrize(("timing", "delay"), [("same_step", 0), ("next_step", 1)])
+@pytest.mark.parametrize("normalise", ["step", "running", "none"])
+def test_reinforce_leaves_the_choice_that_pays_least(timing, delay, normalise):
+    agent = Reinforce(InvertedSoftmax(5), reward_timing=timing, normalise=normalise)
+    bandit(agent, lambda actions: -(actions == 3).double() + 0.5, steps=120, delay=delay)
+    assert agent.policy.probabilities()[3] < 0.01
+    assert agent.policy.probabilities()[[0, 1, 2, 4]].min() > 0.2
+
+
+def test_a_reward_paid_for_the_wrong_actions_teaches_nothing():
+    """The control that must fail: late rewards taken for punctual ones."""
+    agent = Reinforce(InvertedSoftmax(5), reward_timing="same_step")
+    bandit(agent, lambda actions: -(actions == 3).double(), steps=120, delay=1)
+    assert agent.policy.probabilities()[3] > 0.1
+
+
+def test_one_update_is_adam_on_the_summed_score_function_estimate():
+    agent = Reinforce(InvertedSoftmax(4), normalise="none", aggregate=2, step_size=0.1, seed=5)
+    reference = torch.zeros(4, requires_grad=True)
+    optimizer = torch.optim.Adam([reference], lr=0.1)
+    rewards = [torch.randn(8), torch.randn(8)]
+
+    class Env:
+        num_envs, unwrapped = 8, None
+
+    agent.begin(Env())
+    objective = torch.zeros(())
+    for reward in rewards:
+        assert torch.equal(agent.policy.logits, torch.zeros(4)), "no step before two are collected"
+        actions = agent.act(None)
+        log_p = torch.log((1 - torch.softmax(reference, 0)) / 3)
+        objective = objective + sum(r * log_p[a] for r, a in zip(reward, actions, strict=True))
+        agent.learn(reward, {})
+    (-objective).backward()
+    optimizer.step()
+    torch.testing.assert_close(agent.policy.logits, reference)
+
+
+def test_late_rewards_use_the_logits_that_the_actions_were_drawn_with():
+    agent = Reinforce(InvertedSoftmax(3), reward_timing="next_step", normalise="none")
+
+    class Env:
+        num_envs, unwrapped = 4, None
+
+    agent.begin(Env())
+    agent.act(None)
+    agent.learn(torch.zeros(4), {})
+    kept_actions, kept_logits = agent._unpaid[0]
+    with torch.no_grad():
+        agent.policy.logits.copy_(torch.tensor([2.0, 0.0, -2.0]))
+    agent.act(None)
+    agent.learn(torch.ones(4), {})
+    assert torch.equal(kept_logits, torch.zeros(3))
+    assert kept_actions.shape == (4,)
+
+
+def test_running_normalisation_keeps_a_reward_that_all_slots_share():
+    agent = Reinforce(InvertedSoftmax(3), normalise="running")
+    values = [torch.full((4,), v) for v in (1.0, 3.0, 8.0)]
+    for value in values:
+        found = agent._normalised(value)
+    seen = torch.cat(values)
+    torch.testing.assert_close(found, (values[-1] - seen.mean()) / seen.std(correction=0))
+    assert Reinforce(InvertedSoftmax(3), normalise="step")._normalised(values[0]).abs().max() == 0
+
+
+@pytest.mark.parametrize("timing", ["same_step", "next_step"])
+@pytest.mark.parametrize("output", ["numpy", "torch"])
+def test_the_controller_finds_the_noisy_split(timing, output):
+    env = gymnasium.make_vec("GAR/DataSplit-v0", num_envs=128, num_steps=300, reward_timing=timing, output=output)
+    agent = Reinforce(InvertedSoftmax(10), reward_timing=timing)
+    seen = []
+    infos = train(env, agent, seed=0, on_step=lambda rewards, infos: seen.append(type(rewards)))
+    assert int(agent.policy.probabilities().argmin()) == 0
+    assert agent.policy.probabilities()[0] < 0.02
+    assert env.unwrapped.usage[0] < 0.06, "uniform sampling draws 0.10 from it"
+    assert infos["test_accuracy"][0] > 0.9
+    assert set(seen) == {np.ndarray if output == "numpy" else torch.Tensor}
+    assert len(seen) == 300
+
+
+def test_the_same_seeds_give_the_same_policy():
+    def learned():
+        agent = Reinforce(InvertedSoftmax(10), seed=3)
+        train(gymnasium.make_vec("GAR/DataSplit-v0", num_envs=32, num_steps=10), agent, seed=3)
+        return agent.policy.logits.detach()
+
+    assert torch.equal(learned(), learned())
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep", "Disabled"])
+def test_train_runs_one_episode_in_each_autoreset_mode(mode):
+    env = gymnasium.make_vec("GAR/DataSplit-v0", num_envs=8, num_steps=3, autoreset_mode=mode)
+    for _ in range(2):
+        infos = train(env, FixedPolicy.uniform(10), seed=0)
+        assert infos["_test_accuracy"].all()
+
+
+def test_fixed_policies_draw_what_they_say():
+    class Env:
+        num_envs = 9000
+
+    uniform, oracle = FixedPolicy.uniform(5, seed=1), FixedPolicy.never(5, [0, 3], seed=1)
+    for policy, expected in ((uniform, [0.2] * 5), (oracle, [0, 1 / 3, 1 / 3, 0, 1 / 3])):
+        policy.begin(Env())
+        np.testing.assert_allclose(np.bincount(policy.act(None), minlength=5) / 9000, expected, atol=0.02)
+
+
+def test_a_controller_that_expects_rewards_at_another_time_is_refused():
+    env = gymnasium.make_vec("GAR/DataSplit-v0", num_envs=8, num_steps=3, reward_timing="next_step")
+    with pytest.raises(ConfigurationError, match="Build Reinforce with reward_timing='next_step'"):
+        train(env, Reinforce(InvertedSoftmax(10)), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Reinforce(InvertedSoftmax(3), normalise="batch"), "Choose one of step, running, none"),
+        (lambda: Reinforce(InvertedSoftmax(3), aggregate=0), "aggregate=0 must be at least 1"),
+        (lambda: Reinforce(InvertedSoftmax(3), reward_timing="now"), "Choose one of same_step, next_step"),
+        (lambda: InvertedSoftmax(1), "num_choices=1: a policy needs at least 2 choices"),
+        (lambda: FixedPolicy([0.5, 0.6]), "sum 1.1"),
+        (lambda: FixedPolicy([-1, 2]), "must be non-negative"),
+        (lambda: FixedPolicy.never(2, [0, 1]), "sum 0"),
+    ],
+)
+def test_controllers_that_cannot_be_say_why(make, message):
+    with pytest.raises(ConfigurationError, match=message):
+        make()
