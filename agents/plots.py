@@ -67,6 +67,7 @@ def figure2(rows: Sequence[Row], recipe: str) -> Figure:
                 ax.plot((np.arange(len(mean)) + 0.5) * CURVE_EVERY, mean, color=colour, label=arm, linewidth=1.2)
         ax.set_title(f"(c) {network}, training loss", fontsize=9)
         ax.legend(fontsize=7, frameon=False)
+    axes[0][0].legend(fontsize=7, frameon=False, loc="center")
     for ax in axes.flat:
         ax.tick_params(labelsize=7)
         ax.spines[["top", "right"]].set_visible(False)
@@ -86,6 +87,7 @@ def split_probabilities(curves: Sequence[np.ndarray], corrupted: Sequence[int], 
     figure = Figure(figsize=(7, 4), layout="constrained")
     ax = figure.subplots()
     split_curves(ax, curves, every=1, corrupted=corrupted)
+    ax.legend(fontsize=8, frameon=False, loc="center right")
     ax.axhline(1 / curves[0].shape[1], color="0.7", linewidth=0.8, linestyle=":")
     ax.text(0.99, 1 / curves[0].shape[1], " uniform", fontsize=7, color="0.5", ha="right", va="bottom",
             transform=ax.get_yaxis_transform())  # fmt: skip
@@ -121,4 +123,3 @@ def split_curves(ax: Any, curves: Sequence[np.ndarray], *, every: int, corrupted
             low, high = np.quantile(stacked[:, :, split], [0.25, 0.75], axis=0)
             ax.fill_between(steps, low, high, color=NOISY, alpha=0.15, linewidth=0)
     ax.set_ylim(bottom=0)
-    ax.legend(fontsize=7, frameon=False, loc="center right")

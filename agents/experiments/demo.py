@@ -104,6 +104,7 @@ def _accuracy_table(runs: dict[str, list[SplitRun]]) -> Table:
     for arm in ("uniform", "gar", "oracle"):
         summary = summarise([run.test_accuracy for run in runs[arm]])
         table.add_row(arm, f"{summary.mean:.3f} [{summary.low:.3f}, {summary.high:.3f}]", known[arm])
-    share, low, high = share_of_gain(*([r.test_accuracy for r in runs[arm]] for arm in ("uniform", "gar", "oracle")))
-    table.caption = f"GAR gets {share:.0%} [{low:.0%}, {high:.0%}] of what the oracle gains over uniform sampling."
+    share = share_of_gain(*([r.test_accuracy for r in runs[arm]] for arm in ("uniform", "gar", "oracle")))
+    if share is not None:
+        table.caption = "GAR gets {:.0%} [{:.0%}, {:.0%}] of the oracle's gain over uniform sampling.".format(*share)
     return table

@@ -34,7 +34,7 @@ class Summary:
         return f"{self.mean:.3f} ± {self.deviation:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def summarise(values: Sequence[float]) -> Summary:
+def summarise(values: Sequence[float] | np.ndarray) -> Summary:
     """Mean, standard deviation and 95 % percentile bootstrap interval, 9,999 resamples, fixed seed.
 
     Args:
@@ -54,29 +54,36 @@ def summarise(values: Sequence[float]) -> Summary:
 
 def share_of_gain(
     baseline: Sequence[float], method: Sequence[float], oracle: Sequence[float]
-) -> tuple[float, float, float]:
+) -> tuple[float, float, float] | None:
     """``(method - baseline) / (oracle - baseline)`` of the means, with its 95 % bootstrap interval.
 
-    Seeds are paired: entry ``i`` of each belongs to the same data, labels and initial network.
+    Args:
+        baseline: One number per seed; seeds are paired: entry ``i`` of each belongs to the same data, labels and
+            initial network.
+        method: Likewise.
+        oracle: Likewise.
 
     Returns:
-        ``(share, low, high)``; the interval is wide, or infinite, where the oracle hardly gains anything.
+        ``(share, low, high)``, or ``None`` where the oracle's own gain is not above 0 with 95 % confidence, and a share
+        of it would mean nothing.
 
     Example:
         >>> share_of_gain([0.5, 0.6], [0.55, 0.65], [0.6, 0.7])[0]
         0.5
     """
-    arrays = tuple(np.asarray(x, np.float64) for x in (baseline, method, oracle))
+    arrays = [np.asarray(x, np.float64) for x in (baseline, method, oracle)]
+    if summarise(arrays[2] - arrays[0]).low <= 0:
+        return None
 
     def share(b: np.ndarray, m: np.ndarray, o: np.ndarray, axis: int = -1) -> Any:
         return (m.mean(axis) - b.mean(axis)) / (o.mean(axis) - b.mean(axis))
 
+    value = round(float(share(arrays[0], arrays[1], arrays[2])), 12)
+    if len(arrays[0]) < 2:
+        return value, value, value
     with np.errstate(divide="ignore", invalid="ignore"):
-        value = float(share(arrays[0], arrays[1], arrays[2]))
-        if len(arrays[0]) < 2:
-            return round(value, 12), value, value
-        low, high = _interval(arrays, share, paired=True)
-    return round(value, 12), low, high
+        low, high = _interval(tuple(arrays), share, paired=True)
+    return value, low, high
 
 
 def _interval(arrays: tuple, statistic: Callable, paired: bool = False) -> tuple[float, float]:

@@ -216,10 +216,10 @@ def auc_table(rows: Sequence[Row], recipe: str) -> Table:
 
 
 def accuracy_table(rows: Sequence[Row], recipe: str) -> Table:
-    """Test accuracy of each controller, and how much of the oracle's gain over uniform sampling it gets."""
+    """Test accuracy of each controller, its gain over uniform sampling on the same seeds, and of the oracle's."""
     table = Table(
         f"Test accuracy, recipe {recipe}: mean [95 % interval]",
-        ["network", "controller", "test accuracy", "share of the oracle's gain"],
+        ["network", "controller", "test accuracy", "gain over uniform", "of the oracle's gain"],
     )
     for network in NETWORKS:
         cells = {arm: {r["seed"]: r["test_accuracy"] for r in _cell(rows, recipe, network, arm)} for arm in ARMS}
@@ -227,14 +227,18 @@ def accuracy_table(rows: Sequence[Row], recipe: str) -> Table:
             if not cells[arm]:
                 continue
             summary = summarise(list(cells[arm].values()))
-            text = f"{summary.mean:.4f} [{summary.low:.4f}, {summary.high:.4f}]"
-            seeds = sorted(set(cells[arm]) & set(cells["uniform"]) & set(cells["oracle"]))
-            share = ""
-            if arm in ("gar", "nslr") and seeds:
-                names = ("uniform", arm, "oracle")
-                value, low, high = share_of_gain(*([cells[name][s] for s in seeds] for name in names))
-                share = f"{value:.2f} [{low:.2f}, {high:.2f}]"
-            table.append([network, arm, text, share])
+            line = [network, arm, f"{summary.mean:.3f} [{summary.low:.3f}, {summary.high:.3f}]", "", ""]
+            table.append(line)
+            if arm == "uniform":
+                continue
+            seeds = sorted(set(cells[arm]) & set(cells["uniform"]))
+            if seeds:
+                gain = summarise([cells[arm][s] - cells["uniform"][s] for s in seeds])
+                line[3] = f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+            seeds = sorted(set(seeds) & set(cells["oracle"]))
+            if arm != "oracle" and seeds:
+                share = share_of_gain(*([cells[name][s] for s in seeds] for name in ("uniform", arm, "oracle")))
+                line[4] = "oracle gains nothing" if share is None else "{:.2f} [{:.2f}, {:.2f}]".format(*share)
     return table
 
 

@@ -179,9 +179,12 @@ def test_summaries_match_their_definitions():
     assert summary.low < summary.mean < summary.high
     assert summary.high - summary.low == pytest.approx(2 * 1.96 * values.std() / 10**0.5, rel=0.15)
     assert summarise([0.3]).low == 0.3
-    share, low, high = share_of_gain([0.4, 0.5, 0.45], [0.47, 0.58, 0.53], [0.5, 0.6, 0.55])
+    found = share_of_gain([0.4, 0.5, 0.45], [0.47, 0.58, 0.53], [0.5, 0.6, 0.55])
+    assert found is not None
+    share, low, high = found
     assert share == pytest.approx(0.23 / 0.3)
     assert low <= share <= high
+    assert share_of_gain([0.4, 0.5], [0.5, 0.5], [0.39, 0.53]) is None, "a share of nothing"
 
 
 def test_equal_results_get_an_interval_of_length_zero():
