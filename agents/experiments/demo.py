@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
@@ -16,6 +15,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from agents.experiments.progress import step_progress
 from agents.experiments.split_run import SplitRun, run_split
 from agents.experiments.statistics import share_of_gain, summarise
 from agents.plots import save, split_probabilities
@@ -44,16 +44,7 @@ def run_demo(*, seeds: int, out: Path, console: Console) -> Path:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # tensors are small: more threads only wait for each other
     runs: dict[str, list[SplitRun]] = {arm: [] for arm in ARMS}
-    columns = (
-        TextColumn("{task.description:<8}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("steps"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with step_progress(console) as bar:
         task = bar.add_task("", total=len(ARMS) * seeds * ENV_OPTIONS["num_steps"])
         for seed in range(seeds):
             for arm in ARMS:

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import torch
 from rich.console import Console
-from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
@@ -20,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from agents.experiments.progress import step_progress
 from agents.experiments.results import ResultsFile, Row
 from gar_env.errors import GarEnvError
 
@@ -77,17 +77,8 @@ def run_jobs(jobs: Sequence[Job], results: ResultsFile, *, workers: int, console
     counter = context.Value("q", 0)
     failures: list[str] = []
     total = sum(job.steps for job in todo)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("steps"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(elapsed_when_finished=False),
-    )
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(counter,))
-    with Progress(*columns, console=console, disable=not console.is_terminal, speed_estimate_period=600) as bar:
+    with step_progress(console) as bar:
         task = bar.add_task(f"0/{len(todo)} runs", total=total)
         try:
             waiting: dict[Future[Row], Job] = {pool.submit(_run, job): job for job in todo}
