@@ -6,13 +6,6 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from agents.experiments.progress import step_progress

@@ -11,13 +11,6 @@ from typing import Any, Protocol
 
 import torch
 from rich.console import Console
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from agents.experiments.progress import step_progress
 from agents.experiments.results import ResultsFile, Row
