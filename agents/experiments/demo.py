@@ -55,6 +55,9 @@ def run_demo(*, seeds: int, out: Path, console: Console) -> Path:
 
     console.print(_usage_table(runs["gar"]))
     console.print(_accuracy_table(runs))
+    share = share_of_gain(*([r.test_accuracy for r in runs[arm]] for arm in ("uniform", "gar", "oracle")))
+    if share is not None:
+        console.print("GAR gets {:.0%} [{:.0%}, {:.0%}] of the oracle's gain over uniform sampling.".format(*share))
     k = len(runs["gar"][0].split_names)
     accuracies = {arm: f"{summarise([r.test_accuracy for r in runs[arm]]).mean:.3f}" for arm in ARMS}
     figure = split_probabilities(
@@ -88,7 +91,4 @@ def _accuracy_table(runs: dict[str, list[SplitRun]]) -> Table:
     for arm in ("uniform", "gar", "oracle"):
         summary = summarise([run.test_accuracy for run in runs[arm]])
         table.add_row(arm, f"{summary.mean:.3f} [{summary.low:.3f}, {summary.high:.3f}]", known[arm])
-    share = share_of_gain(*([r.test_accuracy for r in runs[arm]] for arm in ("uniform", "gar", "oracle")))
-    if share is not None:
-        table.caption = "GAR gets {:.0%} [{:.0%}, {:.0%}] of the oracle's gain over uniform sampling.".format(*share)
     return table
