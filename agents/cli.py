@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from gar_env.errors import GarEnvError
+from gar_env.errors import ConfigurationError, GarEnvError
 
 try:
     import tyro
@@ -24,6 +24,8 @@ def demo(seeds: int = 5, out: Path = Path("runs/demo")) -> None:
         seeds: Training runs per controller.
         out: Folder of the picture.
     """
+    if seeds < 1:
+        raise ConfigurationError(f"seeds={seeds} must be at least 1.")
     from agents.experiments.demo import run_demo
 
     run_demo(seeds=seeds, out=out, console=Console())
@@ -58,8 +60,8 @@ def reproduce_table1(
         markdown: Print the tables as Markdown.
     """
     from agents.experiments.results import ResultsFile
-    from agents.experiments.runner import run_jobs
-    from agents.experiments.table1 import accuracy_table, auc_table, rows_of, table1_jobs
+    from agents.experiments.runner import rows_of, run_jobs
+    from agents.experiments.table1 import accuracy_table, auc_table, table1_jobs
 
     console = Console()
     jobs = table1_jobs(
@@ -87,7 +89,13 @@ def plot(results: tyro.conf.Positional[Path], out: Path | None = None) -> None:
     from agents.plots import figure2, save
 
     rows = read_rows(results)
-    for recipe in sorted({row["recipe"] for row in rows}):
+    recipes = sorted({row.get("recipe", "") for row in rows})
+    if recipes == [""] or (out and len(recipes) > 1):
+        raise ConfigurationError(
+            f"{results} holds the recipes {', '.join(recipes) or 'none'}; "
+            + ("leave out --out: each gets a figure." if len(recipes) > 1 else "it is no file of reproduce table1.")
+        )
+    for recipe in recipes:
         print(save(figure2(rows, recipe), out or results.with_name(f"figure2_{recipe}.png")))
 
 

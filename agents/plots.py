@@ -33,9 +33,18 @@ def figure2(rows: Sequence[Row], recipe: str) -> Figure:
     the noisy split's quartiles. (c): training loss under each controller, mean over seeds.
 
     Raises:
-        ConfigurationError: If there are no rows of that recipe.
+        ConfigurationError: If there are no rows of that recipe, or rows of several configurations of a cell.
     """
     rows = [row for row in rows if row["recipe"] == recipe]
+    cells: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        cells.setdefault((row["network"], row["arm"]), set()).add(row["config"])
+    mixed = [" ".join(cell) for cell, configs in cells.items() if len(configs) > 1]
+    if mixed:
+        raise ConfigurationError(
+            f"The results hold runs of several configurations for {', '.join(mixed)}; one figure would average them. "
+            "Keep each configuration in a folder of its own."
+        )
     networks = [network for network in NETWORKS if any(row["network"] == network for row in rows)]
     if not networks:
         raise ConfigurationError(
@@ -63,11 +72,13 @@ def figure2(rows: Sequence[Row], recipe: str) -> Figure:
         for arm, colour in {"uniform": "0.5", "nslr": "C1", "gar": "C0", "oracle": "C2"}.items():
             losses = [r["losses"] for r in rows if r["network"] == network and r["arm"] == arm]
             if losses:
-                mean = np.mean(losses, axis=0)
+                mean = np.nanmean(np.array(losses, dtype=float), axis=0)
                 ax.plot((np.arange(len(mean)) + 0.5) * CURVE_EVERY, mean, color=colour, label=arm, linewidth=1.2)
         ax.set_title(f"(c) {network}, training loss", fontsize=9)
         ax.legend(fontsize=7, frameon=False)
-    axes[0][0].legend(fontsize=7, frameon=False, loc="center")
+    labelled = next((ax for ax in axes[:, :2].flat if ax.get_legend_handles_labels()[0]), None)
+    if labelled:
+        labelled.legend(fontsize=7, frameon=False, loc="center")
     for ax in axes.flat:
         ax.tick_params(labelsize=7)
         ax.spines[["top", "right"]].set_visible(False)

@@ -10,7 +10,7 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from gar_env.envs.config import REWARD_TIMINGS
-from gar_env.errors import ConfigurationError
+from gar_env.errors import ConfigurationError, RewardError
 from gar_env.registry import check_choice
 from gar_env.seeding import named_generator
 
@@ -83,23 +83,27 @@ class Reinforce:
         self._unpaid: deque[tuple[Tensor, Tensor]] = deque()  # (actions, logits they were drawn with)
         self._gradient = torch.zeros_like(policy.logits)
         self._collected = 0
-        self._count, self._mean, self._spread = (
-            0,
-            0.0,
-            0.0,
-        )  # running statistics: Welford's, over steps' slots
+        # Welford's running statistics over all slots of all steps.
+        self._count, self._mean, self._spread = 0, 0.0, 0.0
 
     def begin(self, env: VectorEnv) -> None:
         """See :class:`agents.Agent`. What was learned stays; unpaid actions are dropped.
 
         Raises:
-            ConfigurationError: If the environment pays at another time than this agent expects.
+            ConfigurationError: If the environment pays at another time than this agent expects, or has another number
+                of choices than the policy.
         """
         timing = getattr(env.unwrapped, "reward_timing", self.reward_timing)
         if timing != self.reward_timing:
             raise ConfigurationError(
                 f"The environment has reward_timing={timing!r}, the agent {self.reward_timing!r}: every reward would "
                 f"be paid for the wrong action. Build Reinforce with reward_timing={timing!r}."
+            )
+        choices = getattr(env.single_action_space, "n", None)
+        if choices != len(self.policy.logits):
+            raise ConfigurationError(
+                f"The policy has {len(self.policy.logits)} choices, the environment's action is "
+                f"{env.single_action_space}. Build the policy with as many choices as there are actions."
             )
         self.num_envs = env.num_envs
         self._unpaid.clear()
@@ -111,13 +115,29 @@ class Reinforce:
         return actions
 
     def learn(self, rewards: Any, infos: dict[str, Any]) -> None:
-        """Add one step's policy gradient; every ``aggregate``-th time, move the logits."""
-        if len(self._unpaid) <= self.delay:
-            return  # next_step, first step: nobody has been paid yet
+        """Add one step's policy gradient; every ``aggregate``-th time, move the logits.
+
+        A step that only reset the environment teaches nothing, and ``infos["reward_valid"]`` is obeyed.
+
+        Raises:
+            RewardError: If a reward is NaN or infinite.
+        """
+        ended_within = "final_info" in infos  # SameStep: these infos are the new episode's, the rewards the old one's
+        paid = infos["final_info"] if ended_within else infos
+        if "reward_valid" in paid and not bool(paid["_reward_valid"].all()):
+            self._unpaid.clear()  # NextStep: this call only reset; its actions were ignored
+            return
+        if len(self._unpaid) > self.delay and ("reward_valid" not in paid or bool(paid["reward_valid"].all())):
+            self._add(torch.as_tensor(rewards, dtype=torch.float32, device=self.policy.logits.device))
+        if ended_within:
+            self._unpaid.clear()
+
+    def _add(self, rewards: Tensor) -> None:
+        if not bool(rewards.isfinite().all()):
+            raise RewardError(f"{int((~rewards.isfinite()).sum())} of {len(rewards)} rewards are NaN or infinite.")
         actions, logits = self._unpaid.popleft()
-        weights = self._normalised(torch.as_tensor(rewards, dtype=torch.float32, device=logits.device))
         logits.requires_grad_()
-        objective = (weights * self.policy.log_probabilities(logits)[actions]).sum()
+        objective = (self._normalised(rewards) * self.policy.log_probabilities(logits)[actions]).sum()
         self._gradient += torch.autograd.grad(objective, logits)[0]
         self._collected += 1
         if self._collected == self.aggregate:
@@ -130,12 +150,21 @@ class Reinforce:
         if self.normalise == "none":
             return rewards
         if self.normalise == "step":
-            return (rewards - rewards.mean()) / rewards.std(correction=0).clamp_min(torch.finfo(torch.float32).tiny)
+            return _standardised(rewards, rewards.mean(), rewards.std(correction=0))
         n, mean = len(rewards), float(rewards.mean())
         total = self._count + n
         gap = mean - self._mean
         self._spread += float((rewards - mean).square().sum()) + gap**2 * self._count * n / total
         self._mean += gap * n / total
         self._count = total
-        deviation = (self._spread / total) ** 0.5
-        return (rewards - self._mean) / max(deviation, torch.finfo(torch.float32).tiny)
+        return _standardised(rewards, torch.tensor(self._mean), torch.tensor((self._spread / total) ** 0.5))
+
+
+def _standardised(rewards: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+    """``(rewards - mean) / deviation``, and 0 where all are equal.
+
+    The mean of equal float32 values misses them by a rounding; divided by itself it would be a reward of 1 for all.
+    """
+    if bool(deviation <= 1e-6 * rewards.abs().max()):
+        return torch.zeros_like(rewards)
+    return (rewards - mean) / deviation

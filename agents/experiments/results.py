@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -18,7 +19,7 @@ Row = dict[str, Any]
 
 
 class ResultsFile:
-    """An append-only file of finished runs.
+    """An append-only file of finished runs, open to one process at a time.
 
     A line is on disk before :meth:`append` returns. A last line that a killed process left half-written is dropped
     when the file is opened.
@@ -27,20 +28,18 @@ class ResultsFile:
         path: The file; its folder is made.
 
     Raises:
-        CheckpointError: If a line before the last is no JSON object: the file is something else.
+        CheckpointError: If another process has it open, or a line before the last is no JSON object.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(self.path.with_suffix(".lock"))
         self.rows: list[Row] = read_rows(self.path) if self.path.exists() else []
-        if self.path.exists() and not self.path.read_bytes().endswith(b"\n") and self.path.stat().st_size:
-            self._rewrite()
-
-    def _rewrite(self) -> None:
-        whole = self.path.with_suffix(".tmp")
-        whole.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
-        os.replace(whole, self.path)
+        if self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
+            whole = self.path.with_suffix(".tmp")
+            whole.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+            os.replace(whole, self.path)
 
     def append(self, row: Row) -> None:
         """Write one row through to the disk."""
@@ -49,6 +48,23 @@ class ResultsFile:
             file.flush()
             os.fsync(file.fileno())
         self.rows.append(row)
+
+    def close(self) -> None:
+        """Let another process open the file."""
+        self._lock.close()
+
+
+def _lock(path: Path) -> IO[str]:
+    """An open file that no second process can lock. The system releases it when the process ends, killed or not."""
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise CheckpointError(
+            f"Another process is writing to {path.with_suffix('.jsonl')}. Wait for it, or choose another folder."
+        ) from error
+    return file
 
 
 def read_rows(path: str | Path) -> list[Row]:
@@ -61,18 +77,25 @@ def read_rows(path: str | Path) -> list[Row]:
     if not path.is_file():
         raise CheckpointError(f"No results file at {path}. Make one with gar-env reproduce table1.")
     rows: list[Row] = []
-    lines = path.read_text().splitlines(keepends=True)
+    lines = path.read_bytes().splitlines(keepends=True)
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines) and not line.endswith("\n"):
+        except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+            if number == len(lines) and not line.endswith(b"\n"):
                 break
-            raise CheckpointError(f"{path}, line {number}, is no JSON: {error}. It is not a results file.") from error
+            raise CheckpointError(_foreign(path, number, str(error))) from error
         if not isinstance(row, dict):
-            raise CheckpointError(f"{path}, line {number}, is no JSON object. It is not a results file.")
+            raise CheckpointError(_foreign(path, number, f"it is {type(row).__name__}"))
         rows.append(row)
     return rows
+
+
+def _foreign(path: Path, number: int, why: str) -> str:
+    return (
+        f"{path}, line {number}, is no JSON object: {why}. If the file is a results file, delete that line; if it is "
+        "something else, choose another folder."
+    )
 
 
 def fingerprint(value: Any) -> str:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from agents.experiments.progress import step_progress
 from agents.experiments.results import ResultsFile, Row
-from gar_env.errors import GarEnvError
+from gar_env.errors import ConfigurationError, GarEnvError
 
 _steps_done: Any = None  # in a worker: the counter that the parent watches
 
@@ -41,10 +41,14 @@ class JobsFailedError(GarEnvError):
     """Some runs raised; the others are saved."""
 
 
-def is_done(job: Job, rows: Sequence[Row]) -> bool:
-    """Whether a row has all of the job's identity, configuration included."""
-    identity = job.identity
-    return any(all(row.get(key) == value for key, value in identity.items()) for row in rows)
+def rows_of(rows: Sequence[Row], jobs: Sequence[Job]) -> list[Row]:
+    """The row of each job that has one: of its identity, configuration included; never another's, never twice."""
+    found = []
+    for job in jobs:
+        identity = job.identity
+        own = (row for row in rows if all(row.get(key) == value for key, value in identity.items()))
+        found.extend([row for row in [next(own, None)] if row is not None])
+    return found
 
 
 def run_jobs(jobs: Sequence[Job], results: ResultsFile, *, workers: int, console: Console) -> None:
@@ -60,8 +64,11 @@ def run_jobs(jobs: Sequence[Job], results: ResultsFile, *, workers: int, console
 
     Raises:
         JobsFailedError: After all others have finished, if some raised.
+        ConfigurationError: If there is no worker.
     """
-    todo = [job for job in jobs if not is_done(job, results.rows)]
+    if workers < 1:
+        raise ConfigurationError(f"workers={workers} must be at least 1.")
+    todo = [job for job in jobs if not rows_of(results.rows, [job])]
     if len(todo) < len(jobs):
         console.print(f"{len(jobs) - len(todo)} of {len(jobs)} runs are in {results.path} already.")
     if not todo:
@@ -98,7 +105,7 @@ def run_jobs(jobs: Sequence[Job], results: ResultsFile, *, workers: int, console
     pool.shutdown()
     if failures:
         raise JobsFailedError(
-            f"{len(failures)} of {len(todo)} runs failed; the others are in {results.path}:\n" + "\n".join(failures)
+            f"{len(failures)} of {len(todo)} runs failed; what finished is in {results.path}:\n" + "\n".join(failures)
         )
 
 

@@ -15,7 +15,8 @@ from agents.policies import FixedPolicy, InvertedSoftmax
 from agents.reinforce import Reinforce
 from gar_env.envs import DataSplitVectorEnv
 
-ARMS = ("gar", "nslr", "uniform", "oracle")
+FIXED_ARMS = ("uniform", "oracle")
+ARMS = ("gar", "nslr", *FIXED_ARMS)
 
 
 class SplitRun(NamedTuple):
@@ -23,7 +24,8 @@ class SplitRun(NamedTuple):
 
     Args:
         keep: ``1 - softmax(s)`` before each step, ``[T, k]``; for fixed policies ``(k - 1)`` times their probabilities.
-        losses: Mean loss of each controlled batch, ``[T]``.
+            A run that diverged keeps its last policy to the end.
+        losses: Mean loss of each controlled batch, ``[T]``; NaN after divergence.
         usage: Share of all draws from each split, ``[k]``.
         split_names: ``k`` names.
         corrupted: Indices of corrupted splits.
@@ -54,7 +56,7 @@ class SplitRun(NamedTuple):
 
     @property
     def died(self) -> bool:
-        """Whether the network ended as good as constant: accuracy at most 1.2 times chance."""
+        """Whether the network ended as good as constant: accuracy at most 1.2 times chance, or diverged."""
         return self.test_accuracy <= 1.2 / self.num_classes
 
 
@@ -78,7 +80,7 @@ def run_split(
         agent_options: Of :class:`~agents.Reinforce`.
         on_step: Called after each step.
     """
-    fixed = arm in ("uniform", "oracle")
+    fixed = arm in FIXED_ARMS
     # Fixed arms ask for the reward that needs no tape: they are not paid, and train on the same number of batches.
     options = {**env_options, "reward": "nslr" if fixed else arm, "output": "torch"}
     env = gymnasium.make_vec("GAR/DataSplit-v0", num_envs=num_envs, **options)
@@ -104,8 +106,11 @@ def run_split(
     final = train(env, agent, seed=seed, on_step=note)
     num_classes = len(slots.dataset.classes)
     diverged = bool(final["diverged"][0])
+    missing = slots.config.num_steps - len(losses)
+    keep = [*keep[:-1], *keep[-1:] * missing]
+    losses += [torch.tensor(torch.nan)] * missing
     run = SplitRun(
-        torch.stack(keep[:-1]),
+        torch.stack(keep),
         torch.stack(losses),
         slots.usage.cpu(),
         slots.split_names,

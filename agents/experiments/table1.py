@@ -10,16 +10,21 @@ Source:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from agents.experiments.results import Row, fingerprint, provenance
-from agents.experiments.split_run import ARMS, run_split
+from agents.experiments.split_run import ARMS, FIXED_ARMS, run_split
 from agents.experiments.statistics import share_of_gain, summarise
 from gar_env.data import load_dataset
+from gar_env.envs import DataSplitConfig
+from gar_env.errors import ConfigurationError
+from gar_env.networks import build_network
 from gar_env.registry import Registry
+from gar_env.rewards import REWARDS
 
 NETWORKS = ("fc_bn", "fc", "cnn_bn")
 PAPER = {  # (network, signal) -> (noisy split, mean of the others)
@@ -130,7 +135,7 @@ class Table1Job:
             agent_options=self.agent_options,
             on_step=on_step,
         )
-        learned = self.arm not in ("uniform", "oracle")
+        learned = self.arm not in FIXED_ARMS
         windows = run.losses.split(CURVE_EVERY)
         return {
             "dataset": load_dataset(self.dataset).name,
@@ -142,9 +147,14 @@ class Table1Job:
             "died": run.died,
             "diverged": run.diverged,
             "keep": [[round(x, 4) for x in row] for row in run.keep[::CURVE_EVERY].tolist()] if learned else None,
-            "losses": [round(float(window.mean()), 4) for window in windows],
+            "losses": [_rounded(float(window.mean())) for window in windows],
             **provenance(),
         }
+
+
+def _rounded(value: float) -> float | None:
+    """Four digits; ``None`` for NaN and infinity, which JSON does not know."""
+    return round(value, 4) if math.isfinite(value) else None
 
 
 @lru_cache(maxsize=4)
@@ -163,19 +173,27 @@ def table1_jobs(
     num_envs: int = 1000,
     steps: int = 500,
 ) -> list[Table1Job]:
-    """All runs, one seed after the other, so that an interrupted experiment has whole seeds."""
-    return [
+    """All runs, one seed after the other, so that an interrupted experiment has whole seeds.
+
+    Raises:
+        ConfigurationError: If there are no seeds, or an option is out of range.
+        UnknownNameError: If the recipe, a network or an arm has no such name.
+    """
+    if seeds < 1:
+        raise ConfigurationError(f"seeds={seeds} must be at least 1.")
+    for arm in arms:
+        if arm not in FIXED_ARMS:
+            _ = REWARDS[arm]
+    jobs = [
         Table1Job(recipe, network, arm, seed, dataset, num_envs, steps)
         for seed in range(seeds)
         for arm in arms
         for network in networks
     ]
-
-
-def rows_of(rows: Sequence[Row], jobs: Sequence[Table1Job]) -> list[Row]:
-    """The rows that belong to ``jobs``: other configurations in the same file are never mixed in."""
-    configs = {(job.network, job.arm, job.identity["config"]) for job in jobs}
-    return [row for row in rows if (row["network"], row["arm"], row["config"]) in configs]
+    for job in jobs[: len(arms) * len(networks)]:
+        DataSplitConfig(**job.env_options)  # a wrong option is said once and now, not by every worker
+        build_network(job.network, (3, 32, 32), 10)
+    return jobs
 
 
 class Table(list[list[str]]):

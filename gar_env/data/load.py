@@ -31,6 +31,8 @@ def load_dataset(name: str, *, download: bool = False, image_size: int | None = 
         >>> load_dataset("digits").x_train.shape
         torch.Size([1437, 1, 8, 8])
     """
+    if not name:
+        raise ConfigurationError(f"dataset is empty. Pass one of {', '.join(DATASETS)}, or a path.")
     path = Path(name).expanduser()
     is_path = name.endswith(".npz") or path.is_dir() or "/" in name or "\\" in name
     if image_size is not None and (not is_path or name.endswith(".npz")):

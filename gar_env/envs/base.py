@@ -6,7 +6,8 @@ from abc import abstractmethod
 from typing import Any, ClassVar, cast
 
 import torch
-from torch import Tensor
+from gymnasium.vector.utils import batch_space
+from torch import Tensor, nn
 
 from gar_env.alignment import BatchNormReading, Tape, dot
 from gar_env.data import Batch, load_dataset, normalisation
@@ -29,6 +30,9 @@ class SlotVectorEnv(TogetherVectorEnv):
 
     Subclasses say what an action does to a slot's example (:meth:`_controlled_batch`), what a reference batch is,
     and which features they add.
+
+    A step waits for the device a few times (divergence, conservation and finiteness checks); with ``output="torch"``
+    nothing else leaves it.
 
     Args:
         num_envs: The batch size.
@@ -56,8 +60,7 @@ class SlotVectorEnv(TogetherVectorEnv):
         self.config = config
         self.reward_timing = config.reward_timing
         self.signal = REWARDS[config.reward]()
-        same_step = config.reward_timing == "same_step"
-        self.reference = (config.reference or self.default_reference) if same_step else None
+        self.reference = config.resolved_reference
         needs_heldout = self.reference == "heldout" or Need.HELDOUT_GRADIENT in self.signal.needs
         share = config.heldout_share if config.heldout_share is not None else 0.1 * needs_heldout
         if needs_heldout and share == 0:
@@ -72,12 +75,8 @@ class SlotVectorEnv(TogetherVectorEnv):
         self.normalise = normalisation(self.dataset.x_train.to(self.device), config.inputs)
         self.dashboard = Dashboard(type(self).__name__) if self.render_mode else None
 
-    default_reference: ClassVar[str] = "policy"
-
     def _set_spaces(self, action_space: Any, batched_action_space: Any, features: tuple[Feature, ...]) -> None:
         """Called once by the subclass: spaces and the names of observation columns."""
-        from gymnasium.vector.utils import batch_space
-
         self.features = self.common_features + features
         self.single_action_space, self.action_space = action_space, batched_action_space
         self.single_observation_space = observation_box(self.features)
@@ -130,8 +129,13 @@ class SlotVectorEnv(TogetherVectorEnv):
             warmup_steps=config.warmup_steps,
             gradient_clip=config.gradient_clip,
         )
+        if self.num_envs == 1 and any(isinstance(m, nn.BatchNorm1d) for m in self.learner.network.modules()):
+            raise ConfigurationError(
+                f"network={config.network!r} normalises over the batch, which needs at least 2 examples; num_envs is 1."
+            )
         self.steps = 0
-        self._unpaid: tuple[Tape | None] | None = None  # next_step: the last batch, whose slots wait for rewards
+        self._waiting = False  # next_step: whether the last batch's slots wait to be paid, from this tape if needed
+        self._unpaid_tape: Tape | None = None
         # A network that knows nothing answers uniformly; its loss is a fair value before the first step.
         self._running_loss = torch.tensor(float(classes), device=self.device).log()
         self._running_square = torch.zeros((), device=self.device)
@@ -148,12 +152,13 @@ class SlotVectorEnv(TogetherVectorEnv):
             self.learner.update()
             rewards = self._pay_with_reference(tape, actions)
         else:
-            rewards = self._pay(self._unpaid[0], loss, self.learner.gradient()) if self._unpaid else None
+            rewards = self._pay(self._unpaid_tape, loss, self.learner.gradient()) if self._waiting else None
             self.learner.update()
-            self._unpaid = (tape,)
+            self._waiting, self._unpaid_tape = True, tape
         self.steps += 1
 
-        diverged = not bool(loss.isfinite()) or self.learner.diverged
+        finite = loss.isfinite() if rewards is None else loss.isfinite() & rewards.isfinite().all()
+        diverged = not bool(finite) or self.learner.diverged
         ended = diverged or self.steps >= self.config.num_steps
         valid = rewards is not None
         if rewards is None:
@@ -161,7 +166,6 @@ class SlotVectorEnv(TogetherVectorEnv):
         if diverged:
             rewards, valid = torch.full_like(rewards, self.config.divergence_reward), True
         else:
-            self._check_rewards(rewards)
             self._running_loss = RUNNING * self._running_loss + (1 - RUNNING) * loss
             if valid:
                 self._note_rewards(rewards)
@@ -224,17 +228,14 @@ class SlotVectorEnv(TogetherVectorEnv):
             raise RewardError(
                 f"Reward signal {self.config.reward!r} returned a tensor on {rewards.device}; expected {self.device}."
             )
-        # A gradient too long for its own square is divergence that the parameters will show one step later.
-        self._overflowed = not bool(dot(next_gradient, next_gradient).isfinite())
-        return rewards.detach()
-
-    def _check_rewards(self, rewards: Tensor) -> None:
         wrong = ~rewards.isfinite()
-        if bool(wrong.any()):
+        # A loss or gradient that is no longer finite, or too long for its own square, is divergence, not a bad signal.
+        if bool(wrong.any()) and bool((next_loss + dot(next_gradient, next_gradient)).isfinite()):
             raise RewardError(
                 f"Reward signal {self.config.reward!r} returned NaN or infinity for {int(wrong.sum())} of "
-                f"{self.num_envs} slots in step {self.steps}, while loss and parameters are finite."
+                f"{self.num_envs} slots in step {self.steps + 1}, while loss and gradient are finite."
             )
+        return rewards.detach()
 
     def _note_rewards(self, rewards: Tensor) -> None:
         """Keep what the ``last_reward`` feature shows."""
@@ -270,9 +271,12 @@ class SlotVectorEnv(TogetherVectorEnv):
         return {"test_accuracy": accuracy, "test_loss": loss}
 
     def render(self) -> tuple[Any, ...] | None:
-        """One frame for all slots, since they share a network: a string or uint8 ``[h, w, 3]``, in a tuple of one."""
+        """One frame per slot, all the same object, since they share a network: a string or uint8 ``[h, w, 3]``.
+
+        Gymnasium's ``RecordVideo`` tiles them; pass it ``record_first_only=True``.
+        """
         self._check_open()
         if self.dashboard is None:
             return None
         frame = self.dashboard.ansi() if self.render_mode == "ansi" else self.dashboard.rgb_array()
-        return (frame,)
+        return (frame,) * self.num_envs

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from gymnasium.vector import AutoresetMode
 
 from gar_env.alignment import BATCH_NORM_READINGS
+from gar_env.envs.options import check_types
 from gar_env.errors import ConfigurationError
+from gar_env.learner import check_schedule
 from gar_env.networks.build import NetworkBuilder
 from gar_env.registry import check_choice, did_you_mean
 
@@ -81,13 +83,18 @@ class SlotConfig:
     device: str = "cpu"
     render_mode: str | None = None
 
+    default_reference: ClassVar[str] = "policy"
+
     def __post_init__(self) -> None:
+        check_types(self)
         check_choice("reward_timing", self.reward_timing, REWARD_TIMINGS)
         check_choice("batch_norm", self.batch_norm, BATCH_NORM_READINGS)
         if self.num_steps < 1:
             raise ConfigurationError(f"num_steps={self.num_steps} must be at least 1.")
-        if not math.isfinite(self.divergence_reward):
-            raise ConfigurationError(f"divergence_reward={self.divergence_reward} must be finite.")
+        for name, low, high in (("momentum", 0, 1), ("weight_decay", 0, math.inf), ("heldout_share", 0, 1)):
+            value = getattr(self, name)
+            if value is not None and not low <= value < high:
+                raise ConfigurationError(f"{name}={value} must be at least {low} and below {high}.")
         if self.reference is not None:
             check_choice("reference", self.reference, REFERENCES)
             if self.reward_timing == "next_step":
@@ -95,14 +102,19 @@ class SlotConfig:
                     f"reference={self.reference!r} has no meaning with reward_timing='next_step', where the next "
                     "controlled batch is the reference. Leave it out, or use reward_timing='same_step'."
                 )
-        if self.heldout_share == 0 and self.reference == "heldout":
+        check_schedule(self.schedule, warmup_steps=self.warmup_steps, num_steps=self.sgd_steps)
+        if self.heldout_share == 0 and self.resolved_reference == "heldout":
             raise ConfigurationError("reference='heldout' needs heldout_share above 0, for example 0.1.")
+
+    @property
+    def resolved_reference(self) -> str | None:
+        """The reference batch in force; ``None`` with ``"next_step"`` timing."""
+        return (self.reference or self.default_reference) if self.reward_timing == "same_step" else None
 
     @property
     def sgd_steps(self) -> int:
         """SGD steps in an episode: two per environment step when a reference batch is trained on."""
-        both = self.reward_timing == "same_step" and self.reference != "heldout"
-        return self.num_steps * (2 if both else 1)
+        return self.num_steps * (1 if self.resolved_reference in (None, "heldout") else 2)
 
 
 ConfigType = TypeVar("ConfigType", bound=SlotConfig)
@@ -116,6 +128,8 @@ def config_from(kind: type[ConfigType], options: dict[str, Any]) -> ConfigType:
     """
     known = [field.name for field in dataclasses.fields(kind)]
     for name in options:
+        if name == "max_episode_steps":
+            raise ConfigurationError("An episode ends after num_steps. Pass num_steps instead of max_episode_steps.")
         if name not in known:
             raise ConfigurationError(
                 f"There is no option {name!r}.{did_you_mean(name, known)}\nKnown: {', '.join(known)}."

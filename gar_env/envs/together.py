@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
+from gar_env.envs.options import check_device, parse_autoreset_mode
 from gar_env.errors import (
     ClosedEnvironmentError,
     ConfigurationError,
-    DeviceError,
     InvalidActionError,
     ResetNeededError,
 )
@@ -34,40 +35,6 @@ class Outcome(NamedTuple):
     rewards: Tensor
     ended: bool
     infos: dict[str, tuple[Any, Any]]
-
-
-def parse_autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
-    """``AutoresetMode`` from itself or from a string in any spelling: ``"NextStep"``, ``"next_step"``.
-
-    Raises:
-        ConfigurationError: If it is none of the three.
-    """
-    if isinstance(mode, AutoresetMode):
-        return mode
-    spelled = {known.value.lower(): known for known in AutoresetMode}
-    found = spelled.get(str(mode).replace("_", "").lower())
-    if found is None:
-        raise ConfigurationError(
-            f"autoreset_mode={mode!r} is unknown. Choose one of {', '.join(m.value for m in AutoresetMode)}."
-        )
-    return found
-
-
-def check_device(device: str) -> torch.device:
-    """The device, if it is there.
-
-    Raises:
-        DeviceError: If torch cannot put a tensor on it.
-    """
-    try:
-        found = torch.device(device)
-        torch.empty(1, device=found)
-    except (RuntimeError, AssertionError) as error:
-        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise DeviceError(
-            f"device={device!r} is not there: {str(error).splitlines()[0]} Available: {', '.join(there)}."
-        ) from error
-    return found
 
 
 class TogetherVectorEnv(VectorEnv):
@@ -100,8 +67,8 @@ class TogetherVectorEnv(VectorEnv):
         render_mode: str | None = None,
     ) -> None:
         super().__init__()
-        if num_envs < 1:
-            raise ConfigurationError(f"num_envs={num_envs} must be at least 1.")
+        if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
+            raise ConfigurationError(f"num_envs={num_envs!r} must be a whole number, at least 1.")
         check_choice("output", output, OUTPUTS)
         if render_mode is not None:
             check_choice("render_mode", render_mode, self.metadata["render_modes"])
@@ -111,8 +78,22 @@ class TogetherVectorEnv(VectorEnv):
         self.output = output
         self.device = check_device(device)
         self.render_mode = render_mode
+        self._spec: EnvSpec | None = None
         self._running = False  # between a reset and the end of its episode
         self._ended = False
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """How the environment was made; an enum among its options is kept as its string, so that it has a JSON form."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        if spec is not None:
+            for name, value in spec.kwargs.items():
+                if isinstance(value, AutoresetMode):
+                    spec.kwargs[name] = value.value
+        self._spec = spec
 
     @abstractmethod
     def _begin(self, seed: int) -> None:
@@ -251,7 +232,7 @@ class TogetherVectorEnv(VectorEnv):
     def _check_actions(self, actions: Any) -> Tensor:
         shape = self.action_space.shape
         try:
-            tensor = actions if isinstance(actions, Tensor) else torch.as_tensor(np.asarray(actions))
+            tensor = actions if isinstance(actions, Tensor) else torch.as_tensor(np.array(actions, order="C"))
         except (ValueError, TypeError, RuntimeError) as error:
             raise InvalidActionError(f"actions cannot be read as an array of integers: {error}.") from error
         if tuple(tensor.shape) != shape:

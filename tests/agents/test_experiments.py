@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 
 from agents.experiments.results import ResultsFile, fingerprint, read_rows
-from agents.experiments.runner import JobsFailedError, run_jobs
+from agents.experiments.runner import JobsFailedError, rows_of, run_jobs
 from agents.experiments.statistics import share_of_gain, summarise
-from agents.experiments.table1 import RECIPES, Table1Job, accuracy_table, auc_table, rows_of, table1_jobs
+from agents.experiments.table1 import RECIPES, Table1Job, accuracy_table, auc_table, table1_jobs
 from agents.plots import figure2, save
 from gar_env.errors import CheckpointError, ConfigurationError, UnknownNameError
 
@@ -116,6 +116,57 @@ def test_a_half_written_last_line_is_dropped_and_a_foreign_file_refused(rows, tm
         read_rows(path)
     with pytest.raises(CheckpointError, match="No results file at"):
         read_rows(tmp_path / "nothing.jsonl")
+
+
+def test_two_processes_never_write_to_one_file(tmp_path):
+    first = ResultsFile(tmp_path / "paper.jsonl")
+    with pytest.raises(CheckpointError, match=r"Another process is writing to .*paper\.jsonl"):
+        ResultsFile(tmp_path / "paper.jsonl")
+    first.close()
+    ResultsFile(tmp_path / "paper.jsonl")
+
+
+def test_a_row_is_counted_once_and_other_seeds_are_not(rows):
+    assert len(rows_of([*rows, *rows], tiny_jobs())) == 8
+    assert len(rows_of(rows, tiny_jobs(seeds=1))) == 4
+
+
+def test_a_run_that_diverged_has_whole_curves_and_a_figure(rows, monkeypatch):
+    from agents.experiments import table1
+
+    monkeypatch.setitem(table1.RECIPES["paper"].env, "step_size", 1e18)
+    job = next(job for job in tiny_jobs() if job.arm == "gar")
+    row = {**job.identity, **job.run(lambda: None)}
+    assert row["diverged"]
+    assert row["died"]
+    assert (len(row["keep"]), len(row["losses"])) == (2, 2)
+    json.dumps(row, allow_nan=False)
+    healthy = [r for r in rows if r["arm"] == "gar"]
+    figure2([*healthy, {**row, "config": healthy[0]["config"]}], "paper")
+
+
+def test_a_figure_never_averages_configurations(rows):
+    with pytest.raises(ConfigurationError, match="several configurations for fc_bn"):
+        figure2([*rows, {**rows[0], "config": "another"}], "paper")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"seeds": 0}, ConfigurationError, "seeds=0 must be at least 1"),
+        ({"networks": ["fcc"]}, UnknownNameError, "No network is called 'fcc'"),
+        ({"arms": ["gra"]}, UnknownNameError, r"No reward signal is called 'gra'. Did you mean 'gar'\?"),
+        ({"steps": 0}, ConfigurationError, "num_steps=0 must be at least 1"),
+    ],
+)
+def test_an_experiment_that_cannot_be_says_why_before_any_run(options, error, message):
+    with pytest.raises(error, match=message):
+        tiny_jobs(**options)
+
+
+def test_no_workers_are_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match="workers=0 must be at least 1"):
+        run_jobs(tiny_jobs(), ResultsFile(tmp_path / "r.jsonl"), workers=0, console=Console(quiet=True))
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
+from types import SimpleNamespace
+
 import gymnasium
 import numpy as np
 import pytest
 import torch
 
 from agents import FixedPolicy, InvertedSoftmax, Reinforce, train
-from gar_env.errors import ConfigurationError
+from gar_env.errors import ConfigurationError, RewardError
 
 LOGITS = torch.tensor([1.5, -0.3, 0.2, 0.0], dtype=torch.float64)
 
@@ -31,13 +33,14 @@ def test_log_probabilities_stay_finite_and_differentiable_at_extreme_logits():
     assert logits.grad.isfinite().all()
 
 
+def fake_env(n, choices):
+    return SimpleNamespace(num_envs=n, unwrapped=None, single_action_space=gymnasium.spaces.Discrete(choices))
+
+
 def bandit(agent, pay, steps, delay=0, n=64):
     """Pay ``pay(actions)`` for each step, ``delay`` steps late."""
 
-    class Env:
-        num_envs, unwrapped = n, None
-
-    agent.begin(Env())
+    agent.begin(fake_env(n, len(agent.policy.logits)))
     taken = []
     for _ in range(steps):
         taken.append(agent.act(None))
@@ -67,10 +70,7 @@ def test_one_update_is_adam_on_the_summed_score_function_estimate():
     optimizer = torch.optim.Adam([reference], lr=0.1)
     rewards = [torch.randn(8), torch.randn(8)]
 
-    class Env:
-        num_envs, unwrapped = 8, None
-
-    agent.begin(Env())
+    agent.begin(fake_env(8, 4))
     objective = torch.zeros(())
     for reward in rewards:
         assert torch.equal(agent.policy.logits, torch.zeros(4)), "no step before two are collected"
@@ -86,10 +86,7 @@ def test_one_update_is_adam_on_the_summed_score_function_estimate():
 def test_late_rewards_use_the_logits_that_the_actions_were_drawn_with():
     agent = Reinforce(InvertedSoftmax(3), reward_timing="next_step", normalise="none")
 
-    class Env:
-        num_envs, unwrapped = 4, None
-
-    agent.begin(Env())
+    agent.begin(fake_env(4, 3))
     agent.act(None)
     agent.learn(torch.zeros(4), {})
     kept_actions, kept_logits = agent._unpaid[0]
@@ -108,7 +105,29 @@ def test_running_normalisation_keeps_a_reward_that_all_slots_share():
         found = agent._normalised(value)
     seen = torch.cat(values)
     torch.testing.assert_close(found, (values[-1] - seen.mean()) / seen.std(correction=0))
-    assert Reinforce(InvertedSoftmax(3), normalise="step")._normalised(values[0]).abs().max() == 0
+
+
+@pytest.mark.parametrize("value", [1.0, -2.3, -1.7, 1e-12, 1e6])
+@pytest.mark.parametrize("n", [4, 128, 1000])
+def test_step_normalisation_erases_a_reward_that_all_slots_share(value, n):
+    """A float32 mean of equal numbers misses them by a rounding, which must not be scaled up to 1."""
+    normalised = Reinforce(InvertedSoftmax(3), normalise="step")._normalised(torch.full((n,), value))
+    assert normalised.abs().max() == 0
+
+
+@pytest.mark.parametrize(("timing", "expected"), [("same_step", 3 + 3), ("next_step", 2 + 2)])
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+def test_over_two_episodes_only_valid_rewards_are_learned_from(timing, expected, mode):
+    env = gymnasium.make_vec(
+        "GAR/DataSplit-v0", num_envs=8, num_steps=3, reward_timing=timing, autoreset_mode=mode, reward="nslr"
+    )
+    agent = Reinforce(InvertedSoftmax(10), reward_timing=timing, normalise="none", aggregate=1000)
+    observations, _ = env.reset(seed=0)
+    agent.begin(env)
+    for _ in range(7 if mode == "NextStep" else 6):
+        observations, rewards, *_, infos = env.step(agent.act(observations))
+        agent.learn(rewards, infos)
+    assert agent._collected == expected
 
 
 @pytest.mark.parametrize("timing", ["same_step", "next_step"])
@@ -157,6 +176,22 @@ def test_a_controller_that_expects_rewards_at_another_time_is_refused():
     env = gymnasium.make_vec("GAR/DataSplit-v0", num_envs=8, num_steps=3, reward_timing="next_step")
     with pytest.raises(ConfigurationError, match="Build Reinforce with reward_timing='next_step'"):
         train(env, Reinforce(InvertedSoftmax(10)), seed=0)
+
+
+def test_a_policy_with_another_number_of_choices_is_refused():
+    env = gymnasium.make_vec("GAR/DataSplit-v0", num_envs=8, num_steps=3)
+    with pytest.raises(
+        ConfigurationError, match=r"The policy has 5 choices, the environment's action is Discrete\(10\)"
+    ):
+        train(env, Reinforce(InvertedSoftmax(5)), seed=0)
+
+
+def test_rewards_that_are_nan_are_refused():
+    agent = Reinforce(InvertedSoftmax(3))
+    agent.begin(fake_env(4, 3))
+    agent.act(None)
+    with pytest.raises(RewardError, match="1 of 4 rewards are NaN"):
+        agent.learn(torch.tensor([0.0, 1.0, torch.nan, 2.0]), {})
 
 
 @pytest.mark.parametrize(

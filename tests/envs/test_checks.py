@@ -14,10 +14,19 @@ from gar_env.registration import ENVIRONMENTS
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 @pytest.mark.parametrize(
-    "options", [{}, {"output": "torch"}, {"reward_timing": "next_step"}, {"reward": "nslr"}], ids=str
+    "options",
+    [
+        {},
+        {"output": "torch"},
+        {"reward_timing": "next_step"},
+        {"reward": "nslr"},
+        {"autoreset_mode": "Disabled"},
+        {"autoreset_mode": "SameStep"},
+    ],
+    ids=str,
 )
 def test_every_registered_environment_keeps_the_contract(name, options):
-    report = check_vector_env(gymnasium.make_vec(name, num_envs=5, num_steps=3, **options))
+    report = check_vector_env(gymnasium.make_vec(name, num_envs=5, num_steps=2, **options))
     assert len(report.passed) == 11
     assert not report.skipped
 
@@ -28,8 +37,18 @@ def test_independent_runs_of_the_single_agent_view_keep_it_too(name):
     assert list(check_vector_env(env).skipped) == ["pickling"]
 
 
-def test_gymnasiums_own_environments_keep_it():
-    check_vector_env(gymnasium.make_vec("CartPole-v1", num_envs=3, vectorization_mode="sync"))
+@pytest.mark.parametrize("mode", ["sync", "async", "vector_entry_point"])
+def test_gymnasiums_own_environments_keep_it(mode):
+    env = gymnasium.make_vec("CartPole-v1", num_envs=3, vectorization_mode=mode)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # workers report the calls at the wrong time
+        report = check_vector_env(env)
+    assert "repeatable per seed" in report.passed
+    env.close()
+
+
+def test_a_wrapped_environment_keeps_it():
+    check_vector_env(RecordEpisodeStatistics(gymnasium.make_vec("GAR/DataSplit-v0", num_envs=4, num_steps=3)))
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
@@ -85,7 +104,7 @@ class Breaks(DataSplitVectorEnv):
         super().__init__(4, num_steps=3)
 
 
-class Float64Observations(Breaks):
+class OutOfBounds(Breaks):
     def _observe(self):
         return super()._observe() + 7
 
@@ -103,6 +122,33 @@ class ReusedBuffer(Breaks):
             self.buffer = observations
         self.buffer[...] = observations
         return self.buffer, *rest
+
+
+class ReusedRewards(Breaks):
+    def step(self, actions):
+        observations, rewards, *rest = super().step(actions)
+        self.rewards = getattr(self, "rewards", rewards)
+        self.rewards[...] = rewards
+        return observations, self.rewards, *rest
+
+
+class OverwrittenActions(Breaks):
+    def step(self, actions):
+        result = super().step(actions)
+        actions[...] = 9
+        return result
+
+
+class HalfRewards(Breaks):
+    def step(self, actions):
+        observations, rewards, *rest = super().step(actions)
+        return observations, rewards.astype(np.float16), *rest
+
+
+class GlobalDraws(Breaks):
+    def step(self, actions):
+        np.random.rand()  # noqa: NPY002
+        return super().step(actions)
 
 
 class UnseededNoise(Breaks):
@@ -144,9 +190,13 @@ class StringMode(Breaks):
 @pytest.mark.parametrize(
     ("breaker", "message"),
     [
-        (Float64Observations, "shapes and types: observations are not in observation_space"),
-        (IntegerRewards, r"rewards are int64 \[4\]; expected floating point \[4\]"),
-        (ReusedBuffer, r"fresh arrays: step\(\) changed observations that an earlier call returned"),
+        (OutOfBounds, "shapes and types: observations are not in observation_space"),
+        (IntegerRewards, r"rewards are int64 \[4\]; expected float32 or float64 \[4\]"),
+        (ReusedBuffer, r"fresh arrays: step\(\) changed arrays that an earlier call returned"),
+        (ReusedRewards, r"fresh arrays: step\(\) changed arrays that an earlier call returned"),
+        (OverwrittenActions, r"fresh arrays: step\(\) wrote into the caller's actions"),
+        (HalfRewards, r"rewards are float16 \[4\]; expected float32 or float64"),
+        (GlobalDraws, "repeatable per seed: torch's or numpy's global generator moved"),
         (UnseededNoise, "repeatable per seed: two resets with seed=7"),
         (MissingMask, r"infos\['extra'\] needs a mask infos\['_extra'\], bool \[4\]"),
         (ScalarInfo, r"infos\['extra'\] has the shape \[\]; expected one entry per row"),
@@ -160,41 +210,71 @@ def test_the_checker_names_what_is_broken(breaker, message):
         check_vector_env(breaker())
 
 
+class BrokenAutoreset(DataSplitVectorEnv):
+    """Breaks the rule that the test asks for."""
+
+    rule = ""
+
+    def __init__(self, num_envs, **options):
+        if self.rule == "wrong mode":
+            options.pop("autoreset_mode", None)
+        super().__init__(num_envs, **options)
+
+    def _begin(self, seed):
+        super()._begin(0 if self.rule == "every episode alike" else seed)
+
+    def _observe(self):
+        too_large = self.rule == "out of bounds at the end" and self.steps == 3
+        return super()._observe() + (7 if too_large else 0)
+
+    def step(self, actions):
+        if self.rule == "steps too early" and not (self._running or self._ended):
+            self.reset()
+        if self.rule == "restarts by itself" and self._ended:
+            self.reset()
+        observations, rewards, terminations, truncations, infos = super().step(actions)
+        if self.rule == "no final_obs":
+            infos.pop("final_obs", None)
+        elif self.rule == "final is first" and "final_obs" in infos:
+            infos["final_obs"] = observations.copy()
+        elif self.rule == "final is scaled" and "final_obs" in infos:
+            for i, row in enumerate(infos["final_obs"]):
+                infos["final_obs"][i] = row * 0.5
+        elif self.rule == "junk as final_info" and "final_info" in infos:
+            infos["final_info"] = {"junk": np.ones(4), "_junk": np.ones(4, bool)}
+        elif self.rule == "reward after the end":
+            rewards = rewards + 1
+        return observations, rewards, terminations, truncations, infos
+
+
 @pytest.mark.parametrize(
-    "rule", ["no final_obs", "final is first", "wrong mode", "reward after the end", "steps too early"]
+    ("rule", "message"),
+    [
+        ("no final_obs", "autoreset SameStep: infos lack 'final_obs'"),
+        ("final is first", r"autoreset SameStep: final_obs\[0\] is not the observation that the episode ended with"),
+        ("final is scaled", r"autoreset SameStep: final_obs\[0\] is not the observation"),
+        ("junk as final_info", "autoreset SameStep: final_info lacks _diverged, _loss"),
+        ("wrong mode", "autoreset SameStep: made with autoreset_mode='SameStep', metadata says"),
+        ("reward after the end", "autoreset NextStep: the step after the end must return"),
+        ("out of bounds at the end", "autoreset NextStep: observations are not in observation_space"),
+        ("restarts by itself", r"autoreset Disabled: step\(\) after the end raised nothing"),
+        ("steps too early", r"calls at the wrong time: step\(\) before reset\(\) raised nothing"),
+    ],
 )
-def test_the_checker_sees_broken_autoreset(rule):
-    class Broken(DataSplitVectorEnv):
-        def __init__(self, num_envs, **options):
-            if rule == "wrong mode":
-                options.pop("autoreset_mode", None)
-            super().__init__(num_envs, **options)
-
-        def step(self, actions):
-            if rule == "steps too early" and not (self._running or self._ended):
-                self.reset()
-            observations, rewards, terminations, truncations, infos = super().step(actions)
-            if rule == "no final_obs":
-                infos.pop("final_obs", None)
-            elif rule == "final is first" and "final_obs" in infos:
-                infos["final_obs"] = observations.copy()
-            elif rule == "reward after the end":
-                rewards = rewards + 1
-            return observations, rewards, terminations, truncations, infos
-
-    gymnasium.register("Broken-v0", vector_entry_point=Broken)
+def test_the_checker_sees_broken_autoreset(rule, message, monkeypatch):
+    monkeypatch.setattr(BrokenAutoreset, "rule", rule)
+    gymnasium.register("Broken-v0", vector_entry_point=BrokenAutoreset)
     try:
-        expected = {
-            "no final_obs": "autoreset SameStep: infos lack 'final_obs'",
-            "final is first": "autoreset SameStep: final_obs is the new episode's observation",
-            "wrong mode": "autoreset SameStep: made with autoreset_mode='SameStep', metadata says",
-            "reward after the end": "autoreset NextStep: the step after the end must return",
-            "steps too early": r"calls at the wrong time: step\(\) before reset\(\) raised nothing",
-        }[rule]
-        with pytest.raises(ConformanceError, match=expected):
+        with pytest.raises(ConformanceError, match=message):
             check_vector_env(gymnasium.make_vec("Broken-v0", num_envs=4, num_steps=3))
     finally:
         del gymnasium.registry["Broken-v0"]
+
+
+def test_a_seed_that_changes_nothing_is_not_passed_in_silence(monkeypatch):
+    monkeypatch.setattr(BrokenAutoreset, "rule", "every episode alike")
+    report = check_vector_env(BrokenAutoreset(4, num_steps=3))
+    assert "seeds 7 and 8 give the same episode" in report.skipped["repeatable per seed"]
 
 
 def test_without_a_spec_what_needs_one_is_skipped_not_passed():

@@ -192,6 +192,33 @@ def test_actions_may_be_any_integers(kind):
     env.step(kind(actions) if kind in (list, torch.tensor) else np.array(actions, dtype=kind))
 
 
+def test_actions_may_be_a_reversed_view():
+    env = make()
+    env.reset(seed=0)
+    env.step(np.arange(N)[::-1] % 10)
+
+
+def test_a_single_slot_trains_where_the_network_allows_it():
+    assert np.isfinite(rollout(make(1, network="fc"))[0][1]).all()
+
+
+def test_a_spec_made_with_an_enum_has_a_json_form():
+    env = make(autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP)
+    again = gymnasium.make_vec(gymnasium.envs.registration.EnvSpec.from_json(env.spec.to_json()))
+    assert again.unwrapped.autoreset_mode is gymnasium.vector.AutoresetMode.SAME_STEP
+
+
+def test_gymnasiums_video_recorder_takes_the_dashboard(tmp_path):
+    pytest.importorskip("moviepy")
+    env = make(3, render_mode="rgb_array")
+    video = gymnasium.wrappers.vector.RecordVideo(env, str(tmp_path), step_trigger=lambda t: t == 0, video_length=2)
+    video.reset(seed=0)
+    for _ in range(3):
+        video.step([0, 1, 2])
+    video.close()
+    assert list(tmp_path.glob("*.mp4"))
+
+
 def test_ones_own_sources_are_a_mixture_to_learn(tmp_path):
     rng = np.random.default_rng(0)
     images, labels = rng.integers(256, size=(60, 6, 6, 3), dtype=np.uint8), np.arange(60) % 3
@@ -235,7 +262,8 @@ def test_training_runs_learn():
 def test_the_dashboard_as_text_shows_loss_rewards_and_usage():
     env = make(render_mode="ansi")
     rollout(env, 3)
-    (frame,) = env.render()
+    frame, *others = env.render()
+    assert len(others) == N - 1
     assert re.search(r"^loss +\d", frame, re.M)
     assert re.search(r"^reward +-?\d", frame, re.M)
     assert "0 (label_noise)" in frame
@@ -245,9 +273,9 @@ def test_the_dashboard_as_text_shows_loss_rewards_and_usage():
 def test_the_dashboard_as_pixels_changes_as_training_goes_on():
     env = make(render_mode="rgb_array")
     env.reset(seed=0)
-    (before,) = env.render()
+    before = env.render()[0]
     env.step([0] * N)
-    (after,) = env.render()
+    after = env.render()[0]
     assert before.shape == after.shape == (360, 640, 3)
     assert before.dtype == np.uint8
     assert (before != after).any()
@@ -273,7 +301,7 @@ def test_the_dashboard_as_pixels_changes_as_training_goes_on():
         ({"reference": "clean"}, ConfigurationError, "Choose one of policy, uniform, heldout"),
         ({"batch_norm": "shar"}, ConfigurationError, r"Did you mean 'share'\?"),
         ({"num_steps": 0}, ConfigurationError, "num_steps=0 must be at least 1"),
-        ({"divergence_reward": float("nan")}, ConfigurationError, "divergence_reward=nan must be finite"),
+        ({"divergence_reward": float("nan")}, ConfigurationError, "divergence_reward=nan must be float, finite"),
         ({"corrupt": "12:easy"}, ConfigurationError, "corrupt names split 12, but there are 10 splits"),
         ({"inputs": "raw"}, ConfigurationError, "Choose one of unit, symmetric, standardised"),
         (
@@ -281,7 +309,20 @@ def test_the_dashboard_as_pixels_changes_as_training_goes_on():
             ConfigurationError,
             "A batch of 1438 examples is larger than the training data: digits has 1437",
         ),
-        ({"num_envs": 0}, ConfigurationError, "num_envs=0 must be at least 1"),
+        ({"num_envs": 0}, ConfigurationError, "num_envs=0 must be a whole number, at least 1"),
+        ({"num_envs": 2.5}, ConfigurationError, "num_envs=2.5 must be a whole number"),
+        ({"num_envs": 1}, ConfigurationError, "normalises over the batch, which needs at least 2 examples"),
+        ({"num_steps": 2.5}, ConfigurationError, "num_steps=2.5 must be int"),
+        ({"num_steps": True}, ConfigurationError, "num_steps=True must be int"),
+        ({"step_size": float("inf")}, ConfigurationError, "step_size=inf must be float, finite"),
+        ({"momentum": 1.5}, ConfigurationError, "momentum=1.5 must be at least 0 and below 1"),
+        ({"weight_decay": -1.0}, ConfigurationError, "weight_decay=-1.0 must be at least 0"),
+        ({"network": None}, ConfigurationError, "network=None must be str"),
+        ({"reward": 3}, ConfigurationError, "reward=3 must be str"),
+        ({"download": "yes"}, ConfigurationError, "download='yes' must be bool"),
+        ({"dataset": ""}, ConfigurationError, "dataset is empty"),
+        ({"max_episode_steps": 3}, ConfigurationError, "Pass num_steps instead of max_episode_steps"),
+        ({"device": "meta"}, DeviceError, "Only the CPU and CUDA devices are supported"),
         ({"device": "cuda:9"}, DeviceError, "device='cuda:9' is not there: .* Available: cpu"),
         ({"device": "gpu"}, DeviceError, "device='gpu' is not there"),
         ({"output": "jax"}, ConfigurationError, "output='jax' is unknown"),
@@ -303,6 +344,7 @@ def test_an_environment_that_cannot_be_says_why_when_it_is_made(options, error, 
         ({"step_size": -1.0}, ConfigurationError, "step_size=-1.0 must be above 0"),
         ({"schedule": "linear"}, ConfigurationError, "Choose one of constant, cosine"),
         ({"warmup_steps": 99}, ConfigurationError, "warmup_steps=99 must be between 0 and the 8 SGD steps"),
+        ({"optimizer": "adam", "momentum": 0.5}, ConfigurationError, "has no momentum option"),
     ],
 )
 def test_a_training_run_that_cannot_be_says_why_when_the_environment_is_made(options, error, message):

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from gar_env.envs.checks.compare import GYMNASIUMS_OWN, SEED, Skip, check_observations, require, to_numpy, twin_of
+from gar_env.envs.checks.compare import (
+    SEED,
+    Skip,
+    check_observations,
+    equal,
+    is_gymnasiums,
+    require,
+    rows_ended,
+    to_numpy,
+    twin_of,
+)
 
 
 def check_autoreset(env: VectorEnv, mode: AutoresetMode, max_steps: int) -> None:
@@ -19,66 +30,85 @@ def check_autoreset(env: VectorEnv, mode: AutoresetMode, max_steps: int) -> None
             twin.metadata.get("autoreset_mode") is mode,
             f"made with autoreset_mode={mode.value!r}, metadata says {twin.metadata.get('autoreset_mode')}.",
         )
-        observations, _ = twin.reset(seed=SEED)
-        for _ in range(max_steps):
-            observations, _, terminations, truncations, infos = twin.step(twin.action_space.sample())
-            ended = to_numpy(terminations) | to_numpy(truncations)
-            if ended.any():
-                break
-        else:
-            raise Skip(f"no episode ended within {max_steps} steps")
+        end = _run_to_the_end(twin, max_steps)
         if mode is AutoresetMode.SAME_STEP:
-            _check_same_step(twin, ended, observations, infos)
-        else:
-            require(
-                "final_obs" not in infos,
-                f"infos have 'final_obs', which belongs to SameStep, not {mode.value}.",
-            )
+            _check_same_step(env, twin, end, max_steps)
+            return
+        require("final_obs" not in end[4], f"infos have 'final_obs', which belongs to SameStep, not {mode.value}.")
         if mode is AutoresetMode.NEXT_STEP:
-            observations, rewards, terminations, truncations, _ = twin.step(twin.action_space.sample())
-            quiet = (to_numpy(rewards)[ended] == 0) & ~(to_numpy(terminations) | to_numpy(truncations))[ended]
-            require(
-                quiet.all(),
-                "the step after the end must return the new episode's start with reward 0, not ended.",
-            )
-            check_observations(twin, observations)
-        if mode is AutoresetMode.DISABLED:
-            _check_reset_mask(twin, ended)
+            _check_next_step(twin, end)
+        else:
+            _check_disabled(twin, end)
     finally:
         twin.close()
 
 
-def _check_same_step(env: VectorEnv, ended: np.ndarray, observations: Any, infos: dict[str, Any]) -> None:
+def _run_to_the_end(env: VectorEnv, max_steps: int) -> tuple:
+    """What the first step returned in which a row ended; every observation on the way must be in the space."""
+    env.action_space.seed(SEED)
+    observations, _ = env.reset(seed=SEED)
+    for _ in range(max_steps):
+        check_observations(env, observations)
+        result = env.step(env.action_space.sample())
+        observations = result[0]
+        if rows_ended(result).any():
+            check_observations(env, observations)
+            return result
+    raise Skip(f"no episode ended within {max_steps} steps")
+
+
+def _check_same_step(env: VectorEnv, twin: VectorEnv, end: tuple, max_steps: int) -> None:
+    observations, _, _, _, infos = end
+    ended = rows_ended(end)
     for key in ("final_obs", "final_info"):
         require(key in infos, f"infos lack {key!r} in the step where rows ended.")
+        marked = to_numpy(infos[f"_{key}"])
+        require(np.array_equal(marked, ended), f"the mask '_{key}' does not mark the rows that ended.")
+    other = twin_of(env, AutoresetMode.NEXT_STEP)
+    reference = _run_to_the_end(other, max_steps)
+    fresh = other.step(other.action_space.sample())[0]
+    other.close()
+    for row in np.flatnonzero(ended):
+        final, expected = to_numpy(infos["final_obs"][row]), to_numpy(reference[0])[row]
         require(
-            np.array_equal(to_numpy(infos[f"_{key}"]), ended),
-            f"the mask '_{key}' does not mark the rows that ended.",
+            final.dtype == expected.dtype and equal(final, expected),
+            f"final_obs[{row}] is not the observation that the episode ended with in NextStep mode, same seed and "
+            "actions. Keep the last observation before resetting.",
         )
-    row = int(np.flatnonzero(ended)[0])
-    final, first = to_numpy(infos["final_obs"][row]), to_numpy(observations)[row]
-    require(
-        final.shape == first.shape,
-        f"final_obs[{row}] has the shape {list(final.shape)}, not {list(first.shape)}.",
-    )
-    require(
-        not np.array_equal(final, first),
-        "final_obs is the new episode's observation. Keep the last observation before resetting.",
-    )
+        require(
+            equal(to_numpy(observations)[row], to_numpy(fresh)[row]),
+            f"the observation of row {row} in the step where it ended is not the start of its next episode.",
+        )
+    lacking = set(reference[4]) - {"episode", "_episode"} - set(infos["final_info"])
+    require(not lacking, f"final_info lacks {', '.join(sorted(lacking))}, which NextStep's infos have at the end.")
 
 
-def _check_reset_mask(env: VectorEnv, ended: np.ndarray) -> None:
+def _check_next_step(twin: VectorEnv, end: tuple) -> None:
+    ended = rows_ended(end)
+    result = twin.step(twin.action_space.sample())
+    check_observations(twin, result[0])
+    quiet = (to_numpy(result[1])[ended] == 0) & ~rows_ended(result)[ended]
+    require(quiet.all(), "the step after the end must return the new episode's start with reward 0, not ended.")
+
+
+def _check_disabled(twin: VectorEnv, end: tuple) -> None:
+    ended = rows_ended(end)
+    actions = twin.action_space.sample()
+    require(
+        is_gymnasiums(twin) or _raises(lambda: twin.step(actions)),
+        "step() after the end raised nothing, though the user has not reset the rows that ended.",
+    )
     options = {"reset_mask": ended.copy()}
-    before = dict(options)
-    observations, _ = env.reset(options=options)
-    check_observations(env, observations)
+    before = copy.deepcopy(options)
+    observations, _ = twin.reset(options=options)
+    check_observations(twin, observations)
     # Gymnasium's own pop the mask: an agent that reuses its options would then reset every row.
-    if not isinstance(env.unwrapped, GYMNASIUMS_OWN):
+    if not is_gymnasiums(twin):
         require(
             options.keys() == before.keys() and np.array_equal(options["reset_mask"], ended),
             "reset() changed the caller's options.",
         )
-    env.step(env.action_space.sample())
+    twin.step(twin.action_space.sample())
 
 
 def check_wrong_time(env: VectorEnv) -> None:
@@ -86,11 +116,13 @@ def check_wrong_time(env: VectorEnv) -> None:
     twin = twin_of(env)
     actions = twin.action_space.sample()
     require(_raises(lambda: twin.step(actions)), "step() before reset() raised nothing.")
+    if is_gymnasiums(twin):  # its own environments do not look whether they are closed
+        twin.close()
+        return
     twin.reset(seed=SEED)
     twin.close()
     twin.close()
-    if not isinstance(twin.unwrapped, GYMNASIUMS_OWN):
-        require(_raises(lambda: twin.step(actions)), "step() after close() raised nothing.")
+    require(_raises(lambda: twin.step(actions)), "step() after close() raised nothing.")
 
 
 def _raises(call: Callable[[], Any]) -> bool:

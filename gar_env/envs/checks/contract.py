@@ -17,19 +17,22 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from gar_env.envs.checks.autoreset import check_autoreset, check_wrong_time
 from gar_env.envs.checks.compare import (
-    GYMNASIUMS_OWN,
     SEED,
     Broken,
     Skip,
     check_observations,
     equal,
+    is_gymnasiums,
     require,
+    rows_ended,
+    take_step,
     to_numpy,
     trajectory,
 )
@@ -123,17 +126,17 @@ def _check_types(env: VectorEnv) -> None:
     observations, _ = env.reset(seed=SEED)
     for _ in range(3):
         check_observations(env, observations)
-        observations, rewards, terminations, truncations, _ = env.step(env.action_space.sample())
+        observations, rewards, terminations, truncations, _ = take_step(env)
         for name, value, kinds in (
-            ("rewards", rewards, "f"),
-            ("terminations", terminations, "b"),
-            ("truncations", truncations, "b"),
+            ("rewards", rewards, (np.float32, np.float64)),
+            ("terminations", terminations, (np.bool_,)),
+            ("truncations", truncations, (np.bool_,)),
         ):
             array = to_numpy(value)
             require(
-                array.shape == (env.num_envs,) and array.dtype.kind in kinds,
+                array.shape == (env.num_envs,) and array.dtype in kinds,
                 f"{name} are {array.dtype} {list(array.shape)}; expected "
-                f"{'bool' if kinds == 'b' else 'floating point'} [{env.num_envs}].",
+                f"{' or '.join(kind.__name__ for kind in kinds)} [{env.num_envs}].",
             )
         require(np.isfinite(to_numpy(rewards)).all(), "rewards are NaN or infinite.")
 
@@ -142,16 +145,21 @@ def _check_infos(env: VectorEnv, max_steps: int) -> None:
     _, infos = env.reset(seed=SEED)
     _check_masks(env, infos)
     for _ in range(max_steps):
-        _, _, terminations, truncations, infos = env.step(env.action_space.sample())
-        _check_masks(env, infos)
-        if (to_numpy(terminations) | to_numpy(truncations)).any():
+        result = take_step(env)
+        _check_masks(env, result[4])
+        if rows_ended(result).any():
             return
 
 
 def _check_masks(env: VectorEnv, infos: dict[str, Any]) -> None:
     require(isinstance(infos, dict), f"infos are {type(infos).__name__}; expected a dict of arrays.")
-    require("episode" not in infos, "infos have a key 'episode', which RecordEpisodeStatistics owns. Rename it.")
+    require(
+        "episode" not in infos or env is not env.unwrapped,
+        "infos have a key 'episode', which RecordEpisodeStatistics owns. Rename it.",
+    )
     for key, value in infos.items():
+        if key == "episode":
+            continue  # RecordEpisodeStatistics' own, without masks inside
         if key.startswith("_"):
             require(key[1:] in infos, f"infos have the mask {key!r} without a value {key[1:]!r}.")
             continue
@@ -172,48 +180,56 @@ def _check_masks(env: VectorEnv, infos: dict[str, Any]) -> None:
 
 
 def _check_repeatable(env: VectorEnv) -> None:
+    before = torch.get_rng_state(), np.random.get_state(legacy=False)  # noqa: NPY002
+    first = trajectory(env)
     require(
-        equal(trajectory(env), trajectory(env)),
+        equal(first, trajectory(env)),
         f"two resets with seed={SEED} and the same actions gave different results. Draw everything from generators "
         "that reset(seed=...) seeds.",
     )
+    after = torch.get_rng_state(), np.random.get_state(legacy=False)  # noqa: NPY002
+    require(
+        equal(before, after),
+        "torch's or numpy's global generator moved. Draw from generators of your own.",
+    )
+    if equal(first, trajectory(env, seed=SEED + 1)):
+        raise Skip(f"seeds {SEED} and {SEED + 1} give the same episode; right only if nothing in it is random")
 
 
 def _check_fresh(env: VectorEnv) -> None:
     clean = trajectory(env)
     env.action_space.seed(SEED)
-    earlier, _ = env.reset(seed=SEED)
+    earlier: tuple = env.reset(seed=SEED)
     kept = copy.deepcopy(earlier)
     for expected in clean[1:]:
         actions = env.action_space.sample()
+        before = copy.deepcopy(actions)
         found = env.step(actions)
-        require(
-            equal(kept, earlier),
-            "step() changed observations that an earlier call returned. Return new arrays.",
-        )
+        if rows_ended(found).any() and env.metadata.get("autoreset_mode") is AutoresetMode.DISABLED:
+            return
+        require(equal(actions, before), "step() wrote into the caller's actions.")
+        require(equal(kept, earlier), "step() changed arrays that an earlier call returned. Return new arrays.")
         require(
             equal(found[:4], expected[:4]),
             "after the caller wrote into returned arrays, the next step differed. Return copies.",
         )
-        earlier, kept = found[0], copy.deepcopy(found[0])
-        rewards = found[1]
-        rewards += 1  # Stable-Baselines3 does this
-        for value in (*found[2:4], actions):
+        for value in (*found[:4], actions):  # Stable-Baselines3 adds to rewards in place
             value[...] = 1
+        earlier, kept = found, copy.deepcopy(found)
 
 
 def _check_pickle(env: VectorEnv) -> None:
-    if isinstance(env.unwrapped, GYMNASIUMS_OWN):
+    if is_gymnasiums(env):
         raise Skip("Gymnasium's own vectorizers hold closures")
     env.action_space.seed(SEED)
     env.reset(seed=SEED)
-    env.step(env.action_space.sample())
+    take_step(env)
     try:
         other = pickle.loads(pickle.dumps(env))
     except Exception as error:
         raise Broken(f"the environment cannot be pickled: {error}. Keep closures and handles out of it.") from error
     require(
-        equal(trajectory(env, reset=False), trajectory(other, reset=False)),
+        equal(trajectory(env, seed=None), trajectory(other, seed=None)),
         "a pickled copy goes on differently from the original. Pickle all generators and buffers.",
     )
 
