@@ -126,6 +126,31 @@ class Attention(nn.Module):
         return self.head(x + self.attention(y, y, y, need_weights=False)[0])
 
 
+class KeywordArguments(nn.Module):
+    """A layer called by keyword, and one whose output is changed in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(4, 3), nn.Linear(3, 3), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(input=x)
+        z = self.second(torch.tanh(y))
+        y += z
+        return self.third(F.relu_(y))
+
+
+class LastState(nn.Module):
+    """A recurrent layer that returns a tuple."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.LSTM(4, 3, 2, batch_first=True), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(x)[0][:, -1])
+
+
 class TwoInputs(nn.Module):
     """Two arguments through two layers."""
 
@@ -205,6 +230,10 @@ CASES = [
     Case("subclass with its own forward", seq(SubclassedLinear(4, 5), nn.Linear(5, 2)), randn(4)),
     Case("parametrized weight", lambda: nn.Sequential(exponential(nn.Linear(4, 5)), nn.Tanh()), randn(4)),
     Case("attention", Attention, randn(4, 8)),
+    Case("transformer layer", lambda: nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True), randn(4, 8)),
+    Case("keyword arguments, in-place residual", KeywordArguments, randn(4)),
+    Case("recurrent, two layers", LastState, randn(5, 4)),
+    Case("transposed convolution", conv(nn.ConvTranspose2d, 2, 3, 3), randn(2, 4, 4)),
     Case("two inputs", TwoInputs, lambda g: (torch.randn(N, 4, generator=g), torch.randn(N, 2, generator=g))),
     Case("instance norm", seq(nn.Conv2d(2, 3, 2), nn.InstanceNorm2d(3, affine=True), nn.Tanh()), randn(2, 5, 5)),
     Case("recurrent", seq(nn.GRU(4, 3, batch_first=True), type("First", (nn.Module,), {"forward": lambda self, x: x[0]})()), randn(5, 4)),

@@ -169,7 +169,7 @@ class _Recorder:
         try:
             for unit in units:
                 if has_rule(unit.module):
-                    handles.append(unit.module.register_forward_hook(self._keep(unit)))
+                    handles.append(unit.module.register_forward_hook(self._keep(unit), with_kwargs=True))
                 else:
                     taker = ReplayTaker(unit, self)
                     handles.append(unit.module.register_forward_pre_hook(taker.before, with_kwargs=True))
@@ -180,11 +180,18 @@ class _Recorder:
                 handle.remove()
 
     def _keep(self, unit: Unit):
-        def after_forward(module: nn.Module, args: tuple, output: Tensor) -> None:
+        def after_forward(module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
             if not (torch.is_grad_enabled() and output.requires_grad):
                 return
+            held = next(module.parameters(recurse=False)).dtype
+            if output.dtype != held:
+                raise UnsupportedLayerError(
+                    f"{unit} computed in {output.dtype} with parameters in {held}. Mixed precision is not supported: "
+                    "leave torch.autocast before record."
+                )
+            x = args[0] if args else next(iter(kwargs.values()))
             # One box per call, emptied when the gradient arrives: a closure over x would pin it until the graph dies.
-            box = [args[0].detach(), args[0]._version]
+            box = [x.detach(), x._version]
             output.register_hook(lambda delta: self._close(unit, box, delta))
             self.watch(unit, output)
 
