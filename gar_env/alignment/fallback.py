@@ -76,6 +76,8 @@ class Snapshot:
             with (
                 replay_global(self.random_state, self.device),
                 sdpa_kernel(SDPBackend.MATH),
+                # The fused CPU kernel of recurrent layers has none either; convolutions are much faster fused.
+                torch.backends.mkldnn.flags(enabled=not any(isinstance(m, nn.RNNBase) for m in self.module.modules())),
                 warnings.catch_warnings(),
             ):
                 # torch scripts its own decompositions of batch and layer normalisation on first use, and says so.

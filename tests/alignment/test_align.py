@@ -263,7 +263,7 @@ def test_an_operation_without_forward_mode_is_refused_and_named():
 
 
 def test_mixed_precision_is_refused():
-    refused = pytest.raises(UnsupportedLayerError, match="computed in torch.bfloat16 with parameters in torch.float32")
+    refused = pytest.raises(UnsupportedLayerError, match=r"computed in torch.bfloat16 with parameters in torch.float32")
     with refused, torch.autocast("cpu", dtype=torch.bfloat16):
         record(nn.Sequential(nn.Linear(4, 3)), torch.randn(N, 4), squares)
 
