@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,7 @@ class Snapshot:
 
             return run(call)
 
+        recurrent = any(isinstance(inner, nn.RNNBase) for inner in self.module.modules())
         now = [inner.training for inner in self.module.modules()]
         self._set_modes(self.modes)
         try:
@@ -77,7 +79,7 @@ class Snapshot:
                 replay_global(self.random_state, self.device),
                 sdpa_kernel(SDPBackend.MATH),
                 # The fused CPU kernel of recurrent layers has none either; convolutions are much faster fused.
-                torch.backends.mkldnn.flags(enabled=not any(isinstance(m, nn.RNNBase) for m in self.module.modules())),
+                torch.backends.mkldnn.flags(enabled=False, allow_tf32=False) if recurrent else nullcontext(),
                 warnings.catch_warnings(),
             ):
                 # torch scripts its own decompositions of batch and layer normalisation on first use, and says so.
