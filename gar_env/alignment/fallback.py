@@ -74,16 +74,16 @@ class Snapshot:
         now = [inner.training for inner in self.module.modules()]
         self._set_modes(self.modes)
         try:
-            # Dropout draws the same mask again; only the MATH kernel of attention has a forward-mode derivative.
             with (
+                # torch scripts its own decompositions of normalisation layers on first use, and says so.
+                warnings.catch_warnings(action="ignore"),
+                # Dropout draws the same mask again.
                 replay_global(self.random_state, self.device),
+                # Only the MATH kernel of attention has a forward-mode derivative.
                 sdpa_kernel(SDPBackend.MATH),
                 # The fused CPU kernel of recurrent layers has none either; convolutions are much faster fused.
                 torch.backends.mkldnn.flags(enabled=False, allow_tf32=False) if recurrent else nullcontext(),
-                warnings.catch_warnings(),
             ):
-                # torch scripts its own decompositions of batch and layer normalisation on first use, and says so.
-                warnings.simplefilter("ignore", FutureWarning)
                 return jvp(replay, (moving,), (tangents,))[1]
         finally:
             self._set_modes(now)
