@@ -43,7 +43,7 @@ class Case:
             if p.requires_grad
         }
         weights = torch.rand(N, generator=generator, dtype=dtype) + 0.5
-        return network, inputs, direction, lambda outputs: weights * outputs.flatten(1).square().mean(1)
+        return network, inputs, direction, lambda outputs: weights * outputs.reshape(N, -1).square().mean(1)
 
 
 def randn(*shape: int):
@@ -175,6 +175,52 @@ def frozen(network: nn.Sequential, *names: str) -> nn.Module:
     return network
 
 
+class Pair(nn.Module):
+    """A module without a rule whose outputs depend on one another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(4))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = x * self.scale
+        return h, torch.tanh(h)
+
+
+class Pairs(nn.Module):
+    """Uses both outputs of :class:`Pair`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pair, self.head = Pair(), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, y = self.pair(x)
+        return self.head(h + y.square())
+
+
+class Listed(nn.Module):
+    """Parameters in a list, which is never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList([torch.ones(4, 4), torch.ones(4)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weights[0] + self.weights[1]
+
+
+class Scalar(nn.Module):
+    """A module without a rule that returns one number per example."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight
+
+
 class Exponential(nn.Module):
     """A parametrization."""
 
@@ -229,6 +275,10 @@ CASES = [
     Case("unknown leaf", seq(nn.Linear(4, 5), nn.PReLU(5), nn.Linear(5, 2)), randn(4)),
     Case("subclass with its own forward", seq(SubclassedLinear(4, 5), nn.Linear(5, 2)), randn(4)),
     Case("parametrized weight", lambda: nn.Sequential(exponential(nn.Linear(4, 5)), nn.Tanh()), randn(4)),
+    Case("parametrized weight without bias", lambda: nn.Sequential(exponential(nn.Linear(4, N, bias=False))), randn(4)),
+    Case("outputs that depend on one another", Pairs, randn(4)),
+    Case("parameter list", Listed, randn(4)),
+    Case("one number per example", Scalar, randn(4)),
     Case("attention", Attention, randn(4, 8)),
     Case("transformer layer", lambda: nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True), randn(4, 8)),
     Case("keyword arguments, in-place residual", KeywordArguments, randn(4)),

@@ -9,7 +9,8 @@ any other module that owns parameters                  replayed in forward mode 
 =====================================================  ==================================================
 
 What the conservation check cannot see: examples mixed up with one another inside a layer whose sums are right.
-``record(..., probe=True)`` looks for that on networks without batch normalisation in training mode.
+``record(..., probe=True)`` looks for that. What neither sees: batch statistics computed by hand (``F.batch_norm`` in a
+forward of one's own); a module that is replayed then gives the derivative reading inside itself.
 """
 
 from gar_env.alignment.align import BATCH_NORM_READINGS, BatchNormReading, align, record

@@ -7,19 +7,16 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from gar_env.alignment.direction import Direction, check_direction, dot, norm
+from gar_env.alignment.conservation import check_conservation
+from gar_env.alignment.direction import Direction, check_direction
 from gar_env.alignment.forward_mode import record_forward
 from gar_env.alignment.layerwise import record_layers
+from gar_env.alignment.probe import check_separation
 from gar_env.alignment.tape import Losses, Tape
-from gar_env.errors import LostGradientError
 from gar_env.registry import check_choice
 
 BatchNormReading = Literal["share", "derivative"]
 BATCH_NORM_READINGS = ("share", "derivative")
-
-# Largest gap between a part's entries and its share of the batch gradient, relative to the size of the entries.
-# Rounding stays a hundred times below; a lost layer is of the order of 1.
-TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-2}
 
 
 def record(
@@ -42,9 +39,9 @@ def record(
             example i's share of the batch gradient, layer by layer (the paper's). ``"derivative"``: the derivative
             of example i's own loss, through the batch statistics (forward mode, a second forward pass at
             ``align``). Without batch normalisation in training mode both are the same number.
-        probe: With ``"share"``, also check by one extra backward pass that no example's loss depends on
-            another example's rows. Done for the first batch it costs nothing later. Skipped for networks with
-            batch normalisation in training mode, whose rows always depend on each other.
+        probe: With ``"share"``, first check by two extra passes that the rows of every layer are examples: the
+            conservation check of :func:`align` cannot see examples that are mixed up with one another. Pass True
+            with the first batch of a network that you have not used here before.
 
     Returns:
         A tape, to be read once the direction is known.
@@ -67,7 +64,9 @@ def record(
     check_choice("batch_norm", batch_norm, BATCH_NORM_READINGS)
     inputs = inputs if isinstance(inputs, tuple) else (inputs,)
     if batch_norm == "share":
-        return record_layers(network, inputs, loss, probe=probe)
+        if probe:
+            check_separation(network, inputs, loss)
+        return record_layers(network, inputs, loss)
     return record_forward(network, inputs, loss)
 
 
@@ -100,27 +99,5 @@ def align(tape: Tape, direction: Direction) -> Tensor:
     direction = {name: tensor.detach() for name, tensor in direction.items()}
     with torch.no_grad():
         parts = tape.entries(direction)
-        _check_conservation(tape, direction, parts)
+        check_conservation(tape, direction, parts)
         return torch.stack(list(parts.values())).sum(0)
-
-
-def _check_conservation(tape: Tape, direction: Direction, parts: dict[tuple[str, ...], Tensor]) -> None:
-    tolerance = TOLERANCE.get(tape.losses.dtype, 5e-2)
-    covered = {name for names in parts for name in names}
-    alone = {(name,): torch.zeros_like(tape.losses) for name in tape.batch_gradient if name not in covered}
-    # What rounding leaves of a sum that cancels is of the order of the longest vectors involved, not of the sum.
-    floor = tolerance * 1e-3 * tape.n * norm(tape.batch_gradient) * norm(direction)
-    gaps = []
-    for names, entry in {**parts, **alone}.items():
-        gradient = {name: tape.batch_gradient[name] for name in names}
-        expected = tape.n * dot(gradient, {name: direction[name] for name in names})
-        gap = (entry.sum() - expected).abs()
-        gaps.append(gap - tolerance * (entry.abs().sum() + expected.abs()) - floor)
-    lost = torch.stack(gaps) > 0  # False where anything is NaN: divergence is the caller's to report
-    if bool(lost.any()):
-        names = [
-            name for names, is_lost in zip({**parts, **alone}, lost.tolist(), strict=True) for name in names if is_lost
-        ]
-        raise LostGradientError(
-            f"The examples' entries do not add up to the batch gradient for {', '.join(names)}. {tape.why_lost}"
-        )

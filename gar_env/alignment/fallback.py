@@ -12,19 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from gar_env.alignment.direction import Direction
+from gar_env.alignment.tape import keep, sum_per_example, unkept
 from gar_env.errors import UnsupportedLayerError
 from gar_env.seeding import global_state, replay_global
 
 if TYPE_CHECKING:
     from gar_env.alignment.layerwise import Unit
-
-
-def detached(tree: Any) -> Any:
-    """The same arguments, cut off from the graph."""
-    return tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, tree)
 
 
 @dataclass(eq=False)
@@ -52,8 +48,8 @@ class Snapshot:
             device,
         )
 
-    def tangent(self, tangents: dict[str, Tensor], run: Callable[[Callable[..., Any]], Any]) -> Any:
-        """How ``run(call)`` moves with the parameters; ``call(*args, **kwargs)`` is the module as it was.
+    def tangent(self, tangents: dict[str, Tensor], run: Callable[[Callable[..., Any]], Any]) -> tuple[Any, Any]:
+        """``run(call)``, and how it moves with the parameters; ``call(*args, **kwargs)`` is the module as it was.
 
         Raises:
             NotImplementedError: From torch, if an operation has no forward-mode derivative.
@@ -72,6 +68,8 @@ class Snapshot:
 
         recurrent = any(isinstance(inner, nn.RNNBase) for inner in self.module.modules())
         now = [inner.training for inner in self.module.modules()]
+        fast_path = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)  # taken in evaluation mode; no forward-mode derivative
         self._set_modes(self.modes)
         try:
             with (
@@ -84,8 +82,10 @@ class Snapshot:
                 # The fused CPU kernel of recurrent layers has none either; convolutions are much faster fused.
                 torch.backends.mkldnn.flags(enabled=False, allow_tf32=False) if recurrent else nullcontext(),
             ):
-                return jvp(replay, (moving,), (tangents,))[1]
+                primal, moved = jvp(replay, (moving,), (tangents,))[:2]
+                return primal, moved
         finally:
+            torch.backends.mha.set_fastpath_enabled(fast_path)
             self._set_modes(now)
 
     def _without_padding_rows(self, tangents: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -120,20 +120,21 @@ class Replay:
             UnsupportedLayerError: If an operation inside has no forward-mode derivative.
         """
         tangents = {local: direction[name] for local, name in parameters.items()}
+        args, kwargs = unkept((self.args, self.kwargs), self.label)
         try:
-            moved = self.snapshot.tangent(tangents, self._outputs)
+            _, moved = self.snapshot.tangent(tangents, lambda call: self._outputs(call(*args, **kwargs)))
         except (NotImplementedError, RuntimeError) as error:
             raise UnsupportedLayerError(
                 f"{self.label} has no alignment rule, and replaying it in forward mode failed: "
                 f"{str(error).splitlines()[0]}\n"
                 "Register a rule for it with register_output_tangent, or freeze its parameters."
             ) from error
-        entries = [(m * delta).flatten(1).sum(1) for m, delta in zip(moved, self.deltas.values(), strict=True)]
+        entries = [sum_per_example(m * delta) for m, delta in zip(moved, self.deltas.values(), strict=True)]
         return torch.stack(entries).sum(0)
 
-    def _outputs(self, call: Callable[..., Any]) -> list[Tensor]:
+    def _outputs(self, output: Any) -> list[Tensor]:
         """The outputs that a gradient arrived for."""
-        leaves = tree_leaves(call(*self.args, **self.kwargs))
+        leaves = tree_leaves(output)
         return [leaves[index] for index in self.deltas]
 
 
@@ -152,21 +153,24 @@ class ReplayTaker:
 
     def before(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """Forward pre-hook: the state before the call."""
-        self.open.append(Replay(str(self.unit), Snapshot.take(module), detached(args), detached(kwargs)))
+        self.open.append(Replay(str(self.unit), Snapshot.take(module), keep(args), keep(kwargs)))
 
-    def after(self, module: nn.Module, args: tuple, output: Any) -> None:
-        """Forward hook: wait for the gradient of each output."""
+    def after(self, module: nn.Module, args: tuple, output: Any) -> Any:
+        """Forward hook: wait for the gradient of each output.
+
+        Outputs are replaced by aliases: of ``(h, f(h))`` each then gets its own gradient, and none is counted twice.
+        """
         replay = self.open.pop()
         if not torch.is_grad_enabled():
-            return
-        for index, leaf in enumerate(tree_leaves(output)):
+            return output
+        leaves, structure = tree_flatten(output)
+        for index, leaf in enumerate(leaves):
             if isinstance(leaf, Tensor) and leaf.requires_grad:
-                leaf.register_hook(lambda delta, index=index: self._arrived(replay, index, delta))
-                self.recorder.watch(self.unit, leaf)
+                leaves[index] = leaf.view_as(leaf)
+                leaves[index].register_hook(lambda delta, index=index: self._arrived(replay, index, delta))
+        return tree_unflatten(leaves, structure)
 
     def _arrived(self, replay: Replay, index: int, delta: Tensor) -> None:
-        if not self.recorder.n:
-            return
         self.recorder.check_rows(self.unit, len(delta) if delta.ndim else 0)
         if not replay.deltas:
             self.unit.calls.append(replay)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +16,16 @@ from torch import Tensor, nn
 from gar_env.alignment.direction import Direction, trainable_parameters
 from gar_env.alignment.fallback import Replay, ReplayTaker
 from gar_env.alignment.rules import EXAMPLE_GRADIENTS, OUTPUT_TANGENTS, has_rule, uses_batch_statistics
-from gar_env.alignment.tape import Losses, Tape, backward_of_mean, check_losses
-from gar_env.errors import MixedExamplesError, StaleTapeError, UnsupportedLayerError
+from gar_env.alignment.tape import (
+    Kept,
+    Losses,
+    Tape,
+    backward_of_mean,
+    check_losses,
+    sum_per_example,
+    unkept,
+)
+from gar_env.errors import MixedExamplesError, UnsupportedLayerError
 
 
 @dataclass(eq=False)
@@ -42,21 +49,8 @@ class Unit:
 
 @dataclass(eq=False)
 class _TangentCall:
-    x: Tensor
-    version: int
+    x: Kept
     delta: Tensor
-
-    @property
-    def stale(self) -> bool:
-        return self.x._version != self.version
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"x": self.x, "delta": self.delta, "stale": self.stale}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        # A loaded tensor counts its versions anew; without this every loaded tape would look overwritten.
-        self.x, self.delta = state["x"], state["delta"]
-        self.version = -1 if state["stale"] else self.x._version
 
 
 @dataclass(eq=False)
@@ -71,8 +65,9 @@ class LayerTape(Tape):
     units: list[Unit]
 
     why_lost = (
-        "A weight was used outside its layer, or a hook changed what the layer returned. Use the weight through its "
-        "own module only, or pass batch_norm='derivative', which covers any use."
+        "A weight was used outside its layer, a layer is shared with a module that is kept whole, or a hook changed "
+        "what it returned. Use each weight through its own module only, or pass batch_norm='derivative', which covers "
+        "any use."
     )
 
     def entries(self, direction: Direction) -> dict[tuple[str, ...], Tensor]:
@@ -100,16 +95,11 @@ class LayerTape(Tape):
         }
         if isinstance(call, _GradientCall):
             return sum(
-                ((g * local[name]).flatten(1).sum(1) for name, g in call.gradients.items()),
+                (sum_per_example(g * local[name]) for name, g in call.gradients.items()),
                 start=torch.zeros_like(self.losses),
             )
-        if call.stale:
-            raise StaleTapeError(
-                f"The input of {unit} was overwritten in place after it was recorded. Keep each batch in its own "
-                "tensor until its rewards are computed."
-            )
-        tangent = OUTPUT_TANGENTS[type(unit.module)](unit.module, call.x, local)
-        return (tangent * call.delta).flatten(1).sum(1)
+        x = unkept(call.x, str(unit))
+        return sum_per_example(OUTPUT_TANGENTS[type(unit.module)](unit.module, x, local) * call.delta)
 
 
 def plan(network: nn.Module) -> list[Unit]:
@@ -125,9 +115,10 @@ def plan(network: nn.Module) -> list[Unit]:
         if any(path == root or path.startswith(root + "." if root else "") for root in replayed):
             continue
         own = {local: p for local, p in module.named_parameters(recurse=False) if p.requires_grad}
-        if not own:
+        holds = _holds_more(module)
+        if not own and not holds:
             continue
-        if has_rule(module):
+        if has_rule(module) and not holds:
             units.append(Unit(path, module, {local: names[id(p)] for local, p in own.items()}))
             continue
         unit = Unit(path, module, {local: names[id(p)] for local, p in module.named_parameters() if p.requires_grad})
@@ -142,15 +133,24 @@ def plan(network: nn.Module) -> list[Unit]:
     return units
 
 
-def record_layers(network: nn.Module, inputs: tuple, loss: Losses, *, probe: bool) -> LayerTape:
+def _holds_more(module: nn.Module) -> bool:
+    """Whether trainable parameters of this module lie in children that are not called with examples.
+
+    A parametrization computes a weight, and a parameter list computes nothing: their rows are no examples.
+    """
+    lists = [child for child in module.children() if isinstance(child, nn.ParameterList | nn.ParameterDict)]
+    holders = [module] if nn.utils.parametrize.is_parametrized(module) else lists
+    return any(p.requires_grad for holder in holders for p in holder.parameters())
+
+
+def record_layers(network: nn.Module, inputs: tuple, loss: Losses) -> LayerTape:
     """Run forward and backward of the mean loss with hooks in place; see :func:`gar_env.alignment.record`."""
     units = plan(network)
-    recorder = _Recorder(probe=probe and not any(uses_batch_statistics(m) for m in network.modules()))
+    recorder = _Recorder()
     with recorder.attached(units):
         losses = loss(network(*inputs))
         check_losses(losses, inputs)
         recorder.n = len(losses)
-        recorder.check_separation(losses)
         batch_gradient = backward_of_mean(network, losses)
     return LayerTape(network, losses.detach(), batch_gradient, units)
 
@@ -158,17 +158,15 @@ def record_layers(network: nn.Module, inputs: tuple, loss: Losses, *, probe: boo
 class _Recorder:
     """Hooks for one pass."""
 
-    def __init__(self, *, probe: bool) -> None:
-        self.probe = probe
+    def __init__(self) -> None:
         self.n = 0
-        self.outputs: list[tuple[Unit, Tensor]] = []
 
     @contextmanager
     def attached(self, units: list[Unit]) -> Iterator[None]:
         handles = []
         try:
             for unit in units:
-                if has_rule(unit.module):
+                if has_rule(unit.module) and not _holds_more(unit.module):
                     handles.append(unit.module.register_forward_hook(self._keep(unit), with_kwargs=True))
                 else:
                     taker = ReplayTaker(unit, self)
@@ -189,29 +187,20 @@ class _Recorder:
                     f"{unit} computed in {output.dtype} with parameters in {held}. Mixed precision is not supported: "
                     "leave torch.autocast before record."
                 )
-            x = args[0] if args else next(iter(kwargs.values()))
             # One box per call, emptied when the gradient arrives: a closure over x would pin it until the graph dies.
-            box = [x.detach(), x._version]
+            box = [Kept(args[0] if args else next(iter(kwargs.values())))]
             output.register_hook(lambda delta: self._close(unit, box, delta))
-            self.watch(unit, output)
 
         return after_forward
 
-    def _close(self, unit: Unit, box: list, delta: Tensor) -> None:
-        if not box or not self.n:
-            return
+    def _close(self, unit: Unit, box: list[Kept], delta: Tensor) -> None:
         self.check_rows(unit, len(delta) if delta.ndim else 0)
-        version, x = box.pop(), box.pop()
+        x = box.pop()
         rule = EXAMPLE_GRADIENTS.get(type(unit.module))
         if rule is None:
-            unit.calls.append(_TangentCall(x, version, delta))
+            unit.calls.append(_TangentCall(x, delta))
         else:
-            unit.calls.append(_GradientCall(rule(unit.module, x, delta)))
-
-    def watch(self, unit: Unit, output: Tensor) -> None:
-        """Remember an output until the probe has looked at it."""
-        if self.probe:
-            self.outputs.append((unit, output))
+            unit.calls.append(_GradientCall(rule(unit.module, x.tensor, delta)))
 
     def check_rows(self, unit: Unit, rows: int) -> None:
         """Refuse an output whose first dimension is not the batch."""
@@ -221,23 +210,3 @@ class _Recorder:
                 "with parameters must be the batch: keep [n, tokens, features] instead of merging or swapping its "
                 "first two, and expand position indices to [n, tokens]."
             )
-
-    def check_separation(self, losses: Tensor) -> None:
-        """Refuse a network in which the first example's loss reaches other examples' rows."""
-        outputs, self.outputs = self.outputs, []
-        if not outputs or self.n < 2:
-            return
-        n, self.n = self.n, 0  # keeps the recording hooks silent while the probe runs
-        gradients = torch.autograd.grad(
-            losses[0], [output for _, output in outputs], retain_graph=True, allow_unused=True
-        )
-        self.n = n
-        for (unit, _), delta in zip(outputs, gradients, strict=True):
-            if delta is None:
-                continue
-            self.check_rows(unit, len(delta) if delta.ndim else 0)
-            if bool(delta[1:].count_nonzero()):
-                raise MixedExamplesError(
-                    f"The first example's loss depends on other rows of what {unit} returns, so the rows are not "
-                    "examples. Put the batch first in every layer, and let no example's loss depend on another."
-                )

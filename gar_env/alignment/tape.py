@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from gar_env.alignment.direction import Direction, trainable_parameters
-from gar_env.errors import LossShapeError
+from gar_env.errors import LossShapeError, StaleTapeError
 
 Losses = Callable[[Tensor], Tensor]
 
@@ -52,15 +53,73 @@ def backward_of_mean(network: nn.Module, losses: Tensor) -> dict[str, Tensor]:
     earlier = {name: p.grad for name, p in parameters.items()}
     for p in parameters.values():
         p.grad = None
-    losses.mean().backward()
     fresh = {}
-    for name, p in parameters.items():
-        # A copy: optimizers with Nesterov momentum write into .grad, and then the check would compare with that.
-        fresh[name] = torch.zeros_like(p) if p.grad is None else p.grad.detach().clone()
-        before = earlier[name]
-        if before is not None:
-            p.grad = before if p.grad is None else before + p.grad
+    try:
+        losses.mean().backward()
+        for name, p in parameters.items():
+            # A copy: optimizers with Nesterov momentum write into .grad, and then the check would compare with that.
+            fresh[name] = torch.zeros_like(p) if p.grad is None else p.grad.detach().clone()
+    finally:
+        for name, p in parameters.items():
+            before = earlier[name]
+            if before is not None:
+                p.grad = before if name not in fresh else before.add_(fresh[name])
     return fresh
+
+
+class Kept:
+    """A tensor that must not be overwritten until it is read: its version is watched.
+
+    Args:
+        tensor: Kept as it is, detached, not copied.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor.detach()
+        self.version = tensor._version
+
+    @property
+    def stale(self) -> bool:
+        """Whether somebody wrote into the tensor since."""
+        return self.tensor._version != self.version
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"tensor": self.tensor, "stale": self.stale}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # A loaded tensor counts its versions anew; without this every loaded tape would look overwritten.
+        self.tensor = state["tensor"]
+        self.version = -1 if state["stale"] else self.tensor._version
+
+
+def keep(tree: Any) -> Any:
+    """The same arguments with every tensor :class:`Kept`."""
+    return tree_map(lambda leaf: Kept(leaf) if isinstance(leaf, Tensor) else leaf, tree)
+
+
+def unkept(tree: Any, label: str) -> Any:
+    """The tensors of :func:`keep` again.
+
+    Raises:
+        StaleTapeError: If one was overwritten; ``label`` says whose it was.
+    """
+
+    def read(leaf: Any) -> Any:
+        if not isinstance(leaf, Kept):
+            return leaf
+        if leaf.stale:
+            raise StaleTapeError(
+                f"The input of {label} was overwritten in place after it was recorded. Keep each batch in its own "
+                "tensor until its rewards are computed."
+            )
+        return leaf.tensor
+
+    return tree_map(read, tree)
+
+
+def sum_per_example(products: Tensor) -> Tensor:
+    """``[n, ...]`` to ``[n]``."""
+    return products.reshape(len(products), -1).sum(1)
 
 
 def check_losses(losses: Tensor, inputs: tuple) -> None:

@@ -36,6 +36,10 @@ def easy(images: Tensor, labels: Tensor, num_classes: int, generator: Generator)
     Class ``c`` lights every pixel whose number is ``c`` modulo the number of classes, so the classes are
     linearly separable and nothing about them helps with real images. The labels stay.
     """
+    if images[0].numel() < num_classes:
+        raise ConfigurationError(
+            f"easy needs a pixel per class; images have {images[0].numel()}, there are {num_classes} classes."
+        )
     pixels = torch.arange(images[0].numel()) % num_classes
     patterns = (pixels[None] == torch.arange(num_classes)[:, None]).to(torch.uint8) * 255
     return patterns.view(num_classes, *images.shape[1:])[labels], labels
@@ -54,9 +58,9 @@ def parse_corruptions(text: str) -> dict[int, tuple[str, float]]:
     """
     found: dict[int, tuple[str, float]] = {}
     for item in filter(None, (piece.strip() for piece in text.split(","))):
-        match = re.fullmatch(r"(\d+)\s*:\s*([^()\s]+)\s*(?:\(\s*([\d.]+)\s*\))?", item)
-        share = float(match[3]) if match and match[3] and match[3].count(".") < 2 else 1.0
-        if not match or not 0 < share <= 1 or (match[3] or "").count(".") > 1:
+        match = re.fullmatch(r"(\d+)\s*:\s*([^();\s]+)\s*(?:\(\s*(\d*\.?\d+)\s*\))?", item)
+        share = float(match[3] or 1) if match else 0
+        if not match or not 0 < share <= 1:
             raise ConfigurationError(
                 f"corrupt has the item {item!r}. Write 'split:name' or 'split:name(share)' with a share above 0 "
                 "and up to 1, separated by commas: '0:label_noise, 3:easy(0.5)'."

@@ -51,8 +51,7 @@ def load_image_folder(root: str | Path, image_size: int | None = None) -> Datase
     groups = tuple(source.name for source in sources) if has_sources else ()
     size: tuple[int, int] | None = (image_size, image_size) if image_size else None
     if size is None:
-        with Image.open(train[0][0]) as first:
-            size = first.size
+        size = _open(train[0][0]).size
     return Dataset(
         root.name,
         _read([path for path, _, _ in train], size, image_size is not None),
@@ -66,7 +65,7 @@ def load_image_folder(root: str | Path, image_size: int | None = None) -> Datase
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir())
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _files(roots: list[Path]) -> list[tuple[Path, str, str]]:
@@ -83,11 +82,7 @@ def _files(roots: list[Path]) -> list[tuple[Path, str, str]]:
 def _read(paths: list[Path], size: tuple[int, int], resize: bool) -> torch.Tensor:
     images = np.empty((len(paths), 3, size[1], size[0]), np.uint8)
     for row, path in enumerate(paths):
-        try:
-            with Image.open(path) as file:
-                image = file.convert("RGB")
-        except (UnidentifiedImageError, OSError) as error:
-            raise DatasetFormatError(f"{path} cannot be read as an image: {error}.") from error
+        image = _open(path)
         if resize:
             image = image.resize(size, Image.Resampling.BILINEAR)
         if image.size != size:
@@ -97,3 +92,20 @@ def _read(paths: list[Path], size: tuple[int, int], resize: bool) -> torch.Tenso
             )
         images[row] = np.asarray(image).transpose(2, 0, 1)
     return torch.from_numpy(images)
+
+
+def _open(path: Path) -> Image.Image:
+    """One image as 8-bit RGB.
+
+    Raises:
+        DatasetFormatError: If it cannot be read, or has more than 8 bits a channel, which RGB would clip.
+    """
+    try:
+        with Image.open(path) as file:
+            if file.mode.startswith(("I", "F")):
+                raise DatasetFormatError(
+                    f"{path} has more than 8 bits a channel (mode {file.mode}). Save it with 8 bits."
+                )
+            return file.convert("RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise DatasetFormatError(f"{path} cannot be read as an image: {error}.") from error

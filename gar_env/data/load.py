@@ -35,6 +35,8 @@ def load_dataset(name: str, *, download: bool = False, image_size: int | None = 
         raise ConfigurationError(f"dataset is empty. Pass one of {', '.join(DATASETS)}, or a path.")
     path = Path(name).expanduser()
     is_path = name.endswith(".npz") or path.is_dir() or "/" in name or "\\" in name
+    if image_size is not None and image_size < 1:
+        raise ConfigurationError(f"image_size={image_size} must be at least 1.")
     if image_size is not None and (not is_path or name.endswith(".npz")):
         raise ConfigurationError(f"image_size={image_size} goes with an image folder; {name!r} is none. Leave it out.")
     if not is_path:
@@ -43,7 +45,7 @@ def load_dataset(name: str, *, download: bool = False, image_size: int | None = 
         raise DatasetNotFoundError(
             f"Nothing at {path}. Pass an .npz file, a folder of images, or one of {', '.join(DATASETS)}."
         )
-    return _at_path(str(path), path.stat().st_mtime_ns, image_size)
+    return _at_path(str(path), _newest(path), image_size)
 
 
 @lru_cache(maxsize=4)
@@ -51,6 +53,12 @@ def _named(name: str, download: bool) -> Dataset:
     return DATASETS[name](download=download)
 
 
+def _newest(path: Path) -> tuple[int, int]:
+    """Number and newest time of the files at a path: a changed file or folder is read again."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return len(files), max((file.stat().st_mtime_ns for file in files), default=0)
+
+
 @lru_cache(maxsize=2)
-def _at_path(path: str, modified_ns: int, image_size: int | None) -> Dataset:
+def _at_path(path: str, newest: tuple[int, int], image_size: int | None) -> Dataset:
     return load_npz(path) if Path(path).is_file() else load_image_folder(path, image_size)

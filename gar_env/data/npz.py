@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def load_npz(path: str | Path) -> Dataset:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
         raise DatasetFormatError(
             f"{path} cannot be read as an .npz file of plain arrays: {error}. Write it with numpy.savez."
         ) from error
@@ -44,8 +45,14 @@ def load_npz(path: str | Path) -> Dataset:
         )
     y_train, y_test = (_integers(path, name, arrays[name]) for name in ("y_train", "y_test"))
     if "classes" in arrays:
-        classes = tuple(str(name) for name in arrays["classes"])
+        classes = tuple(str(name) for name in np.atleast_1d(arrays["classes"]))
     else:
+        used = np.union1d(y_train, y_test)
+        if len(used) and len(used) <= used.max():
+            raise DatasetFormatError(
+                f"{path}: labels go up to {used.max()}, but only {len(used)} different ones occur. Renumber them "
+                "from 0 without gaps, or add an array classes with the name of each."
+            )
         classes = tuple(str(label) for label in range(max(y_train.max(initial=-1), y_test.max(initial=-1)) + 1))
     groups: tuple[str, ...] = ()
     group_train = None

@@ -116,6 +116,8 @@ def make_splits(
     heldout, order = order[:num_heldout], order[num_heldout:]
 
     owner, names = _owners(dataset, order, kind, num_splits)
+    if len(names) < 2:
+        raise ConfigurationError(f"splits={kind!r} gives {len(names)} split; a controller needs at least 2.")
     sizes = torch.bincount(owner, minlength=len(names))
     empty = [names[i] for i in range(len(names)) if sizes[i] == 0]
     if empty:

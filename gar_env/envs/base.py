@@ -67,10 +67,11 @@ class SlotVectorEnv(TogetherVectorEnv):
             raise ConfigurationError(f"reward={config.reward!r} needs heldout_share above 0, for example 0.1.")
         self.heldout_share = share
         self.dataset = load_dataset(config.dataset, download=config.download, image_size=config.image_size)
-        if num_envs > len(self.dataset.x_train):
+        left = len(self.dataset.x_train) - int(share * len(self.dataset.x_train))
+        if num_envs > left:
             raise ConfigurationError(
                 f"A batch of {num_envs} examples is larger than the training data: {self.dataset.name} has "
-                f"{len(self.dataset.x_train)}. Lower num_envs (batch_size)."
+                f"{left}{' beside the held-out part' if share else ''}. Lower num_envs (batch_size)."
             )
         self.normalise = normalisation(self.dataset.x_train.to(self.device), config.inputs)
         self.dashboard = Dashboard(type(self).__name__) if self.render_mode else None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,17 @@ class CrossEntropy:
     targets: Tensor
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """Logits ``[n, classes]`` to losses ``[n]``."""
+        """Logits ``[n, classes]`` to losses ``[n]``.
+
+        Raises:
+            ConfigurationError: If the network's output is no logits for these targets.
+        """
+        n, top = len(self.targets), int(self.targets.max())
+        if logits.ndim != 2 or len(logits) != n or logits.shape[1] <= top:
+            raise ConfigurationError(
+                f"The network returned {list(logits.shape)} for {n} examples with labels up to {top}; expected logits "
+                f"[{n}, classes]. Build it for the data's number of classes."
+            )
         return F.cross_entropy(logits, self.targets, reduction="none")
 
 
@@ -88,13 +99,23 @@ class Learner:
         self.step_size, self.schedule = step_size, schedule
         self.warmup_steps, self.num_steps = warmup_steps, num_steps
         self.gradient_clip = gradient_clip
+        self._built = {
+            "optimizer": optimizer.lower(),
+            "step_size": step_size,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "schedule": schedule,
+            "warmup_steps": warmup_steps,
+            "num_steps": num_steps,
+            "gradient_clip": gradient_clip,
+        }
         self.steps = 0
         self.network.train()
 
     def recorded_pass(self, batch: Batch, batch_norm: BatchNormReading = "share") -> Tape:
         """Forward and backward of the mean loss, with a tape. The gradient waits for :meth:`update`."""
         with lend_to_global(self.generator):
-            # The probe costs one backward pass, once in a run: it finds networks whose rows are not examples.
+            # The probe costs two passes, once in a run: it finds networks whose rows are not examples.
             return record(
                 self.network,
                 batch.inputs,
@@ -150,57 +171,79 @@ class Learner:
 
     @property
     def diverged(self) -> bool:
-        """Whether a parameter is NaN or infinite. Waits for the device."""
-        lengths = torch._foreach_norm([p.detach() for p in self.network.parameters()])
+        """Whether a parameter or a running statistic is NaN, infinite, or too large for its own square.
+
+        Waits for the device.
+        """
+        tensors = [*self.network.parameters(), *(b for b in self.network.buffers() if b.is_floating_point())]
+        lengths = torch._foreach_norm([tensor.detach() for tensor in tensors])
         return not bool(torch.stack([length.to(torch.float64) for length in lengths]).isfinite().all())
 
     @torch.no_grad()
-    def evaluate(self, batches) -> tuple[float, float]:
-        """Accuracy and mean loss over ``batches`` in evaluation mode.
+    def evaluate(self, batches: Iterable[Batch]) -> tuple[float, float]:
+        """Accuracy and mean loss over ``batches`` in evaluation mode. Training goes on as if it had not been asked.
 
         Returns:
             ``(share of right answers, mean cross entropy)``.
         """
-        self.network.eval()
         right, loss, n = 0, 0.0, 0
-        for batch in batches:
-            logits = self.network(batch.inputs)
-            right += int((logits.argmax(1) == batch.targets).sum())
-            loss += float(F.cross_entropy(logits, batch.targets, reduction="sum"))
-            n += len(batch.targets)
-        self.network.train()
+        spare = torch.Generator(self.device)
+        spare.set_state(self.generator.get_state())
+        self.network.eval()
+        try:
+            with lend_to_global(spare):
+                for batch in batches:
+                    logits = self.network(batch.inputs)
+                    right += int((logits.argmax(1) == batch.targets).sum())
+                    loss += float(F.cross_entropy(logits, batch.targets, reduction="sum"))
+                    n += len(batch.targets)
+        finally:
+            self.network.train()
         return right / n, loss / n
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next steps depend on; a loaded learner goes on bit-equal on the CPU."""
-        return {
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-            "steps": self.steps,
-        }
+        """A copy of all that the next steps depend on; a loaded learner goes on bit-equal on the CPU.
+
+        Raises:
+            CheckpointError: Between a pass and its :meth:`update`: the waiting gradient would be lost.
+        """
+        if any(p.grad is not None for p in self.network.parameters()):
+            raise CheckpointError("A gradient is waiting for update(). Take the state after update(), not before.")
+        return copy.deepcopy(
+            {
+                "network": self.network.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "generator": self.generator.get_state(),
+                "steps": self.steps,
+                "built": self._built,
+            }
+        )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a :meth:`state_dict` of a learner that was built alike.
 
         Raises:
-            CheckpointError: If the state has other entries, or belongs to another network or optimizer. The learner
-                is then unchanged.
+            CheckpointError: If the state has other entries, or belongs to another network, optimizer or schedule. The
+                learner is then unchanged.
         """
-        expected = {"network", "optimizer", "generator", "steps"}
-        if set(state) != expected:
-            raise CheckpointError(
-                f"A learner's state has the entries {', '.join(sorted(expected))}; found {', '.join(sorted(state))}."
-            )
         before = self.state_dict()
-        before["network"] = {name: value.clone() for name, value in before["network"].items()}
+        if not isinstance(state, dict) or set(state) != set(before):
+            found = ", ".join(sorted(state)) if isinstance(state, dict) else type(state).__name__
+            raise CheckpointError(f"A learner's state has the entries {', '.join(sorted(before))}; found {found}.")
+        if state["built"] != self._built:
+            raise CheckpointError(
+                f"The state belongs to a learner built with {state['built']}; this one is built with {self._built}."
+            )
         try:
-            self.network.load_state_dict(state["network"])
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError, KeyError) as error:
-            self.network.load_state_dict(before["network"])
+            self._load(state)
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            self._load(before)
             raise CheckpointError(
                 f"The state belongs to another network or optimizer: {error}\nBuild the learner as it was built then."
             ) from error
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self.generator.set_state(state["generator"])
-        self.steps = state["steps"]
+        self.steps = int(state["steps"])

@@ -63,7 +63,10 @@ def build_optimizer(
         if "momentum" not in accepted:
             raise ConfigurationError(f"optimizer={name!r} has no momentum option. Leave momentum out.")
         options["momentum"] = momentum
-    return kind(parameters, **options)
+    try:
+        return kind(parameters, **options)
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(f"optimizer={name!r} cannot be built with {options}: {error}") from error
 
 
 def check_schedule(name: str, *, warmup_steps: int, num_steps: int) -> None:

@@ -224,13 +224,15 @@ def test_rows_that_are_not_examples_are_refused(network):
 @pytest.mark.parametrize("network", [Positions(N), TimeFirst()], ids=["positions", "time first"])
 def test_the_probe_finds_rows_that_only_look_like_examples(network):
     """As many tokens as examples: shapes fit, sums fit, and every single entry would be wrong."""
-    with pytest.raises(MixedExamplesError, match="The first example's loss depends on other rows"):
+    with pytest.raises(MixedExamplesError, match="Rows belong to several examples at the parameters"):
         record(network, torch.randn(N, N, 4), squares, probe=True)
 
 
-def test_an_overwritten_input_is_refused():
-    network, inputs = nn.Linear(4, 3), torch.randn(N, 4)
-    tape = record(network, inputs, squares)
+@pytest.mark.parametrize("batch_norm", ["share", "derivative"])
+@pytest.mark.parametrize("network", [nn.Linear(4, 3), nn.PReLU(4)], ids=["rule", "replayed"])
+def test_an_overwritten_input_is_refused(network, batch_norm):
+    inputs = torch.randn(N, 4)
+    tape = record(network, inputs, squares, batch_norm=batch_norm)
     inputs.zero_()
     with pytest.raises(StaleTapeError, match="overwritten in place"):
         align(tape, gradient(network))
@@ -262,6 +264,65 @@ def test_an_operation_without_forward_mode_is_refused_and_named():
         align(tape, gradient(network))
 
 
+def test_overwritten_targets_are_found_when_the_pass_is_replayed():
+    network, targets = nn.Linear(4, 3), torch.zeros(N, dtype=torch.long)
+
+    def loss(outputs):
+        return nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+    tape = record(network, torch.randn(N, 4), loss, batch_norm="derivative")
+    targets.fill_(1)
+    with pytest.raises(StaleTapeError, match="Replaying the recorded pass gave other losses"):
+        align(tape, gradient(network))
+
+
+def test_the_probe_finds_examples_that_are_permuted_inside():
+    class Sorted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 2)
+            self.order = torch.tensor([0, 2, 1, 3, 5, 4])
+
+        def forward(self, x):
+            return self.second(torch.tanh(self.first(x[self.order]))[self.order.argsort()])
+
+    with pytest.raises(MixedExamplesError, match="Rows belong to several examples"):
+        record(Sorted(), torch.randn(N, 4), squares, probe=True)
+
+
+def test_the_probe_finds_terms_that_cancel_over_the_batch():
+    network, signs = nn.Linear(4, 3), torch.tensor([1.0, -1, 1, -1, 1, -1])
+    with pytest.raises(LostGradientError, match="outside its layer"):
+        record(network, torch.randn(N, 4), lambda y: squares(y) + signs * network.weight.square().sum(), probe=True)
+
+
+def test_a_weight_used_outside_its_layer_by_one_example_of_many_is_found():
+    network = nn.Linear(4, 3)
+    once = torch.zeros(256).index_fill(0, torch.tensor([0]), 1.0)
+    tape = record(network, torch.randn(256, 4), lambda y: squares(y) + once * network.weight.square().sum())
+    with pytest.raises(LostGradientError, match=r"weight \(entries add up to .*, the batch gradient to .*\)"):
+        align(tape, {name: torch.randn_like(p) for name, p in network.named_parameters()})
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_probe_changes_nothing(case):
+    network, inputs, direction, loss = case.build(seed=0, dtype=torch.float32)
+    plain = align(record(network, inputs, loss), direction)
+    network, inputs, direction, loss = case.build(seed=0, dtype=torch.float32)
+    state, modes = torch.get_rng_state(), [module.training for module in network.modules()]
+    tape = record(network, inputs, loss, probe=True)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [module.training for module in network.modules()] == modes
+    torch.testing.assert_close(align(tape, direction), plain, rtol=1e-6, atol=1e-6)
+
+
+def test_a_network_that_overflows_passes_the_probe():
+    network = nn.Linear(4, 3)
+    with torch.no_grad():
+        network.weight.fill_(1e38)
+    assert not record(network, torch.randn(N, 4) * 1e3, squares, probe=True).losses.isfinite().all()
+
+
 def test_mixed_precision_is_refused():
     refused = pytest.raises(UnsupportedLayerError, match=r"computed in torch.bfloat16 with parameters in torch.float32")
     with refused, torch.autocast("cpu", dtype=torch.bfloat16):
@@ -278,7 +339,7 @@ def test_examples_that_are_mixed_inside_the_network_are_found_by_the_probe():
             y = self.first(x)
             return self.second(y - y.mean(0))
 
-    with pytest.raises(MixedExamplesError, match=r"other rows of what first \(Linear\) returns"):
+    with pytest.raises(MixedExamplesError, match=r"several examples at the parameters first\.bias, first\.weight"):
         record(Centred(), torch.randn(N, 4), squares, probe=True)
 
 

@@ -89,7 +89,11 @@ def test_a_changed_file_is_read_again(save):
         ),
         ({"y_train": np.zeros(11, np.int64)}, r"y_train must be int64 \[12\], one per image; found torch.int64 \[11\]"),
         ({"y_train": np.zeros(12)}, r"y_train must be integers \[n\], one per image; found float64"),
-        ({"y_train": np.arange(12) - 1}, r"y_train has values from -1 to 10"),
+        ({"y_train": np.arange(12) % 3 - 1}, r"y_train has values from -1 to 1"),
+        (
+            {"y_train": np.where(np.arange(12) == 5, 5000, np.arange(12) % 3)},
+            "labels go up to 5000, but only 4 different",
+        ),
         (
             {"y_test": np.full(6, 7), "classes": np.array(["a", "b", "c"])},
             r"y_test has values from 7 to 7, but there are 3",
@@ -200,6 +204,25 @@ def test_folders_without_what_is_needed_say_what_it_looks_like(tmp_path, folder)
     (empty / "test").mkdir()
     with pytest.raises(DatasetFormatError, match="holds no images"):
         load_dataset(str(empty))
+
+
+def test_a_folder_that_changed_is_read_again(folder):
+    root = str(folder("train/dog/2.png"))
+    assert len(load_dataset(root).x_train) == 3
+    folder("train/dog/3.png")
+    assert len(load_dataset(root).x_train) == 4
+
+
+def test_hidden_folders_are_no_classes(folder):
+    assert load_dataset(str(folder("train/.cache/1.png"))).classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize("name", ["train/cat/1.png", "train/dog/2.png"])
+def test_images_of_16_bits_are_refused_not_clipped(folder, name):
+    root = folder("train/dog/2.png")
+    Image.fromarray(np.full((4, 5), 40000, np.uint16)).save(root / name)
+    with pytest.raises(DatasetFormatError, match="has more than 8 bits a channel"):
+        load_dataset(str(root))
 
 
 # torchvision

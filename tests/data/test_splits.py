@@ -115,13 +115,31 @@ def test_splits_that_cannot_be_say_why(digits, options, message):
         make_splits(digits, generator(), **options)
 
 
+def test_one_source_is_no_choice(digits):
+    alone = Dataset("mine", digits.x_train, digits.y_train, digits.x_test, digits.y_test, digits.classes,
+                    torch.zeros(1437, dtype=torch.long), ("lab",))  # fmt: skip
+    with pytest.raises(ConfigurationError, match="splits='group' gives 1 split; a controller needs at least 2"):
+        make_splits(alone, generator(), kind="group")
+
+
 def test_a_source_without_examples_is_named(digits):
     with pytest.raises(ConfigurationError, match="1 of 3 splits would be empty: phone"):
         make_splits(grouped(digits, ("lab", "web", "phone")), generator(), kind="group")
 
 
 @pytest.mark.parametrize(
-    "text", ["label_noise", "0=label_noise", "0:", "0:easy(2)", "0:easy(0)", "-1:easy", "0:easy(0.5.1)"]
+    "text",
+    [
+        "label_noise",
+        "0=label_noise",
+        "0:",
+        "0:easy(2)",
+        "0:easy(0)",
+        "-1:easy",
+        "0:easy(0.5.1)",
+        "0:easy(.)",
+        "0:easy;1:easy",
+    ],
 )
 def test_a_corruption_that_is_not_of_the_form_is_refused(text):
     with pytest.raises(ConfigurationError, match="Write 'split:name' or 'split:name"):

@@ -309,6 +309,7 @@ def test_the_dashboard_as_pixels_changes_as_training_goes_on():
             ConfigurationError,
             "A batch of 1438 examples is larger than the training data: digits has 1437",
         ),
+        ({"num_envs": 1400, "heldout_share": 0.5}, ConfigurationError, "has 719 beside the held-out part"),
         ({"num_envs": 0}, ConfigurationError, "num_envs=0 must be a whole number, at least 1"),
         ({"num_envs": 2.5}, ConfigurationError, "num_envs=2.5 must be a whole number"),
         ({"num_envs": 1}, ConfigurationError, "normalises over the batch, which needs at least 2 examples"),

@@ -127,10 +127,69 @@ def test_a_state_of_another_network_is_refused_and_nothing_is_lost():
     other = learner(build=lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 3)))
     with pytest.raises(CheckpointError, match="belongs to another network or optimizer"):
         run.load_state_dict(other.state_dict())
-    with pytest.raises(CheckpointError, match="has the entries generator, network, optimizer, steps; found network"):
+    with pytest.raises(
+        CheckpointError, match="has the entries built, generator, network, optimizer, steps; found network"
+    ):
         run.load_state_dict({"network": {}})
     for name, value in run.network.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_a_state_in_memory_is_a_copy():
+    run = learner()
+    train(run, range(3))
+    saved = run.state_dict()
+    expected = train(run, range(3, 6))
+    run.load_state_dict(saved)
+    assert torch.equal(train(run, range(3, 6)), expected)
+
+
+@pytest.mark.parametrize(
+    "options", [{"optimizer": "adamw"}, {"schedule": "cosine"}, {"step_size": 0.2}, {"gradient_clip": 1.0}]
+)
+def test_a_state_of_another_recipe_is_refused(options):
+    with pytest.raises(CheckpointError, match="belongs to a learner built with"):
+        learner().load_state_dict(learner(**options).state_dict())
+
+
+def test_a_broken_generator_state_leaves_the_learner_as_it_was():
+    run, other = learner(seed=0), learner(seed=1)
+    before = copy.deepcopy(run.network.state_dict())
+    with pytest.raises(CheckpointError):
+        run.load_state_dict({**other.state_dict(), "generator": torch.zeros(3, dtype=torch.uint8)})
+    for name, value in run.network.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_a_state_with_a_waiting_gradient_is_refused():
+    run = learner()
+    run.plain_pass(batch(0))
+    with pytest.raises(CheckpointError, match=r"waiting for update\(\)"):
+        run.state_dict()
+
+
+def test_evaluation_draws_from_no_global_generator_and_goes_back_after_an_error():
+    class Noisy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(16, 3)
+
+        def forward(self, x):
+            return self.layer(nn.functional.dropout(x.flatten(1), 0.5, training=True))
+
+    run, state = learner(build=Noisy), torch.get_rng_state()
+    expected = learner(build=Noisy).plain_pass(batch(0))
+    run.evaluate([batch(0)])
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises(ZeroDivisionError):
+        run.evaluate(1 / 0 for _ in range(1))
+    assert run.network.training
+    assert torch.equal(run.plain_pass(batch(0)), expected)
+
+
+def test_a_network_that_returns_no_logits_is_refused():
+    with pytest.raises(ConfigurationError, match=r"returned \[6, 2\] for 6 examples with labels up to"):
+        learner(build=lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 2))).plain_pass(batch(0))
 
 
 @pytest.mark.parametrize(
