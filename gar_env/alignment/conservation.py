@@ -38,7 +38,7 @@ def check_conservation(tape: Tape, direction: Direction, parts: dict[tuple[str, 
     lost = (total - wanted).abs() > tolerance * (torch.stack(sizes) + wanted.abs()) + floor
     if bool(lost.any()):
         found = [
-            f"{', '.join(names)} (entries add up to {a:.4g}, the batch gradient to {b:.4g})"
+            f"{', '.join(names)} (entries add up to {a:.6g}, the batch gradient to {b:.6g})"
             for names, is_lost, a, b in zip(parts, lost.tolist(), total.tolist(), wanted.tolist(), strict=True)
             if is_lost
         ]

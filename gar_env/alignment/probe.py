@@ -24,7 +24,8 @@ def check_separation(network: nn.Module, inputs: tuple, loss: Losses) -> None:
 
     The parameters' sums cannot tell examples that are mixed up with one another; single entries under different
     weights can. Batch normalisation runs on its running statistics meanwhile, since its rows always depend on each
-    other; a network with batch normalisation that keeps none cannot be checked and is let pass. Gradients, buffers, modes and the global generator are put back.
+    other; a network with batch normalisation that keeps none cannot be checked and is let pass. Gradients, buffers,
+    modes and the global generator are put back.
 
     Raises:
         MixedExamplesError: If the entries of a layer are not weighed as its examples are; the message names it.

@@ -92,8 +92,8 @@ def step_size_factor(step: int, name: str, *, warmup_steps: int, num_steps: int)
         num_steps: Steps in all; the cosine's end.
 
     Example:
-        >>> [step_size_factor(t, "cosine", warmup_steps=2, num_steps=6) for t in (0, 1, 2, 4)]
-        [0.5, 1.0, 1.0, 0.5000000000000001]
+        >>> [round(step_size_factor(t, "cosine", warmup_steps=2, num_steps=6), 3) for t in (0, 1, 2, 4)]
+        [0.5, 1.0, 1.0, 0.5]
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps

@@ -118,7 +118,7 @@ def test_evaluation_is_in_evaluation_mode_and_goes_back():
     expected = run.network.eval()(torch.cat([batch(0).inputs, batch(1).inputs]))
     targets = torch.cat([batch(0).targets, batch(1).targets])
     assert accuracy == pytest.approx(float((expected.argmax(1) == targets).float().mean()))
-    assert loss == pytest.approx(float(nn.functional.cross_entropy(expected, targets)))
+    assert loss == pytest.approx(nn.functional.cross_entropy(expected, targets).item())
 
 
 def test_a_state_of_another_network_is_refused_and_nothing_is_lost():
