@@ -56,18 +56,12 @@ def figure2(rows: Sequence[Row], recipe: str) -> Figure:
         for ax, signal, letter in zip(line, ("nslr", "gar"), "ab", strict=False):
             cell = [r for r in rows if r["network"] == network and r["arm"] == signal]
             split_curves(ax, [np.array(r["keep"]) for r in cell], every=CURVE_EVERY)
-            ax.set_title(f"({letter}) {network}, {signal.upper()}", fontsize=9)
-            ax.set_ylabel("1 - softmax(s)")
+            title = f"({letter}) {network}, {signal.upper()}"
             if cell:
-                paper = PAPER[network, signal][0]
-                ours = np.mean([r["noisy_auc"] for r in cell])
-                ax.text(
-                    0.03,
-                    0.06,
-                    f"noisy AUC {ours:.2f} (paper {paper:.2f})",
-                    fontsize=7,
-                    transform=ax.transAxes,
-                )
+                paper, ours = PAPER[network, signal][0], np.mean([r["noisy_auc"] for r in cell])
+                title += f": noisy AUC {ours:.2f}, paper {paper:.2f}"
+            ax.set_title(title, fontsize=9)
+            ax.set_ylabel("1 - softmax(s)", fontsize=8)
         ax = line[2]
         for arm, colour in {"uniform": "0.5", "nslr": "C1", "gar": "C0", "oracle": "C2"}.items():
             losses = [r["losses"] for r in rows if r["network"] == network and r["arm"] == arm]

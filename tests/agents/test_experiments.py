@@ -63,7 +63,12 @@ def test_the_tables_show_ours_beside_the_papers(rows):
 def test_the_figure_has_a_panel_per_signal_and_one_for_losses(rows, tmp_path):
     figure = figure2(rows, "paper")
     titles = [ax.get_title() for ax in figure.axes]
-    assert titles == ["(a) fc_bn, NSLR", "(b) fc_bn, GAR", "(c) fc_bn, training loss"]
+    assert [title.split(":")[0] for title in titles] == [
+        "(a) fc_bn, NSLR",
+        "(b) fc_bn, GAR",
+        "(c) fc_bn, training loss",
+    ]
+    assert titles[0].endswith("paper 0.96")
     assert [len(ax.get_lines()) for ax in figure.axes] == [10, 10, 4]
     assert save(figure, tmp_path / "new" / "figure.png").stat().st_size > 10_000
     with pytest.raises(ConfigurationError, match="The results hold no run of the recipe 'best'"):
