@@ -70,7 +70,8 @@ RECIPES.register("paper")(
 # every batch, twice as large; a warm-up, because the wild first gradients of a step size of 0.1 push the policy in any
 # direction (FC, seed 1: 0.15 without, 0.02 with). CNN_BN trains without momentum: with it, its one channel dies at a
 # step size of 0.1, and at 0.02 some controllers leave a clean split instead (seed 3: 0.95 with, 0.06 without, over 250
-# steps). Our reading, not measured: training oscillates, the next gradient points back, and noise, orthogonal to it, wins.
+# steps). Our reading, not measured: training oscillates, the next gradient points back, and noise, orthogonal to it,
+# wins.
 RECIPES.register("best")(
     Recipe(
         env={
