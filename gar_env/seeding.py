@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from gar_env.errors import DeviceError
+
 # initialisation: the network's first parameters      labels: who is in which split, corruptions
 # data: which examples a batch draws                   network: dropout and other randomness in forward
 STREAMS = ("initialisation", "labels", "data", "network")
@@ -38,7 +40,7 @@ def lend_to_global(generator: torch.Generator) -> Iterator[None]:
     elif generator.device.type == "cpu":
         default = torch.default_generator
     else:
-        raise NotImplementedError(f"No global generator is known for device {generator.device}.")
+        raise DeviceError(f"Device {generator.device} has no global generator to lend to. Use the CPU or CUDA.")
     before = default.get_state()
     default.set_state(generator.get_state())
     try:

@@ -9,6 +9,20 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+# Relative to the largest entry of the vector: entries that happen to be near 0 carry its rounding.
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
+
+
+def assert_close(found: Tensor, expected: Tensor) -> None:
+    """Every entry within :data:`TOLERANCE` of the largest."""
+    scale = expected.abs().max().clamp_min(1e-12)
+    torch.testing.assert_close(found / scale, expected / scale, rtol=0, atol=TOLERANCE[found.dtype])
+
+
+def squares(outputs: Tensor) -> Tensor:
+    """A loss per example."""
+    return outputs.flatten(1).square().mean(1)
+
 
 def derivative_by_backward(network: nn.Module, inputs: tuple, loss: Callable, direction: Mapping) -> Tensor:
     """``< grad l_i, direction >``: differentiate each example's own loss, through whatever the network does."""
