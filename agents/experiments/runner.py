@@ -46,8 +46,10 @@ def rows_of(rows: Sequence[Row], jobs: Sequence[Job]) -> list[Row]:
     found = []
     for job in jobs:
         identity = job.identity
-        own = (row for row in rows if all(row.get(key) == value for key, value in identity.items()))
-        found.extend([row for row in [next(own, None)] if row is not None])
+        for row in rows:
+            if all(row.get(key) == value for key, value in identity.items()):
+                found.append(row)
+                break
     return found
 
 

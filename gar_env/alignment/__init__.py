@@ -15,6 +15,7 @@ forward of one's own); a module that is replayed then gives the derivative readi
 
 from gar_env.alignment.align import BATCH_NORM_READINGS, BatchNormReading, align, record
 from gar_env.alignment.direction import Direction, dot, gradient, trainable_parameters
+from gar_env.alignment.put_back import put_back
 from gar_env.alignment.rules import register_example_gradients, register_output_tangent
 from gar_env.alignment.tape import Tape
 
@@ -26,6 +27,7 @@ __all__ = [
     "align",
     "dot",
     "gradient",
+    "put_back",
     "record",
     "register_example_gradients",
     "register_output_tangent",

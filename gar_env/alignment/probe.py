@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gar_env.alignment.conservation import check_conservation
 from gar_env.alignment.direction import Direction, trainable_parameters
 from gar_env.alignment.layerwise import record_layers
+from gar_env.alignment.put_back import put_back
 from gar_env.alignment.rules import uses_batch_statistics
 from gar_env.alignment.tape import Losses
 from gar_env.errors import MixedExamplesError
@@ -33,7 +31,7 @@ def check_separation(network: nn.Module, inputs: tuple, loss: Losses) -> None:
     device = next(network.parameters()).device
     generator = torch.Generator(device).manual_seed(0)
     random_state = global_state(device)
-    with _put_back(network):
+    with put_back(network):
         for module in network.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
                 module.eval()
@@ -62,22 +60,3 @@ def check_separation(network: nn.Module, inputs: tuple, loss: Losses) -> None:
                     f"losses, their entries change by {float(gap / entry.abs().max()):.0%} more than the weights. Put "
                     "the batch first in every layer, and let no example's loss depend on another's rows."
                 )
-
-
-@contextmanager
-def _put_back(network: nn.Module) -> Iterator[None]:
-    gradients: list[tuple[nn.Parameter, Tensor | None]] = [(p, p.grad) for p in network.parameters()]
-    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
-    modes = [(module, module.training) for module in network.modules()]
-    for p, _ in gradients:
-        p.grad = None
-    try:
-        yield
-    finally:
-        for p, gradient in gradients:
-            p.grad = gradient
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
-        for module, training in modes:
-            module.training = training

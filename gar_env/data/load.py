@@ -34,7 +34,8 @@ def load_dataset(name: str, *, download: bool = False, image_size: int | None = 
     if not name:
         raise ConfigurationError(f"dataset is empty. Pass one of {', '.join(DATASETS)}, or a path.")
     path = Path(name).expanduser()
-    is_path = name.endswith(".npz") or path.is_dir() or "/" in name or "\\" in name
+    # A registered name wins over a folder that happens to be called so; "./digits" is the folder.
+    is_path = name not in DATASETS and (name.endswith(".npz") or path.is_dir() or "/" in name or "\\" in name)
     if image_size is not None and image_size < 1:
         raise ConfigurationError(f"image_size={image_size} must be at least 1.")
     if image_size is not None and (not is_path or name.endswith(".npz")):

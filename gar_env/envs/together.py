@@ -162,13 +162,12 @@ class TogetherVectorEnv(VectorEnv):
         observations, rewards, terminations, truncations, infos = self._results(
             outcome._replace(infos=self._blank_infos())
         )
-        everywhere = self._info_array(True)
         if self.output == "numpy":
             rows = np.empty(self.num_envs, dtype=object)
             for i, row in enumerate(final):
                 rows[i] = row
             final = rows
-        infos |= {"final_obs": final, "_final_obs": everywhere}
+        infos |= {"final_obs": final, "_final_obs": self._info_array(True)}
         infos |= {"final_info": final_infos, "_final_info": self._info_array(True)}
         return observations, rewards, terminations, truncations, infos
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from gar_env.alignment import BatchNormReading, Tape, gradient, record
+from gar_env.alignment import BatchNormReading, Tape, gradient, put_back, record
 from gar_env.data import Batch
 from gar_env.errors import CheckpointError, ConfigurationError
 from gar_env.learner.optimizers import build_optimizer, check_schedule, step_size_factor
@@ -156,18 +156,9 @@ class Learner:
         Returns:
             ``(mean loss, gradient)``.
         """
-        parameters = list(self.network.parameters())
-        pending = [p.grad for p in parameters]
-        buffers = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
-        for p in parameters:
-            p.grad = None
-        loss = self.plain_pass(batch).mean()
-        found = self.gradient()
-        for p, waiting in zip(parameters, pending, strict=True):
-            p.grad = waiting
-        for buffer, before in buffers:
-            buffer.copy_(before)
-        return loss, found
+        with put_back(self.network):
+            loss = self.plain_pass(batch).mean()
+            return loss, self.gradient()
 
     @property
     def diverged(self) -> bool:

@@ -182,6 +182,14 @@ def test_images_of_different_sizes_need_image_size(folder):
     assert load_dataset(root, image_size=6).image_shape == (3, 6, 6)
 
 
+def test_a_registered_name_wins_over_a_folder_of_that_name(folder, tmp_path, monkeypatch):
+    root = folder("train/dog/2.png")
+    root.rename(tmp_path.with_name("digits"))
+    monkeypatch.chdir(tmp_path.parent)
+    assert load_dataset("digits").image_shape == (1, 8, 8)
+    assert load_dataset("./digits").classes == ("cat", "dog")
+
+
 def test_image_size_goes_with_folders_only():
     with pytest.raises(ConfigurationError, match="image_size=6 goes with an image folder"):
         load_dataset("digits", image_size=6)
