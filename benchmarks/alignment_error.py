@@ -17,9 +17,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from cases import CASES, Case  # pyright: ignore[reportMissingImports]
-from oracles import derivative_by_backward, share_by_backward  # pyright: ignore[reportMissingImports]
-
 from gar_env.alignment import BatchNormReading, align, record
+from oracles import derivative_by_backward, share_by_backward  # pyright: ignore[reportMissingImports]
 
 
 def error(case: Case, seed: int, dtype: torch.dtype, reading: str) -> float:

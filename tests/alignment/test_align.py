@@ -1,12 +1,12 @@
 import pytest
 import torch
-from cases import CASES, WITH_BATCH_NORM, WITHOUT_BATCH_NORM, Attention, N
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import TOLERANCE, assert_close, derivative_by_backward, share_by_backward, squares
 from torch import nn
 
+from cases import CASES, WITH_BATCH_NORM, WITHOUT_BATCH_NORM, Attention, N
 from gar_env.alignment import align, dot, gradient, record
+from oracles import TOLERANCE, assert_close, derivative_by_backward, share_by_backward, squares
 
 KEPT_WHOLE = [case for case in CASES if case.name in ("parameter on the network itself", "unknown leaf", "attention")]
 

@@ -4,10 +4,9 @@ import re
 
 import pytest
 import torch
-from cases import CASES, N, Outside
-from oracles import assert_close, derivative_by_backward, squares
 from torch import nn
 
+from cases import CASES, N, Outside
 from gar_env.alignment import align, gradient, record
 from gar_env.errors import (
     DirectionMismatchError,
@@ -17,6 +16,7 @@ from gar_env.errors import (
     StaleTapeError,
     UnsupportedLayerError,
 )
+from oracles import assert_close, derivative_by_backward, squares
 
 
 @pytest.fixture

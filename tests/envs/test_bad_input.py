@@ -18,7 +18,7 @@ from gar_env.errors import (
     UnknownNameError,
 )
 from gar_env.rewards import REWARDS, Need, RewardSignal, register_reward
-from runs import N, make, rollout
+from rollouts import N, make, rollout
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from gar_env.alignment import align, record
 from gar_env.envs import DataSplitVectorEnv
 from gar_env.learner import CrossEntropy
 from gar_env.rewards import Need
-from runs import N, make, rollout
+from rollouts import N, make, rollout
 
 
 class Spy(DataSplitVectorEnv):
