@@ -2,9 +2,10 @@
 
 from gar_env.data.batch import Batch, Normalisation, normalisation
 from gar_env.data.builtin import DATASETS, register_dataset
-from gar_env.data.corruptions import CORRUPTIONS, parse_corruptions, register_corruption
+from gar_env.data.corruptions import CORRUPTIONS, parse_corruptions, parse_shares, register_corruption
 from gar_env.data.dataset import Dataset
 from gar_env.data.load import load_dataset
+from gar_env.data.pool import Pool, make_pool
 from gar_env.data.splits import Splits, make_splits
 
 __all__ = [
@@ -13,11 +14,14 @@ __all__ = [
     "Batch",
     "Dataset",
     "Normalisation",
+    "Pool",
     "Splits",
     "load_dataset",
+    "make_pool",
     "make_splits",
     "normalisation",
     "parse_corruptions",
+    "parse_shares",
     "register_corruption",
     "register_dataset",
 ]

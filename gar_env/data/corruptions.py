@@ -23,6 +23,22 @@ def label_noise(images: Tensor, labels: Tensor, num_classes: int, generator: Gen
     return images, torch.randint(num_classes, labels.shape, generator=generator)
 
 
+@register_corruption("symmetric_noise")
+def symmetric_noise(images: Tensor, labels: Tensor, num_classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Every label replaced by one of the *other* classes, uniformly: all of them are wrong."""
+    return images, (labels + torch.randint(1, num_classes, labels.shape, generator=generator)) % num_classes
+
+
+@register_corruption("asymmetric_noise")
+def asymmetric_noise(images: Tensor, labels: Tensor, num_classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Every label replaced by the next class, the last by the first: a systematic mistake.
+
+    Source:
+        Patrini et al. (2017), "Making Deep Neural Networks Robust to Label Noise", as for CIFAR-100's superclasses.
+    """
+    return images, (labels + 1) % num_classes
+
+
 @register_corruption("pixel_noise")
 def pixel_noise(images: Tensor, labels: Tensor, num_classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
     """Every pixel drawn uniformly from 0..255; the labels stay."""
@@ -57,19 +73,51 @@ def parse_corruptions(text: str) -> dict[int, tuple[str, float]]:
         {0: ('label_noise', 1.0), 3: ('easy', 0.5)}
     """
     found: dict[int, tuple[str, float]] = {}
-    for item in filter(None, (piece.strip() for piece in text.split(","))):
-        match = re.fullmatch(r"(\d+)\s*:\s*([^();\s]+)\s*(?:\(\s*(\d*\.?\d+)\s*\))?", item)
-        share = float(match[3] or 1) if match else 0
-        if not match or not 0 < share <= 1:
+    for item in _items(text):
+        split, colon, rest = item.partition(":")
+        if not colon or not split.strip().isdecimal():
+            raise _unreadable(item, "'split:name' or 'split:name(share)'", "'0:label_noise, 3:easy(0.5)'")
+        number = int(split)
+        name, share = _name_and_share(item, rest, "'split:name' or 'split:name(share)'", "'0:label_noise, 3:easy(0.5)'")
+        if number in found:
             raise ConfigurationError(
-                f"corrupt has the item {item!r}. Write 'split:name' or 'split:name(share)' with a share above 0 "
-                "and up to 1, separated by commas: '0:label_noise, 3:easy(0.5)'."
+                f"corrupt names split {number} twice: {found[number][0]} and {name}. Keep one of them."
             )
-        split, name = int(match[1]), match[2]
-        _ = CORRUPTIONS[name]
-        if split in found:
-            raise ConfigurationError(
-                f"corrupt names split {split} twice: {found[split][0]} and {name}. Keep one of them."
-            )
-        found[split] = name, share
+        found[number] = name, share
     return found
+
+
+def parse_shares(text: str) -> list[tuple[str, float]]:
+    """Read ``"symmetric_noise(0.3), easy(0.1)"`` as ``[(name, share of all examples)]``, for disjoint shares.
+
+    Raises:
+        ConfigurationError: If the text is not of that form, or the shares add up to more than 1.
+        UnknownNameError: If a corruption has no such name.
+
+    Example:
+        >>> parse_shares("symmetric_noise(0.3), easy(0.1)")
+        [('symmetric_noise', 0.3), ('easy', 0.1)]
+    """
+    found = [_name_and_share(item, item, "'name(share)'", "'symmetric_noise(0.4)'") for item in _items(text)]
+    if sum(share for _, share in found) > 1 + 1e-9:
+        raise ConfigurationError(f"corrupt={text!r} spoils more than all examples. Lower the shares.")
+    return found
+
+
+def _items(text: str) -> list[str]:
+    return [piece.strip() for piece in text.split(",") if piece.strip()]
+
+
+def _name_and_share(item: str, text: str, form: str, example: str) -> tuple[str, float]:
+    match = re.fullmatch(r"\s*([^();\s]+)\s*(?:\(\s*(\d*\.?\d+)\s*\))?\s*", text)
+    share = float(match[2] or 1) if match else 0
+    if not match or not 0 < share <= 1:
+        raise _unreadable(item, form, example)
+    _ = CORRUPTIONS[match[1]]
+    return match[1], share
+
+
+def _unreadable(item: str, form: str, example: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"corrupt has the item {item!r}. Write {form} with a share above 0 and up to 1, separated by commas: {example}."
+    )

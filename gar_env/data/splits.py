@@ -2,52 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
 from gar_env.data.corruptions import CORRUPTIONS, parse_corruptions
 from gar_env.data.dataset import Dataset
+from gar_env.data.pool import Pool, put_aside
 from gar_env.errors import ConfigurationError
 from gar_env.registry import check_choice
 
 KINDS = ("equal", "class", "group")
 
 
-@dataclass(frozen=True, eq=False)
-class Splits:
-    """A partition of the training data, some parts of it corrupted.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Splits(Pool):
+    """A partition of the training data, some parts of it corrupted; ``members`` are those of split 0, then of 1, ...
 
     Args:
-        images: uint8 ``[n, channels, height, width]``, corrupted where the split is.
-        labels: int64 ``[n]``, likewise.
-        members: int64 ``[m]``, the examples of split 0, then of split 1, ... (``m = n`` without held-out part).
         starts: int64 ``[k]``, where each split begins in ``members``.
         sizes: int64 ``[k]``.
         names: One name per split, for people.
         corrupted: The indices of the corrupted splits.
-        heldout: int64 ``[n - m]``, clean examples that are in no split.
     """
 
-    images: Tensor
-    labels: Tensor
-    members: Tensor
     starts: Tensor
     sizes: Tensor
     names: tuple[str, ...]
     corrupted: tuple[int, ...]
-    heldout: Tensor
 
     @property
     def num_splits(self) -> int:
         """How many splits there are."""
         return len(self.names)
-
-    def to(self, device: torch.device | str) -> Splits:
-        """The same splits on ``device``."""
-        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **tensors)
 
     def draw(self, splits: Tensor, generator: Generator) -> Tensor:
         """One example for each entry of ``splits``, uniformly from that split, with replacement.
@@ -64,18 +52,6 @@ class Splits:
         # float64: a float32 uniform times a size above 2**24 could round up to the size itself.
         share = torch.rand(len(splits), generator=generator, device=splits.device, dtype=torch.float64)
         return self.members[self.starts[splits] + (share * self.sizes[splits]).long()]
-
-    def draw_uniformly(self, n: int, generator: Generator) -> Tensor:
-        """``n`` examples from all splits together, as the data are. int64 ``[n]``."""
-        return self.members[_integers(len(self.members), n, generator, self.members.device)]
-
-    def draw_heldout(self, n: int, generator: Generator) -> Tensor:
-        """``n`` examples from the clean held-out part. int64 ``[n]``."""
-        return self.heldout[_integers(len(self.heldout), n, generator, self.heldout.device)]
-
-
-def _integers(limit: int, n: int, generator: Generator, device: torch.device) -> Tensor:
-    return torch.randint(limit, (n,), generator=generator, device=device)
 
 
 def make_splits(
@@ -106,15 +82,7 @@ def make_splits(
         Mueller, Biedenkapp & Hutter (2021), section 6: ten equal parts of CIFAR-10, one with random labels.
     """
     check_choice("splits", kind, KINDS)
-    if not 0 <= heldout_share < 1:
-        raise ConfigurationError(f"heldout_share={heldout_share} must be at least 0 and below 1.")
-    n = len(dataset.x_train)
-    order = torch.randperm(n, generator=generator)
-    num_heldout = int(heldout_share * n)
-    if heldout_share and not num_heldout:
-        raise ConfigurationError(f"heldout_share={heldout_share} of {n} examples is none. Raise it.")
-    heldout, order = order[:num_heldout], order[num_heldout:]
-
+    heldout, order = put_aside(len(dataset.x_train), heldout_share, generator)
     owner, names = _owners(dataset, order, kind, num_splits)
     if len(names) < 2:
         raise ConfigurationError(f"splits={kind!r} gives {len(names)} split; a controller needs at least 2.")
@@ -132,6 +100,7 @@ def make_splits(
         corrupt = "" if kind == "group" else "0:label_noise"
     wanted = parse_corruptions(corrupt)
     images, labels = dataset.x_train.clone(), dataset.y_train.clone()
+    spoiled = torch.zeros(len(images), dtype=torch.bool)
     for split, (name, share) in sorted(wanted.items()):
         if split >= len(names):
             raise ConfigurationError(
@@ -140,8 +109,19 @@ def make_splits(
         count = max(1, round(share * int(sizes[split])))
         rows = members[starts[split] : starts[split] + count]
         images[rows], labels[rows] = CORRUPTIONS[name](images[rows], labels[rows], len(dataset.classes), generator)
+        spoiled[rows] = True
         names[split] = f"{names[split]} ({name})" if share == 1 else f"{names[split]} ({name} {share:g})"
-    return Splits(images, labels, members, starts, sizes, tuple(names), tuple(sorted(wanted)), heldout)
+    return Splits(
+        images=images,
+        labels=labels,
+        members=members,
+        heldout=heldout,
+        spoiled=spoiled,
+        starts=starts,
+        sizes=sizes,
+        names=tuple(names),
+        corrupted=tuple(sorted(wanted)),
+    )
 
 
 def _owners(dataset: Dataset, order: Tensor, kind: str, num_splits: int) -> tuple[Tensor, list[str]]:

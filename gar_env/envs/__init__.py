@@ -3,12 +3,16 @@
 from gar_env.envs.base import SlotVectorEnv
 from gar_env.envs.config import SlotConfig
 from gar_env.envs.data_split import DataSplitConfig, DataSplitEnv, DataSplitVectorEnv
+from gar_env.envs.data_weight import DataWeightConfig, DataWeightEnv, DataWeightVectorEnv
 from gar_env.envs.single import SingleAgentEnv
 
 __all__ = [
     "DataSplitConfig",
     "DataSplitEnv",
     "DataSplitVectorEnv",
+    "DataWeightConfig",
+    "DataWeightEnv",
+    "DataWeightVectorEnv",
     "SingleAgentEnv",
     "SlotConfig",
     "SlotVectorEnv",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from gymnasium.vector.utils import batch_space
 from torch import Tensor, nn
 
 from gar_env.alignment import BatchNormReading, Tape, dot
-from gar_env.data import Batch, load_dataset, normalisation
+from gar_env.data import Batch, Pool, load_dataset, normalisation
 from gar_env.envs.config import SlotConfig
 from gar_env.envs.dashboard import Dashboard
 from gar_env.envs.features import Feature, observation_box, observe
@@ -25,11 +25,25 @@ EVALUATION_BATCH = 1000
 RUNNING = 0.9  # decay per step of the running loss and of the running size of rewards
 
 
+class Trained(NamedTuple):
+    """What is kept of a controlled batch until its slots are paid.
+
+    Args:
+        tape: With :attr:`~gar_env.rewards.Need.TAPE`, of the examples that were trained on.
+        slots: int64 ``[m]``, the slots of those examples; ``None`` if they are all of them.
+        weights: ``[m]``, what a slot's alignment is multiplied with; ``None`` for 1.
+    """
+
+    tape: Tape | None
+    slots: Tensor | None = None
+    weights: Tensor | None = None
+
+
 class SlotVectorEnv(TogetherVectorEnv):
     """``num_envs`` slots of one mini-batch; one episode is one training run.
 
-    Subclasses say what an action does to a slot's example (:meth:`_controlled_batch`), what a reference batch is,
-    and which features they add.
+    Subclasses say what an action does to a slot's example (:meth:`_train`), what pays for it (:meth:`_reference`), and
+    which features they show.
 
     A step waits for the device a few times (divergence, conservation and finiteness checks); with ``output="torch"``
     nothing else leaves it.
@@ -42,12 +56,6 @@ class SlotVectorEnv(TogetherVectorEnv):
         ConfigurationError: If the batch is larger than the training data, or options contradict each other.
         GarEnvError: Whatever building the data or the network raises.
     """
-
-    common_features: ClassVar[tuple[Feature, ...]] = (
-        Feature("progress", 0, 1, "steps taken / num_steps"),
-        Feature("running_loss", 0, 1, "x / (1 + x) of the batch loss x in nats, decay 0.9"),
-        Feature("last_reward", -1, 1, "tanh of the slot's last reward / running root mean square of rewards"),
-    )
 
     def __init__(self, num_envs: int, config: SlotConfig) -> None:
         super().__init__(
@@ -78,7 +86,7 @@ class SlotVectorEnv(TogetherVectorEnv):
 
     def _set_spaces(self, action_space: Any, batched_action_space: Any, features: tuple[Feature, ...]) -> None:
         """Called once by the subclass: spaces and the names of observation columns."""
-        self.features = self.common_features + features
+        self.features = features
         self.single_action_space, self.action_space = action_space, batched_action_space
         self.single_observation_space = observation_box(self.features)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
@@ -90,25 +98,35 @@ class SlotVectorEnv(TogetherVectorEnv):
 
     # What a subclass fills in
 
+    pool: Pool
+    """The data of this episode."""
+
     @abstractmethod
     def _start_data(self, seed: int) -> None:
-        """Cut, corrupt and move the data of one episode."""
+        """Cut, corrupt and move the data of one episode to ``self.pool``; the learner is there already."""
 
     @abstractmethod
-    def _controlled_batch(self, actions: Tensor) -> Batch:
-        """The batch that the actions call for."""
+    def _train(self, actions: Tensor) -> tuple[Trained, Tensor]:
+        """The pass over the batch that the actions call for; its gradient is left waiting for the update.
+
+        Returns:
+            What is kept until the slots are paid, and the scalar loss.
+        """
 
     @abstractmethod
-    def _reference_batch(self, actions: Tensor) -> Batch:
-        """A batch for ``self.reference``."""
+    def _reference(self, actions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and gradient of a batch for ``self.reference``, other than held-out ones; left waiting if trained on."""
 
     @abstractmethod
-    def _heldout_batch(self) -> Batch:
-        """A clean held-out batch of ``num_envs`` examples."""
+    def _columns(self) -> list[float | Tensor]:
+        """The values of ``self.features``."""
 
-    @abstractmethod
-    def _more_columns(self) -> list[float | Tensor]:
-        """Values of the features that the subclass added."""
+    def _look(self) -> None:
+        """Called at the start of an episode and after each step, before :meth:`_columns`: see what comes next."""
+
+    def metrics(self) -> dict[str, float]:
+        """What is worth logging about this episode so far, by name."""
+        return {}
 
     # One episode
 
@@ -116,7 +134,6 @@ class SlotVectorEnv(TogetherVectorEnv):
         config = self.config
         shape, classes = self.dataset.image_shape, len(self.dataset.classes)
         self.data_generator = named_generator(seed, "data", self.device)
-        self._start_data(seed)
         self.learner = Learner(
             lambda: build_network(config.network, shape, classes),
             seed=seed,
@@ -135,8 +152,7 @@ class SlotVectorEnv(TogetherVectorEnv):
                 f"network={config.network!r} normalises over the batch, which needs at least 2 examples; num_envs is 1."
             )
         self.steps = 0
-        self._waiting = False  # next_step: whether the last batch's slots wait to be paid, from this tape if needed
-        self._unpaid_tape: Tape | None = None
+        self._unpaid: Trained | None = None  # next_step: the last batch, whose slots wait to be paid
         # A network that knows nothing answers uniformly; its loss is a fair value before the first step.
         self._running_loss = torch.tensor(float(classes), device=self.device).log()
         self._running_square = torch.zeros((), device=self.device)
@@ -144,18 +160,18 @@ class SlotVectorEnv(TogetherVectorEnv):
         self._last_reward = torch.zeros(self.num_envs, device=self.device)
         if self.dashboard:
             self.dashboard.clear()
+        self._start_data(seed)
+        self._look()
 
     def _advance(self, actions: Tensor) -> Outcome:
-        batch = self._controlled_batch(actions)
-        tape, losses = self._pass(batch)
-        loss = losses.mean()
+        trained, loss = self._train(actions)
         if self.config.reward_timing == "same_step":
             self.learner.update()
-            rewards = self._pay_with_reference(tape, actions)
+            rewards = self._pay_with_reference(trained, actions)
         else:
-            rewards = self._pay(self._unpaid_tape, loss, self.learner.gradient()) if self._waiting else None
+            rewards = self._pay(self._unpaid, loss, self.learner.gradient()) if self._unpaid else None
             self.learner.update()
-            self._waiting, self._unpaid_tape = True, tape
+            self._unpaid = trained
         self.steps += 1
 
         finite = loss.isfinite() if rewards is None else loss.isfinite() & rewards.isfinite().all()
@@ -172,6 +188,7 @@ class SlotVectorEnv(TogetherVectorEnv):
                 self._note_rewards(rewards)
         if self.dashboard:
             self.dashboard.add(float(loss), float(rewards.mean()))
+        self._look()
         accuracy = self.evaluate()["test_accuracy"] if ended and not diverged else 0.0
         infos = {
             "loss": (loss, True),
@@ -189,41 +206,58 @@ class SlotVectorEnv(TogetherVectorEnv):
             "test_accuracy": (0.0, False),
         }
 
-    def _pass(self, batch: Batch) -> tuple[Tape | None, Tensor]:
+    def _pass(self, batch: Batch, weights: Tensor | None = None) -> tuple[Tape | None, Tensor]:
+        """Forward and backward, recorded if the signal needs a tape; losses ``[n]``."""
         if Need.TAPE not in self.signal.needs:
-            return None, self.learner.plain_pass(batch)
-        tape = self.learner.recorded_pass(batch, cast(BatchNormReading, self.config.batch_norm))
+            return None, self.learner.plain_pass(batch, weights)
+        tape = self.learner.recorded_pass(batch, cast(BatchNormReading, self.config.batch_norm), weights)
         return tape, tape.losses
 
-    def _pay_with_reference(self, tape: Tape | None, actions: Tensor) -> Tensor:
-        """Draw the reference batch at theta_{t+1}, pay for the step before it, and train on it unless held out."""
+    def _heldout_batch(self) -> Batch:
+        return self._gather(self.pool.draw_heldout(self.num_envs, self.data_generator))
+
+    def _gather(self, examples: Tensor) -> Batch:
+        return Batch(self.normalise(self.pool.images[examples]), self.pool.labels[examples])
+
+    def _pay_with_reference(self, trained: Trained, actions: Tensor) -> Tensor:
+        """Pay the step before from a reference batch at theta_{t+1}, and train on that if it is training data."""
         if self.reference == "heldout":
-            next_loss, next_gradient = self.learner.side_gradient(self._heldout_batch())
-            return self._pay(tape, next_loss, next_gradient)
-        next_loss = self.learner.plain_pass(self._reference_batch(actions)).mean()
-        rewards = self._pay(tape, next_loss, self.learner.gradient())
-        self.learner.update()
+            side = self.learner.side_pass(self._heldout_batch())
+            return self._pay(trained, side.losses.mean(), side.gradient)
+        rewards = self._pay(trained, *self._reference(actions))
+        if self.config.trains_on_reference:
+            self.learner.update()
         return rewards
 
-    def _pay(self, tape: Tape | None, next_loss: Tensor, next_gradient: dict[str, Tensor]) -> Tensor:
+    def _pay(self, trained: Trained, next_loss: Tensor, next_gradient: dict[str, Tensor]) -> Tensor:
+        """Rewards of all slots, ``[n]``."""
+        needs = self.signal.needs
+        if Need.TAPE not in needs:
+            return self._signal(self.num_envs, None, next_loss, next_gradient)
+        if trained.slots is not None and not len(trained.slots):
+            return torch.zeros(self.num_envs, device=self.device)  # nobody trained: nothing to credit
+        assert trained.tape is not None
+        rewards = self._signal(trained.tape.n, trained.tape, next_loss, next_gradient)
+        if trained.weights is not None:
+            rewards = rewards * trained.weights
+        if trained.slots is None:
+            return rewards
+        return rewards.new_zeros(self.num_envs).index_copy(0, trained.slots, rewards)
+
+    def _signal(self, n: int, tape: Tape | None, next_loss: Tensor, next_gradient: dict[str, Tensor]) -> Tensor:
+        """What the signal pays for ``n`` slots, checked."""
         needs = self.signal.needs
         heldout = None
         if Need.HELDOUT_GRADIENT in needs:
-            heldout = self.learner.side_gradient(self._heldout_batch())[1]
+            heldout = self.learner.side_pass(self._heldout_batch()).gradient
         rewards = self.signal(
-            Evidence(
-                self.num_envs,
-                next_loss,
-                tape,
-                next_gradient if Need.NEXT_GRADIENT in needs else None,
-                heldout,
-            )
+            Evidence(n, next_loss, tape, next_gradient if Need.NEXT_GRADIENT in needs else None, heldout)
         )
-        if not isinstance(rewards, Tensor) or rewards.shape != (self.num_envs,) or not rewards.is_floating_point():
+        if not isinstance(rewards, Tensor) or rewards.shape != (n,) or not rewards.is_floating_point():
             found = f"{rewards.dtype} {list(rewards.shape)}" if isinstance(rewards, Tensor) else type(rewards).__name__
             raise RewardError(
-                f"Reward signal {self.config.reward!r} returned {found}; expected floating point [{self.num_envs}], "
-                "one number per slot."
+                f"Reward signal {self.config.reward!r} returned {found}; expected floating point [{n}], one number "
+                "per slot."
             )
         if rewards.device.type != self.device.type:
             raise RewardError(
@@ -234,7 +268,7 @@ class SlotVectorEnv(TogetherVectorEnv):
         if bool(wrong.any()) and bool((next_loss + dot(next_gradient, next_gradient)).isfinite()):
             raise RewardError(
                 f"Reward signal {self.config.reward!r} returned NaN or infinity for {int(wrong.sum())} of "
-                f"{self.num_envs} slots in step {self.steps + 1}, while loss and gradient are finite."
+                f"{n} slots in step {self.steps + 1}, while loss and gradient are finite."
             )
         return rewards.detach()
 
@@ -246,10 +280,12 @@ class SlotVectorEnv(TogetherVectorEnv):
         self._last_reward = torch.tanh(rewards / size.clamp_min(torch.finfo(torch.float32).tiny))
 
     def _observe(self) -> Tensor:
-        progress = self.steps / self.config.num_steps
-        running_loss = self._running_loss / (1 + self._running_loss)
-        columns = [progress, running_loss, self._last_reward, *self._more_columns()]
-        return observe(self.features, columns, self.num_envs, self.device)
+        return observe(self.features, self._columns(), self.num_envs, self.device)
+
+    @property
+    def progress(self) -> float:
+        """Share of the episode's steps that are taken."""
+        return self.steps / self.config.num_steps
 
     def evaluate(self) -> dict[str, float]:
         """Accuracy and mean cross entropy of the present network on the test data.

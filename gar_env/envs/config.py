@@ -17,7 +17,6 @@ from gar_env.networks.build import NetworkBuilder
 from gar_env.registry import check_choice, did_you_mean
 
 REWARD_TIMINGS = ("same_step", "next_step")
-REFERENCES = ("policy", "uniform", "heldout")
 
 
 @dataclass(frozen=True)
@@ -84,6 +83,7 @@ class SlotConfig:
     render_mode: str | None = None
 
     default_reference: ClassVar[str] = "policy"
+    references: ClassVar[tuple[str, ...]] = ("policy", "uniform", "heldout")
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -96,7 +96,7 @@ class SlotConfig:
             if value is not None and not low <= value < high:
                 raise ConfigurationError(f"{name}={value} must be at least {low} and below {high}.")
         if self.reference is not None:
-            check_choice("reference", self.reference, REFERENCES)
+            check_choice("reference", self.reference, self.references)
             if self.reward_timing == "next_step":
                 raise ConfigurationError(
                     f"reference={self.reference!r} has no meaning with reward_timing='next_step', where the next "
@@ -112,9 +112,14 @@ class SlotConfig:
         return (self.reference or self.default_reference) if self.reward_timing == "same_step" else None
 
     @property
+    def trains_on_reference(self) -> bool:
+        """Whether the reference batch is a normal training step too."""
+        return self.resolved_reference not in (None, "heldout")
+
+    @property
     def sgd_steps(self) -> int:
         """SGD steps in an episode: two per environment step when a reference batch is trained on."""
-        return self.num_steps * (1 if self.resolved_reference in (None, "heldout") else 2)
+        return self.num_steps * (2 if self.trains_on_reference else 1)
 
 
 ConfigType = TypeVar("ConfigType", bound=SlotConfig)

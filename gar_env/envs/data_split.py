@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from gymnasium.spaces import Discrete, MultiDiscrete
 from torch import Tensor
 
-from gar_env.data import Batch, make_splits
-from gar_env.envs.base import SlotVectorEnv
+from gar_env.data import make_splits
+from gar_env.envs.base import SlotVectorEnv, Trained
 from gar_env.envs.config import SlotConfig, config_from
-from gar_env.envs.features import Feature
+from gar_env.envs.features import LAST_REWARD, PROGRESS, RUNNING_LOSS, Feature, squashed
 from gar_env.envs.single import SingleAgentEnv
 from gar_env.seeding import named_generator
 
@@ -68,6 +68,9 @@ class DataSplitVectorEnv(SlotVectorEnv):
             Discrete(k),
             MultiDiscrete([k] * num_envs),
             (
+                PROGRESS,
+                RUNNING_LOSS,
+                LAST_REWARD,
                 *(Feature(f"usage_{i}", 0, 1, "share of all draws so far from this split") for i in range(k)),
                 *(Feature(f"last_action_{i}", 0, 1, "1 if the slot's last action was this split") for i in range(k)),
             ),
@@ -83,7 +86,7 @@ class DataSplitVectorEnv(SlotVectorEnv):
             corrupt=config.corrupt,
             heldout_share=self.heldout_share,
         )
-        self.splits = splits.to(self.device)
+        self.pool = self.splits = splits.to(self.device)
         self._counts = torch.zeros(splits.num_splits, device=self.device)
         self._last_action = torch.zeros(self.num_envs, splits.num_splits, device=self.device)
 
@@ -107,26 +110,34 @@ class DataSplitVectorEnv(SlotVectorEnv):
         """Share of all draws so far from each split, ``[k]``, zeros before the first."""
         return self._counts / self._counts.sum().clamp_min(1)
 
-    def _controlled_batch(self, actions: Tensor) -> Batch:
+    def metrics(self) -> dict[str, float]:
+        """``usage_i``: share of all draws so far from split ``i``."""
+        return {f"usage_{i}": share for i, share in enumerate(self.usage.tolist())}
+
+    def _train(self, actions: Tensor) -> tuple[Trained, Tensor]:
         self._last_action = F.one_hot(actions, self.num_splits).float()
         self._counts = self._counts + self._last_action.sum(0)
         if self.dashboard:
             self.dashboard.usage = dict(zip(self.split_names, self.usage.tolist(), strict=True))
-        return self._gather(self.splits.draw(actions, self.data_generator))
+        tape, losses = self._pass(self._gather(self.splits.draw(actions, self.data_generator)))
+        return Trained(tape), losses.mean()
 
-    def _reference_batch(self, actions: Tensor) -> Batch:
+    def _reference(self, actions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         if self.reference == "uniform":
-            return self._gather(self.splits.draw_uniformly(self.num_envs, self.data_generator))
-        return self._gather(self.splits.draw(actions, self.data_generator))
+            examples = self.splits.draw_uniformly(self.num_envs, self.data_generator)
+        else:
+            examples = self.splits.draw(actions, self.data_generator)
+        loss = self.learner.plain_pass(self._gather(examples)).mean()
+        return loss, self.learner.gradient()
 
-    def _heldout_batch(self) -> Batch:
-        return self._gather(self.splits.draw_heldout(self.num_envs, self.data_generator))
-
-    def _gather(self, examples: Tensor) -> Batch:
-        return Batch(self.normalise(self.splits.images[examples]), self.splits.labels[examples])
-
-    def _more_columns(self) -> list[float | Tensor]:
-        return [self.usage.expand(self.num_envs, -1), self._last_action]
+    def _columns(self) -> list[float | Tensor]:
+        return [
+            self.progress,
+            squashed(self._running_loss),
+            self._last_reward,
+            self.usage.expand(self.num_envs, -1),
+            self._last_action,
+        ]
 
 
 class DataSplitEnv(SingleAgentEnv):

@@ -29,6 +29,16 @@ class Feature(NamedTuple):
     meaning: str
 
 
+PROGRESS = Feature("progress", 0, 1, "steps taken / num_steps")
+RUNNING_LOSS = Feature("running_loss", 0, 1, "x / (1 + x) of the batch loss x in nats, decay 0.9")
+LAST_REWARD = Feature("last_reward", -1, 1, "tanh of the slot's last reward / running root mean square of rewards")
+
+
+def squashed(positive: Tensor) -> Tensor:
+    """``x / (1 + x)`` of non-negative numbers, in [0, 1]; NaN and infinity, as after divergence, are 1."""
+    return (positive / (1 + positive)).nan_to_num(nan=1.0, posinf=1.0)
+
+
 def observation_box(features: Sequence[Feature]) -> Box:
     """The space of one row, float32 ``[d]``."""
     return Box(

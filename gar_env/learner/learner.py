@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,36 @@ class CrossEntropy:
                 f"[{n}, classes]. Build it for the data's number of classes."
             )
         return F.cross_entropy(logits, self.targets, reduction="none")
+
+
+@dataclass(frozen=True)
+class WeightedCrossEntropy(CrossEntropy):
+    """Each example's cross entropy times its weight, scaled so that their mean is the weighted mean.
+
+    Args:
+        targets: int64 ``[n]``.
+        weights: ``[n]``, non-negative, not all 0.
+    """
+
+    weights: Tensor
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Logits ``[n, classes]`` to ``n w_i l_i / sum(w)``, ``[n]``."""
+        return super().__call__(logits) * self.weights / self.weights.mean()
+
+
+class SidePass(NamedTuple):
+    """A pass over a batch that is not trained on.
+
+    Args:
+        logits: ``[n, classes]``.
+        losses: Each example's cross entropy, ``[n]``.
+        gradient: Of the mean loss, by parameter name; empty if it was not asked for.
+    """
+
+    logits: Tensor
+    losses: Tensor
+    gradient: dict[str, Tensor]
 
 
 class Learner:
@@ -110,28 +140,39 @@ class Learner:
             "gradient_clip": gradient_clip,
         }
         self.steps = 0
+        self._probed = False
         self.network.train()
 
-    def recorded_pass(self, batch: Batch, batch_norm: BatchNormReading = "share") -> Tape:
-        """Forward and backward of the mean loss, with a tape. The gradient waits for :meth:`update`."""
+    def recorded_pass(
+        self, batch: Batch, batch_norm: BatchNormReading = "share", weights: Tensor | None = None
+    ) -> Tape:
+        """Forward and backward of the mean loss, with a tape. The gradient waits for :meth:`update`.
+
+        Args:
+            batch: ``n`` examples.
+            batch_norm: See :func:`gar_env.alignment.record`.
+            weights: ``[n]``: the loss is the weighted mean, and the tape holds :class:`WeightedCrossEntropy`.
+        """
         with lend_to_global(self.generator):
             # The probe costs two passes, once in a run: it finds networks whose rows are not examples.
-            return record(
+            tape = record(
                 self.network,
                 batch.inputs,
-                CrossEntropy(batch.targets),
+                _losses(batch, weights),
                 batch_norm=batch_norm,
-                probe=self.steps == 0,
+                probe=not self._probed,
             )
+        self._probed = True
+        return tape
 
-    def plain_pass(self, batch: Batch) -> Tensor:
-        """Forward and backward of the mean loss, without a tape.
+    def plain_pass(self, batch: Batch, weights: Tensor | None = None) -> Tensor:
+        """Forward and backward of the mean loss, without a tape; ``weights`` as in :meth:`recorded_pass`.
 
         Returns:
             Each example's loss, ``[n]``, detached.
         """
         with lend_to_global(self.generator):
-            losses = CrossEntropy(batch.targets)(self.network(batch.inputs))
+            losses = _losses(batch, weights)(self.network(batch.inputs))
             losses.mean().backward()
         return losses.detach()
 
@@ -150,15 +191,20 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         self.steps += 1
 
-    def side_gradient(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss and gradient of a batch that is not trained on; ``.grad`` and buffers stay as they are.
+    def side_pass(self, batch: Batch, weights: Tensor | None = None, *, gradient: bool = True) -> SidePass:
+        """A pass in training mode over a batch that is not trained on; ``.grad`` and buffers stay as they are.
 
-        Returns:
-            ``(mean loss, gradient)``.
+        Args:
+            batch: ``n`` examples.
+            weights: As in :meth:`recorded_pass`.
+            gradient: Whether to go backward as well.
         """
-        with put_back(self.network):
-            loss = self.plain_pass(batch).mean()
-            return loss, self.gradient()
+        with put_back(self.network), lend_to_global(self.generator), torch.set_grad_enabled(gradient):
+            logits = self.network(batch.inputs)
+            losses = _losses(batch, weights)(logits)
+            if gradient:
+                losses.mean().backward()
+            return SidePass(logits.detach(), losses.detach(), self.gradient() if gradient else {})
 
     @property
     def diverged(self) -> bool:
@@ -206,6 +252,7 @@ class Learner:
                 "optimizer": self.optimizer.state_dict(),
                 "generator": self.generator.get_state(),
                 "steps": self.steps,
+                "probed": self._probed,
                 "built": self._built,
             }
         )
@@ -238,3 +285,8 @@ class Learner:
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self.generator.set_state(state["generator"])
         self.steps = int(state["steps"])
+        self._probed = bool(state["probed"])
+
+
+def _losses(batch: Batch, weights: Tensor | None) -> CrossEntropy:
+    return CrossEntropy(batch.targets) if weights is None else WeightedCrossEntropy(batch.targets, weights)

@@ -140,11 +140,11 @@ def test_a_reset_mask_that_leaves_out_rows_is_refused():
 
 def test_a_nan_feature_is_refused_and_named():
     class Broken(DataSplitVectorEnv):
-        def _more_columns(self):
-            usage, last_action = super()._more_columns()
-            usage = usage.clone()
-            usage[3, 2] = torch.nan
-            return [usage, last_action]
+        def _columns(self):
+            columns = super()._columns()
+            columns[3] = columns[3].clone()
+            columns[3][3, 2] = torch.nan
+            return columns
 
     with pytest.raises(
         NonFiniteObservationError, match="The observation features usage_2 are NaN or infinite in 1 of 12"

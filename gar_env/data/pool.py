@@ -1,0 +1,90 @@
+"""Training data to draw from: some of it corrupted, some of it put aside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Generator, Tensor
+
+from gar_env.data.corruptions import CORRUPTIONS, parse_shares
+from gar_env.data.dataset import Dataset
+from gar_env.errors import ConfigurationError
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Pool:
+    """Examples to draw from.
+
+    Args:
+        images: uint8 ``[n, channels, height, width]``, corrupted where an example is.
+        labels: int64 ``[n]``, likewise.
+        members: int64 ``[m]``, the examples that may be trained on (``m = n`` without held-out part).
+        heldout: int64 ``[n - m]``, clean examples that are not.
+        spoiled: bool ``[n]``, which examples were corrupted.
+    """
+
+    images: Tensor
+    labels: Tensor
+    members: Tensor
+    heldout: Tensor
+    spoiled: Tensor
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same examples on ``device``."""
+        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
+
+    def draw_uniformly(self, n: int, generator: Generator) -> Tensor:
+        """``n`` of all training examples, as they are, with replacement. int64 ``[n]``, indices into ``images``."""
+        return _draw(self.members, n, generator)
+
+    def draw_heldout(self, n: int, generator: Generator) -> Tensor:
+        """``n`` examples from the clean held-out part. int64 ``[n]``."""
+        return _draw(self.heldout, n, generator)
+
+
+def _draw(members: Tensor, n: int, generator: Generator) -> Tensor:
+    return members[torch.randint(len(members), (n,), generator=generator, device=members.device)]
+
+
+def put_aside(n: int, heldout_share: float, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Shuffle ``n`` examples and put a share of them aside.
+
+    Returns:
+        ``(held out, the others)``, int64.
+
+    Raises:
+        ConfigurationError: If the share is out of range, or too small to hold an example.
+    """
+    if not 0 <= heldout_share < 1:
+        raise ConfigurationError(f"heldout_share={heldout_share} must be at least 0 and below 1.")
+    order = torch.randperm(n, generator=generator)
+    num_heldout = int(heldout_share * n)
+    if heldout_share and not num_heldout:
+        raise ConfigurationError(f"heldout_share={heldout_share} of {n} examples is none. Raise it.")
+    return order[:num_heldout], order[num_heldout:]
+
+
+def make_pool(dataset: Dataset, generator: Generator, *, corrupt: str = "", heldout_share: float = 0.0) -> Pool:
+    """All training data in one pool, random shares of it corrupted.
+
+    Args:
+        dataset: On the CPU.
+        generator: Named generator ``labels``, on the CPU.
+        corrupt: For example ``"symmetric_noise(0.4)"``; several shares are disjoint.
+        heldout_share: Share of the training data that is put aside, clean.
+
+    Raises:
+        ConfigurationError: If ``corrupt`` cannot be read, or a share is out of range.
+    """
+    heldout, members = put_aside(len(dataset.x_train), heldout_share, generator)
+    images, labels = dataset.x_train.clone(), dataset.y_train.clone()
+    spoiled, start = torch.zeros(len(images), dtype=torch.bool), 0
+    for name, share in parse_shares(corrupt):
+        rows = members[start : start + max(1, round(share * len(members)))]
+        images[rows], labels[rows] = CORRUPTIONS[name](images[rows], labels[rows], len(dataset.classes), generator)
+        spoiled[rows] = True
+        start += len(rows)
+    return Pool(images=images, labels=labels, members=members, heldout=heldout, spoiled=spoiled)

@@ -1,0 +1,56 @@
+"""What the last linear layer of a network sees: its penultimate features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from gar_env.errors import ConfigurationError
+
+
+class LastLinearInputs:
+    """Inside ``with``, keeps the input of whichever linear layer was called last.
+
+    Args:
+        network: Any module with a linear layer.
+
+    Raises:
+        ConfigurationError: If there is no linear layer.
+
+    Example:
+        >>> import torch
+        >>> network = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 5))
+        >>> with LastLinearInputs(network) as features:
+        ...     logits = network(torch.ones(4, 3))
+        >>> features.value.shape
+        torch.Size([4, 2])
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
+        if not self.layers:
+            raise ConfigurationError(
+                "The network has no linear layer, whose input would be its penultimate features. Leave out "
+                "penultimate=True, or give the network a linear output layer."
+            )
+        self.value: Tensor
+        self._handles: list[RemovableHandle] = []
+
+    @property
+    def width(self) -> int:
+        """How many features there are; after a pass."""
+        return self.value.shape[1]
+
+    def __enter__(self) -> LastLinearInputs:
+        self._handles = [layer.register_forward_pre_hook(self._keep) for layer in self.layers]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def _keep(self, layer: nn.Module, args: tuple[Any, ...]) -> None:
+        self.value = args[0].detach().flatten(1)
