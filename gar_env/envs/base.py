@@ -141,7 +141,7 @@ class SlotVectorEnv(TogetherVectorEnv):
             device=self.device,
             optimizer=config.optimizer,
             step_size=config.step_size,
-            momentum=config.momentum,
+            momentum=config.resolved_momentum,
             weight_decay=config.weight_decay,
             schedule=config.schedule,
             warmup_steps=config.warmup_steps,

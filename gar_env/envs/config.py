@@ -32,7 +32,7 @@ class SlotConfig:
             :func:`gar_env.networks.build_network`.
         optimizer: Any of ``torch.optim`` by name; ``"sgd"`` has Nesterov momentum.
         step_size: Of the optimizer.
-        momentum: Of the optimizer; ``None`` is 0.9 for SGD.
+        momentum: Of the optimizer; ``None`` is the environment's own for SGD, 0.9 unless it says otherwise.
         weight_decay: Of the optimizer.
         schedule: ``"constant"`` or ``"cosine"``.
         warmup_steps: SGD steps of linear warm-up.
@@ -82,6 +82,7 @@ class SlotConfig:
     device: str = "cpu"
     render_mode: str | None = None
 
+    sgd_momentum: ClassVar[float] = 0.9
     default_reference: ClassVar[str] = "policy"
     references: ClassVar[tuple[str, ...]] = ("policy", "uniform", "heldout")
 
@@ -105,6 +106,11 @@ class SlotConfig:
         check_schedule(self.schedule, warmup_steps=self.warmup_steps, num_steps=self.sgd_steps)
         if self.heldout_share == 0 and self.resolved_reference == "heldout":
             raise ConfigurationError("reference='heldout' needs heldout_share above 0, for example 0.1.")
+
+    @property
+    def resolved_momentum(self) -> float | None:
+        """The momentum in force; ``None`` leaves an optimizer other than SGD its own."""
+        return self.sgd_momentum if self.momentum is None and self.optimizer.lower() == "sgd" else self.momentum
 
     @property
     def resolved_reference(self) -> str | None:

@@ -42,6 +42,10 @@ class DataWeightConfig(SlotConfig):
     weight_levels: int = 2
     penultimate: bool = False
 
+    # With momentum training oscillates: the next gradient points back, clean examples are paid less than wrong labels,
+    # and a controller learns to keep those (FC_BN on digits: accuracy 0.59 with 0.9, 0.96 without).
+    sgd_momentum: ClassVar[float] = 0.0
+
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_shares(self.corrupt)
@@ -63,8 +67,8 @@ class DataWeightVectorEnv(SlotVectorEnv):
     :attr:`observation_names`. Reward: the example's weight times its alignment, so 0 if it is dropped; a signal that
     reads no tape, such as NSLR, pays all slots alike. Episode: one training run.
 
-    A step in which fewer than 2 examples are kept (fewer than 1 without batch normalisation) trains nothing, and signals
-    that read a tape pay 0. ``infos["loss"]`` is the mean loss of the batch as it was drawn.
+    A step in which fewer than 2 examples are kept (fewer than 1 without batch normalisation) trains nothing, and
+    signals that read a tape pay 0. ``infos["loss"]`` is the mean loss of the batch as it was drawn.
 
     Args:
         num_envs: The batch size.

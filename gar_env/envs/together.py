@@ -171,6 +171,14 @@ class TogetherVectorEnv(VectorEnv):
         infos |= {"final_info": final_infos, "_final_info": self._info_array(True)}
         return observations, rewards, terminations, truncations, infos
 
+    def action_masks(self) -> np.ndarray:
+        """Which actions each row may take, for agents that ask: bool ``[n, choices]``, all True unless overridden.
+
+        With several choices per row (``MultiDiscrete``) their columns follow each other, as sb3-contrib expects.
+        """
+        space: Any = self.single_action_space
+        return np.ones((self.num_envs, int(space.nvec.sum() if hasattr(space, "nvec") else space.n)), dtype=bool)
+
     def _begin_next(self) -> None:
         self._begin(int(self.np_random.integers(2**62)))
         self._running, self._ended = True, False

@@ -1,0 +1,203 @@
+"""Our vector environments as Stable-Baselines3 expects them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from stable_baselines3.common.vec_env import VecEnv
+
+import gar_env  # noqa: F401 - registers the environments
+from gar_env.errors import ConfigurationError
+
+Indices = int | Iterable[int] | None
+
+
+class SB3VecEnv(VecEnv):
+    """A vector environment for Stable-Baselines3: each slot is one of SB3's environments.
+
+    Info dicts are empty but at the end of an episode, since a thousand of them are made in every step: then each row
+    has ``terminal_observation`` and ``TimeLimit.truncated``, and the first ended row what the episode came to:
+    ``episode`` (``r``: return, mean over slots; ``l``: steps; ``t``: seconds, as SB3's ``Monitor``) and
+    ``test_accuracy``. The arrays of the last step are in :attr:`infos`.
+
+    All slots share one training run: it has one seed, :meth:`get_attr` gives every row the same value, and
+    :meth:`set_attr` changes it for all of them.
+
+    Args:
+        env: A vector environment with ``autoreset_mode="SameStep"`` and numpy output; :func:`make_sb3_env` makes one.
+        late_rewards: Say True to use ``reward_timing="next_step"``, whose rewards belong to the actions before the
+            last, with an agent that allows for it (:class:`~agents.sb3.ShiftedRolloutBuffer`);
+            :func:`~agents.sb3.check_controller` tells which do.
+
+    Raises:
+        ConfigurationError: If the environment is none of these; the message says what to do.
+    """
+
+    def __init__(self, env: VectorEnv, *, late_rewards: bool = False) -> None:
+        _check_env(env, late_rewards)
+        self.env = env
+        self.late_rewards = getattr(env.unwrapped, "reward_timing", "same_step") == "next_step"
+        self.infos: dict[str, Any] = {}
+        super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
+
+    def reset(self) -> np.ndarray:
+        """Start an episode with the seed and options given before, once. Observations, ``[n, d]``."""
+        observations, self.infos = self.env.reset(seed=self._seeds[0], options=self._options[0] or None)
+        self._reset_seeds()
+        self._reset_options()
+        self._start_statistics(np.ones(self.num_envs, bool))
+        return observations
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Seed the next :meth:`reset`; rows share one run, so the list holds the same seed ``n`` times."""
+        first = super().seed(seed)[0]
+        self._seeds = [first] * self.num_envs
+        return self._seeds
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Keep the actions for :meth:`step_wait`."""
+        self._actions = actions
+
+    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """Take the step.
+
+        Returns:
+            ``(observations [n, d], rewards [n], dones [n], n info dicts)``; all arrays are new.
+        """
+        observations, rewards, terminations, truncations, self.infos = self.env.step(self._actions)
+        dones = np.logical_or(terminations, truncations)
+        self._returns += rewards
+        self._lengths += 1
+        info_dicts: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        if dones.any():
+            self._describe_ends(info_dicts, dones, truncations & ~terminations)
+        return observations, rewards, dones, info_dicts
+
+    def _describe_ends(self, info_dicts: list[dict[str, Any]], dones: np.ndarray, truncated: np.ndarray) -> None:
+        ended = np.flatnonzero(dones)
+        for row in ended:
+            info_dicts[row]["terminal_observation"] = np.array(self.infos["final_obs"][row])
+            info_dicts[row]["TimeLimit.truncated"] = bool(truncated[row])
+        first, final = ended[0], self.infos["final_info"]
+        info_dicts[first]["episode"] = {
+            "r": float(self._returns[ended].mean()),
+            "l": int(self._lengths[first]),
+            "t": round(time.time() - self._started, 6),
+        }
+        if "test_accuracy" in final and final["_test_accuracy"][first]:
+            info_dicts[first]["test_accuracy"] = float(final["test_accuracy"][first])
+        self._start_statistics(dones)
+
+    def _start_statistics(self, rows: np.ndarray) -> None:
+        if rows.all():
+            self._returns, self._lengths = np.zeros(self.num_envs), np.zeros(self.num_envs, int)
+            self._started = time.time()
+        self._returns[rows], self._lengths[rows] = 0, 0
+
+    def close(self) -> None:
+        """Close the environment."""
+        self.env.close()
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """The picture that all slots share, once."""
+        frames = self.env.render()
+        return [None if frames is None else np.asarray(frames[0])]
+
+    # Attributes and methods of "each" environment
+
+    def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
+        """An attribute of the environment, once per row.
+
+        Raises:
+            AttributeError: If it has none of that name.
+        """
+        return [getattr(self._owner(attr_name), attr_name)] * len(self._rows(indices))
+
+    def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
+        """Set an attribute of the environment.
+
+        Raises:
+            ConfigurationError: If only some rows are meant: they share one environment.
+        """
+        if len(set(self._rows(indices))) < self.num_envs:
+            raise ConfigurationError(
+                f"set_attr({attr_name!r}) names {len(set(self._rows(indices)))} of {self.num_envs} rows, but all rows "
+                "share one environment. Leave indices out."
+            )
+        setattr(self._owner(attr_name) if self.has_attr(attr_name) else self.env.unwrapped, attr_name, value)
+
+    def env_method(self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any) -> list:
+        """Call a method of the environment, once, and give every row its result.
+
+        ``action_masks`` alone is per row: sb3-contrib's MaskablePPO stacks what each row returns.
+        """
+        result = getattr(self._owner(method_name), method_name)(*method_args, **method_kwargs)
+        rows = self._rows(indices)
+        return [result[row] for row in rows] if method_name == "action_masks" else [result] * len(rows)
+
+    def env_is_wrapped(self, wrapper_class: type, indices: Indices = None) -> list[bool]:
+        """Whether a wrapper of this class is around the environment."""
+        layer, found = self.env, False
+        while not found and layer is not layer.unwrapped:
+            found = isinstance(layer, wrapper_class)
+            layer = layer.env  # pyright: ignore[reportAttributeAccessIssue]
+        return [found] * len(self._rows(indices))
+
+    def _owner(self, name: str) -> VectorEnv:
+        """The outermost layer that has an attribute."""
+        for layer in (self.env, self.env.unwrapped):
+            if hasattr(layer, name):
+                return layer
+        raise AttributeError(f"{type(self.env.unwrapped).__name__} has no attribute {name!r}.")
+
+    def _rows(self, indices: Indices) -> list[int]:
+        return list(self._get_indices(indices))
+
+
+def make_sb3_env(id: str, num_envs: int = 128, *, late_rewards: bool = False, **options: Any) -> SB3VecEnv:
+    """``gymnasium.make_vec`` for Stable-Baselines3.
+
+    Args:
+        id: ``"GAR/DataSplit-v0"``, ...
+        num_envs: Slots, the batch size of the inner training.
+        late_rewards: See :class:`SB3VecEnv`.
+        **options: Of the environment.
+
+    Raises:
+        ConfigurationError: If an option contradicts what SB3 needs.
+    """
+    for name, needed in (("autoreset_mode", "SameStep"), ("output", "numpy")):
+        if name in options:
+            raise ConfigurationError(f"Stable-Baselines3 needs {name}={needed!r}, which is set here. Leave {name} out.")
+    env = gymnasium.make_vec(id, num_envs=num_envs, autoreset_mode="SameStep", **options)
+    return SB3VecEnv(env, late_rewards=late_rewards)
+
+
+def _check_env(env: Any, late_rewards: bool) -> None:
+    if isinstance(env, gymnasium.Env):
+        raise ConfigurationError(
+            f"{type(env.unwrapped).__name__} is one agent's view of the whole batch. Pass it to Stable-Baselines3 as "
+            "it is, or use make_sb3_env(id, num_envs=n) for one action per example."
+        )
+    if not isinstance(env, VectorEnv):
+        raise ConfigurationError(f"SB3VecEnv wraps a gymnasium VectorEnv; found {type(env).__name__}.")
+    mode = env.metadata.get("autoreset_mode")
+    if mode is not AutoresetMode.SAME_STEP:
+        found = mode.value if isinstance(mode, AutoresetMode) else mode
+        raise ConfigurationError(
+            "Stable-Baselines3 resets in the step that ends an episode; this environment has autoreset_mode="
+            f"{found!r}. Use make_sb3_env(...), or make_vec(..., autoreset_mode='SameStep')."
+        )
+    if getattr(env.unwrapped, "output", "numpy") != "numpy":
+        raise ConfigurationError("Stable-Baselines3 works on numpy arrays. Make the environment with output='numpy'.")
+    if getattr(env.unwrapped, "reward_timing", "same_step") == "next_step" and not late_rewards:
+        raise ConfigurationError(
+            "reward_timing='next_step' pays every action one step late, and Stable-Baselines3 credits each reward to "
+            "the action just taken. Use reward_timing='same_step'; or late_rewards=True, with an on-policy agent and "
+            "rollout_buffer_class=ShiftedRolloutBuffer."
+        )
