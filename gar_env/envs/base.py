@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from gymnasium.vector.utils import batch_space
@@ -98,12 +99,23 @@ class SlotVectorEnv(TogetherVectorEnv):
 
     # What a subclass fills in
 
+    config_class: ClassVar[type[SlotConfig]]
+    """The options, for command lines and pages of documentation."""
+
     pool: Pool
     """The data of this episode."""
 
+    finished: dict[str, float] | None = None
+    """What the last finished episode came to: ``steps``, ``diverged``, ``test_accuracy`` (NaN if it diverged) and
+    :meth:`metrics` at its end."""
+
     @abstractmethod
-    def _start_data(self, seed: int) -> None:
-        """Cut, corrupt and move the data of one episode to ``self.pool``; the learner is there already."""
+    def _make_pool(self, seed: int) -> Pool:
+        """Cut and corrupt the data of one episode, on the CPU; depends on ``seed`` alone."""
+
+    @abstractmethod
+    def _start_data(self) -> None:
+        """Called when ``self.pool`` and the learner of a new episode are there."""
 
     @abstractmethod
     def _train(self, actions: Tensor) -> tuple[Trained, Tensor]:
@@ -125,8 +137,17 @@ class SlotVectorEnv(TogetherVectorEnv):
         """Called at the start of an episode and after each step, before :meth:`_columns`: see what comes next."""
 
     def metrics(self) -> dict[str, float]:
-        """What is worth logging about this episode so far, by name."""
+        """What is worth logging about this episode so far, by name. Waits for the device."""
         return {}
+
+    def last_step(self) -> dict[str, float]:
+        """``loss``, ``reward_mean`` and ``reward_std`` of the last step, also if it ended its episode."""
+        loss, rewards = self._last_step
+        return {
+            "loss": float(loss),
+            "reward_mean": float(rewards.mean()),
+            "reward_std": float(rewards.std(correction=0)),
+        }
 
     # One episode
 
@@ -160,7 +181,9 @@ class SlotVectorEnv(TogetherVectorEnv):
         self._last_reward = torch.zeros(self.num_envs, device=self.device)
         if self.dashboard:
             self.dashboard.clear()
-        self._start_data(seed)
+        self.episode_seed = seed
+        self.pool = self._make_pool(seed).to(self.device)
+        self._start_data()
         self._look()
 
     def _advance(self, actions: Tensor) -> Outcome:
@@ -190,6 +213,14 @@ class SlotVectorEnv(TogetherVectorEnv):
             self.dashboard.add(float(loss), float(rewards.mean()))
         self._look()
         accuracy = self.evaluate()["test_accuracy"] if ended and not diverged else 0.0
+        self._last_step = (loss, rewards)
+        if ended:
+            self.finished = {
+                "steps": self.steps,
+                "diverged": float(diverged),
+                "test_accuracy": math.nan if diverged else accuracy,
+                **self.metrics(),
+            }
         infos = {
             "loss": (loss, True),
             "reward_valid": (valid, True),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from gymnasium.spaces import Discrete, MultiDiscrete
 from torch import Tensor
 
-from gar_env.data import make_splits
+from gar_env.data import Splits, make_splits
 from gar_env.envs.base import SlotVectorEnv, Trained
 from gar_env.envs.config import SlotConfig, config_from
 from gar_env.envs.features import LAST_REWARD, PROGRESS, RUNNING_LOSS, Feature, squashed
@@ -57,6 +57,7 @@ class DataSplitVectorEnv(SlotVectorEnv):
     """
 
     config: DataSplitConfig
+    config_class = DataSplitConfig
 
     def __init__(self, num_envs: int = 128, **options: Any) -> None:
         config = config_from(DataSplitConfig, options)
@@ -76,9 +77,9 @@ class DataSplitVectorEnv(SlotVectorEnv):
             ),
         )
 
-    def _start_data(self, seed: int) -> None:
+    def _make_pool(self, seed: int) -> Splits:
         config = self.config
-        splits = make_splits(
+        return make_splits(
             self.dataset,
             named_generator(seed, "labels"),
             kind=config.splits,
@@ -86,9 +87,15 @@ class DataSplitVectorEnv(SlotVectorEnv):
             corrupt=config.corrupt,
             heldout_share=self.heldout_share,
         )
-        self.pool = self.splits = splits.to(self.device)
-        self._counts = torch.zeros(splits.num_splits, device=self.device)
-        self._last_action = torch.zeros(self.num_envs, splits.num_splits, device=self.device)
+
+    def _start_data(self) -> None:
+        self._counts = torch.zeros(self.num_splits, device=self.device)
+        self._last_action = torch.zeros(self.num_envs, self.num_splits, device=self.device)
+
+    @property
+    def splits(self) -> Splits:
+        """The data of this episode."""
+        return cast(Splits, self.pool)
 
     @property
     def num_splits(self) -> int:

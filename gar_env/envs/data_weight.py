@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from gymnasium.spaces import Discrete, MultiDiscrete
 from torch import Tensor, nn
 
-from gar_env.data import Batch, make_pool, parse_shares
+from gar_env.data import Batch, Pool, make_pool, parse_shares
 from gar_env.envs.base import RUNNING, SlotVectorEnv, Trained
 from gar_env.envs.config import SlotConfig, config_from
 from gar_env.envs.features import PROGRESS, Feature, squashed
@@ -86,6 +86,7 @@ class DataWeightVectorEnv(SlotVectorEnv):
     """
 
     config: DataWeightConfig
+    config_class = DataWeightConfig
 
     features_of_an_example: ClassVar[tuple[Feature, ...]] = (
         PROGRESS,
@@ -130,11 +131,12 @@ class DataWeightVectorEnv(SlotVectorEnv):
             "drop_recall": dropped[1] / max(kept[1] + dropped[1], 1),
         }
 
-    def _start_data(self, seed: int) -> None:
-        config = self.config
+    def _make_pool(self, seed: int) -> Pool:
         generator = named_generator(seed, "labels")
-        pool = make_pool(self.dataset, generator, corrupt=config.corrupt, heldout_share=self.heldout_share)
-        self.pool = pool.to(self.device)
+        return make_pool(self.dataset, generator, corrupt=self.config.corrupt, heldout_share=self.heldout_share)
+
+    def _start_data(self) -> None:
+        config = self.config
         batch_norms = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.learner.network.modules())
         self._fewest = 2 if batch_norms else 1
         self._decided = torch.zeros(2, 2, dtype=torch.int64, device=self.device)  # [corrupted?, dropped?]

@@ -20,7 +20,7 @@ class Spy(DataSplitVectorEnv):
     def _begin(self, seed):
         super()._begin(seed)
         self.passes = []
-        for name in ("recorded_pass", "plain_pass"):
+        for name in ("recorded_pass", "plain_pass", "side_pass"):
             inner = getattr(self.learner, name)
             setattr(self.learner, name, lambda batch, *args, inner=inner: self._spy(inner, batch, args))
 
