@@ -99,6 +99,74 @@ def plot(results: tyro.conf.Positional[Path], out: Path | None = None) -> None:
         print(save(figure2(rows, recipe), out or results.with_name(f"figure2_{recipe}.png")))
 
 
+def train(resume: Path | None = None) -> None:
+    """Train any controller on any environment: gar-env train --help.
+
+    Args:
+        resume: Folder of a run to go on with.
+    """
+    # Its options depend on the environment and the controller; train_arguments reads them.
+    run_train([] if resume is None else ["--resume", str(resume)])
+
+
+def run_train(args: list[str]) -> None:
+    """``gar-env train``: the command line as it was typed."""
+    from agents.experiments.train_arguments import parse
+    from agents.experiments.training import Interrupted, Training
+
+    console = Console()
+    config, resume = parse(args)
+    training = Training(config, console, resume=resume)
+    try:
+        finished = training.run()
+    except Interrupted as interrupted:
+        print(f"gar-env: {interrupted}", file=sys.stderr)
+        sys.exit(130)
+    shown = {"steps": "{:.0f}", "diverged": "{:.0f}"}
+    for name, value in finished.items():
+        console.print(f"{name:<16}{shown.get(name, '{:.4f}').format(value)}", highlight=False)
+    console.print(f"Metrics, checkpoint and configuration: {config.folder}", soft_wrap=True)
+
+
+def list_all() -> None:
+    """All environments, controllers, rewards, networks, data sets and corruptions, by name."""
+    from agents.controllers import CONTROLLERS
+    from agents.experiments.train_config import slot_environments
+    from gar_env.data import CORRUPTIONS, DATASETS
+    from gar_env.networks import NETWORKS
+    from gar_env.rewards import REWARDS
+
+    console = Console(soft_wrap=True, highlight=False)
+    for title, names in (
+        ("environments", slot_environments()),
+        ("controllers", CONTROLLERS),
+        ("rewards", REWARDS),
+        ("networks", [*NETWORKS, "wrn-d-k"]),
+        ("data sets", [*DATASETS, "FILE.npz", "IMAGE_FOLDER"]),
+        ("corruptions", CORRUPTIONS),
+    ):
+        console.print(f"{title:<14}{', '.join(names)}")
+    console.print("\nA name of another package is found as package.module:name.")
+
+
+def check(id: tyro.conf.Positional[str], num_envs: int = 8, steps: int = 5) -> None:
+    """Hold an environment against the contract that agents rely on.
+
+    Args:
+        id: A registered environment; package.module:Name-v0 imports the module first.
+        num_envs: Slots to check it with.
+        steps: Length of its episodes meanwhile.
+    """
+    import gymnasium
+
+    from agents.experiments.train_config import env_options_of
+    from gar_env.envs.checks import check_vector_env
+
+    env_options_of(id)
+    print(check_vector_env(gymnasium.make_vec(id, num_envs=num_envs, num_steps=steps)))
+    print(f"{id} keeps the contract.")
+
+
 def _rich(table):
     from rich.table import Table
 
@@ -110,7 +178,14 @@ def _rich(table):
     return drawn
 
 
-COMMANDS: dict[str, Callable[..., Any]] = {"demo": demo, "reproduce table1": reproduce_table1, "plot": plot}
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "demo": demo,
+    "train": train,
+    "list": list_all,
+    "check": check,
+    "reproduce table1": reproduce_table1,
+    "plot": plot,
+}
 
 
 def main(args: list[str] | None = None) -> None:
@@ -123,6 +198,8 @@ def main(args: list[str] | None = None) -> None:
         commands = {name.split()[1]: run for name, run in COMMANDS.items() if name.split()[0] == args[0]}
         prog, args = f"gar-env {args[0]}", args[1:]
     try:
+        if args[:1] == ["train"]:
+            return run_train(args[1:])
         tyro.extras.subcommand_cli_from_dict(
             commands, prog=prog, args=args, description="Gymnasium environments of the inner training loop."
         )

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 from gar_env.errors import ConfigurationError, DuplicateNameError, UnknownNameError
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -62,20 +63,20 @@ class Registry(Generic[T]):
         self.kind = kind
         self._objects: dict[str, T] = {}
 
-    def register(self, name: str) -> Callable[[T], T]:
+    def register(self, name: str) -> Callable[[U], U]:
         """Decorator that makes the decorated object known as ``name``.
 
         Raises:
             DuplicateNameError: If another object has that name.
         """
 
-        def decorate(thing: T) -> T:
+        def decorate(thing: U) -> U:
             if name in self._objects and self._objects[name] is not thing:
                 raise DuplicateNameError(
                     f"A {self.kind} called {name!r} is registered already: {self._objects[name]!r}. "
                     "Choose another name."
                 )
-            self._objects[name] = thing
+            self._objects[name] = thing  # pyright: ignore[reportArgumentType] - U is T, with its own type kept
             return thing
 
         return decorate

@@ -1,6 +1,7 @@
-"""Distributions over actions."""
+"""Distributions over actions, and baselines that never learn."""
 
 from agents.policies.fixed import FixedPolicy
 from agents.policies.inverted_softmax import InvertedSoftmax
+from agents.policies.selection import DropSpoiled, SmallLoss
 
-__all__ = ["FixedPolicy", "InvertedSoftmax"]
+__all__ = ["DropSpoiled", "FixedPolicy", "InvertedSoftmax", "SmallLoss"]

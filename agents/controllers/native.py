@@ -1,0 +1,144 @@
+"""The controllers of this package: REINFORCE and baselines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from gymnasium.spaces import Discrete
+from gymnasium.vector import VectorEnv
+
+from agents.agent import Agent
+from agents.controllers.registry import register_controller
+from agents.policies import DropSpoiled, FixedPolicy, InvertedSoftmax, SmallLoss
+from agents.reinforce import Normalisation, Reinforce
+from gar_env.errors import ConfigurationError
+
+
+@register_controller("reinforce")
+@dataclass(frozen=True)
+class ReinforceOptions:
+    """REINFORCE with the inverted softmax; it does not look at observations.
+
+    Args:
+        normalise: "step" within each step, "running" over all steps, or "none". "step" erases a reward that all slots
+            share, such as nslr.
+        aggregate: Rewarded steps per policy update.
+        step_size: Of Adam.
+    """
+
+    normalise: Normalisation = "step"
+    aggregate: int = 1
+    step_size: float = 0.1
+
+    def build(self, env: VectorEnv, seed: int) -> Agent:
+        """A controller with one logit per choice."""
+        return Reinforce(
+            InvertedSoftmax(_choices(env, "reinforce")),
+            reward_timing=getattr(env.unwrapped, "reward_timing", "same_step"),
+            normalise=self.normalise,
+            aggregate=self.aggregate,
+            step_size=self.step_size,
+            seed=seed,
+        )
+
+
+@register_controller("uniform")
+@dataclass(frozen=True)
+class UniformOptions:
+    """Every choice equally often: on data splits, plain training on all the data."""
+
+    def build(self, env: VectorEnv, seed: int) -> Agent:
+        """A controller that never learns."""
+        return FixedPolicy.uniform(_choices(env, "uniform"), seed=seed)
+
+
+@register_controller("oracle")
+@dataclass(frozen=True)
+class OracleOptions:
+    """Knows what was corrupted: never draws such a split, or drops such an example and no other."""
+
+    def build(self, env: VectorEnv, seed: int) -> Agent:
+        """A controller that never learns.
+
+        Raises:
+            ConfigurationError: If the environment does not tell what was corrupted.
+        """
+        slots: Any = env.unwrapped
+        if hasattr(slots, "spoiled"):
+            return DropSpoiled()
+        if hasattr(slots, "corrupted_splits"):
+            return FixedPolicy.never(_choices(env, "oracle"), slots.corrupted_splits, seed=seed)
+        raise ConfigurationError(
+            f"{type(slots).__name__} does not tell what was corrupted (corrupted_splits or spoiled), so there is no "
+            "oracle for it. Choose another --agent."
+        )
+
+
+@register_controller("keep-all")
+@dataclass(frozen=True)
+class KeepAllOptions:
+    """Keep every example: plain training on the data as they are."""
+
+    def build(self, env: VectorEnv, seed: int) -> Agent:
+        """A controller that never learns."""
+        return _drop_at_random(env, 0.0, seed, "keep-all")
+
+
+@register_controller("random-drop")
+@dataclass(frozen=True)
+class RandomDropOptions:
+    """Drop examples at random.
+
+    Args:
+        drop_share: Chance of each example, in [0, 1].
+    """
+
+    drop_share: float = 0.4
+
+    def build(self, env: VectorEnv, seed: int) -> Agent:
+        """A controller that never learns."""
+        return _drop_at_random(env, self.drop_share, seed, "random-drop")
+
+
+@register_controller("small-loss")
+@dataclass(frozen=True)
+class SmallLossOptions:
+    """Keep the examples with the smallest losses; it is told the share of wrong labels.
+
+    Args:
+        drop_share: Share of each batch to drop, in [0, 1).
+        ramp: Share of training over which it grows to that, in [0, 1].
+    """
+
+    drop_share: float = 0.4
+    ramp: float = 0.1
+
+    def build(self, env: VectorEnv, seed: int) -> Agent:
+        """A controller that never learns."""
+        _check_weighs(env, "small-loss")
+        return SmallLoss(self.drop_share, ramp=self.ramp)
+
+
+def _drop_at_random(env: VectorEnv, share: float, seed: int, name: str) -> Agent:
+    _check_weighs(env, name)
+    if not 0 <= share <= 1:
+        raise ConfigurationError(f"drop_share={share} must be in [0, 1].")
+    return FixedPolicy([share, *[0.0] * (_choices(env, name) - 2), 1 - share], seed=seed)
+
+
+def _check_weighs(env: VectorEnv, name: str) -> None:
+    if not hasattr(env.unwrapped, "spoiled"):
+        raise ConfigurationError(
+            f"{name} drops or keeps examples; {type(env.unwrapped).__name__} has other actions. Use it on "
+            "GAR/DataWeight-v0."
+        )
+
+
+def _choices(env: VectorEnv, name: str) -> int:
+    space = env.single_action_space
+    if not isinstance(space, Discrete):
+        raise ConfigurationError(
+            f"{name} chooses among k actions (Discrete); a slot's action here is {space}. Choose another --agent."
+        )
+    return int(space.n)

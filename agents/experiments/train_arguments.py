@@ -1,0 +1,82 @@
+"""The command line of ``gar-env train``: typed, and as wide as the chosen environment and controller need."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from agents.controllers import CONTROLLERS
+from agents.experiments.train_config import SET_HERE, TrainConfig, config_of, env_options_of
+from gar_env.errors import ConfigurationError
+
+
+def parse(args: list[str]) -> tuple[TrainConfig[Any, Any], bool]:
+    """Read a command line.
+
+    Args:
+        args: ``--env``, ``--agent``, options of both; or ``--resume FOLDER`` alone.
+
+    Returns:
+        The configuration, and whether it is that of a run to go on with.
+
+    Raises:
+        ConfigurationError: If ``--resume`` comes with other options, or options do not fit.
+        CheckpointError: If there is nothing to resume.
+        UnknownNameError: If there is no such environment or controller.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    fields = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    first.add_argument("--env", default=fields["env"])
+    first.add_argument("--agent", default=fields["agent"])
+    first.add_argument("--resume", type=Path)
+    chosen, others = first.parse_known_args(args)
+    if chosen.resume is not None:
+        if len(args) > len([a for a in args if a.startswith("--resume=")]) and (others or len(args) != 2):
+            raise ConfigurationError(
+                "--resume goes on with exactly the run that its folder holds. Leave the other options out."
+            )
+        return config_of(chosen.resume), True
+    env_kind, agent_kind = env_options_of(chosen.env), CONTROLLERS[chosen.agent]
+    kind: Any = TrainConfig[_for_command_line(env_kind), agent_kind]
+    parsed: Any = tyro.cli(
+        kind,
+        args=args,
+        prog="gar-env train",
+        description=f"{_HELP}\n\nBelow: the options of {chosen.env} and {chosen.agent}.",
+    )
+    options = {f.name: getattr(parsed.env_options, f.name) for f in dataclasses.fields(parsed.env_options)}
+    return dataclasses.replace(parsed, env_options=env_kind(**options)), False
+
+
+_HELP = (
+    "Train a controller while it trains a network. Choose with --env and --agent (gar-env list), then add their "
+    "options. gar-env train --resume FOLDER goes on with a run that was stopped."
+)
+
+
+def _for_command_line(kind: Any) -> Any:
+    """An environment's options as a dataclass of plain types, without what a run decides."""
+    fields = []
+    for field in dataclasses.fields(kind):
+        if field.name in SET_HERE:
+            continue
+        hint = "str" if field.name == "network" else field.type
+        fields.append((field.name, hint, dataclasses.field(default=field.default)))
+    plain = dataclasses.make_dataclass(kind.__name__, fields, frozen=True, namespace={"__module__": __name__})
+    plain.__doc__ = _all_arguments(kind)
+    return plain
+
+
+def _all_arguments(kind: type) -> str:
+    """The descriptions of all options, inherited ones first, in one docstring."""
+    entries = []
+    for layer in reversed(kind.__mro__):
+        text = inspect.cleandoc(layer.__dict__.get("__doc__") or "")
+        if dataclasses.is_dataclass(layer) and "Args:\n" in text:
+            entries.append(text.partition("Args:\n")[2].partition("\n\n")[0])
+    return f"{inspect.cleandoc(kind.__doc__ or '').splitlines()[0]}\n\nArgs:\n" + "\n".join(entries)

@@ -1,0 +1,188 @@
+"""``gar-env train``: one controller on one environment, logged, saved, and resumed as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from agents.experiments.checkpoints import load_checkpoint, read_header, save_checkpoint
+from agents.experiments.metrics_log import MetricsLog
+from agents.experiments.progress import step_progress
+from agents.experiments.results import provenance
+from agents.experiments.sessions import NativeSession, Session, start_session
+from agents.experiments.train_config import TrainConfig, make_env
+from gar_env.envs import SlotVectorEnv
+from gar_env.errors import CheckpointError, ConfigurationError, GarEnvError
+
+
+class Interrupted(GarEnvError):
+    """A run was stopped from outside and is saved."""
+
+
+@dataclass
+class Training:
+    """One run: builds it or picks it up, runs it, keeps its files.
+
+    Args:
+        config: What to run.
+        console: For the progress bar and the closing words.
+        resume: Whether to go on from the folder's checkpoint.
+    """
+
+    config: TrainConfig[Any, Any]
+    console: Console
+    resume: bool = False
+    stop: bool = field(default=False, init=False)
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file to resume from."""
+        return self.config.folder / "checkpoint.pkl"
+
+    def run(self) -> dict[str, float]:
+        """Train to the end.
+
+        Returns:
+            What the last finished episode came to.
+
+        Raises:
+            Interrupted: After Ctrl-C or a termination signal, saved.
+            ConfigurationError: If the folder holds a run already, or environment and controller do not fit.
+            CheckpointError: If there is nothing to resume, or it belongs to another run.
+        """
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self.config.threads)
+        handlers = {number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            self._prepare()
+            with step_progress(self.console) as bar:
+                self._task, self._bar = (
+                    bar.add_task(self.config.agent, total=self.total, completed=self.session.steps),
+                    bar,
+                )
+                self.session.run(self.total, self)
+            self._save()
+            self._save_controller()
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            torch.set_num_threads(threads)
+            if hasattr(self, "log"):
+                self.log.close()
+        return self.slots.finished or {}
+
+    # Hooks of the session
+
+    def on_step(self) -> None:
+        """Log; called after each environment step."""
+        steps, slots = self.session.steps, self.slots
+        self._bar.update(self._task, completed=min(steps, self.total))
+        ended = slots.finished is not self._seen_episode
+        if ended:
+            self._seen_episode = slots.finished
+        if steps % self.config.log_every == 0 or ended or steps == self.total:
+            self.log.write(steps * self.config.num_envs, self._row(ended))
+
+    def at_rest(self) -> None:
+        """Save if it is time, stop if somebody asked; called when the session is whole."""
+        due = self.session.steps - self._saved_at >= self.config.checkpoint_every or self._saved_at < 0
+        if due or self.stop:
+            self._save()
+        if self.stop and self.session.steps < self.total:
+            raise Interrupted(
+                f"Stopped after {self.session.steps} of {self.total} steps; everything is saved. "
+                f"Go on with: gar-env train --resume {self.config.folder}"
+            )
+
+    # Its parts
+
+    @property
+    def slots(self) -> SlotVectorEnv:
+        """The environment, unwrapped."""
+        slots = self.session.env.unwrapped
+        assert isinstance(slots, SlotVectorEnv)
+        return slots
+
+    def _prepare(self) -> None:
+        config, folder = self.config, self.config.folder
+        env = make_env(config)
+        self.total = config.episodes * config.env_options.num_steps
+        self._started = time.time()
+        if self.resume:
+            self.session = self._load(env)
+        else:
+            if self.checkpoint.exists() or (folder / "progress.csv").exists():
+                raise ConfigurationError(
+                    f"{folder} holds a run already. Go on with it by gar-env train --resume {folder}, or choose "
+                    "another --out."
+                )
+            options = config.agent_options
+            self.session = start_session(env, options.build, config.seed)
+            folder.mkdir(parents=True, exist_ok=True)
+            text = json.dumps({**config.as_json(), "provenance": provenance()}, indent=2)
+            (folder / "config.json").write_text(text + "\n")
+        self._steps_before = self.session.steps
+        self._saved_at = self.session.steps if self.resume else -1
+        self._seen_episode = self.slots.finished
+        after = self.session.steps * config.num_envs
+        self.log = MetricsLog(folder, after=after, tensorboard=config.tensorboard)
+
+    def _row(self, ended: bool) -> dict[str, float]:
+        slots, steps = self.slots, self.session.steps
+        values = {f"env/{name}": value for name, value in slots.last_step().items()}
+        now = slots.finished if ended and slots.finished else slots.metrics()
+        values |= {f"env/{name}": value for name, value in now.items() if name != "steps"}
+        values |= self.session.logged()
+        elapsed = time.time() - self._started
+        fps = (steps - self._steps_before) * self.config.num_envs / max(elapsed, 1e-9)
+        return {**values, "time/fps": round(fps), "time/time_elapsed": round(elapsed, 2)}
+
+    def _save(self) -> None:
+        if self._saved_at == self.session.steps:
+            return
+        header = {"config": self.config.as_json(), "steps": self.session.steps, "episode_seed": self.slots.episode_seed}
+        save_checkpoint(self.checkpoint, header, self.session, {**_remade(self.slots), **self.session.leave_out()})
+        self._saved_at = self.session.steps
+
+    def _load(self, env: Any) -> Session:
+        header = read_header(self.checkpoint)
+        saved, here = dict(header["config"]), json.loads(json.dumps(self.config.as_json()))
+        different = [key for key in here if key != "out" and saved.get(key) != here[key]]
+        if different:
+            raise CheckpointError(
+                f"{self.checkpoint} belongs to another run: "
+                + "; ".join(f"{key} was {saved.get(key)!r}, config.json has {here[key]!r}" for key in different)
+                + ". Put its own config.json back."
+            )
+        fresh = env.unwrapped
+        fresh.pool = fresh._make_pool(header["episode_seed"]).to(fresh.device)
+        session = load_checkpoint(self.checkpoint, {**_remade(fresh), "logger": None})
+        env.close()
+        return session
+
+    def _save_controller(self) -> None:
+        if not isinstance(self.session, NativeSession):
+            from agents.sb3 import save_controller
+
+            save_controller(self.session.model, self.config.folder / "controller.zip")
+
+    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        if self.stop:
+            self.console.print("Stopped at once; the last checkpoint is kept.")
+            sys.exit(130)
+        self.stop = True
+        self.console.print("Stopping as soon as the state is whole; once more stops at once ...")
+
+
+def _remade(slots: SlotVectorEnv) -> dict[str, Any]:
+    """The large objects that are left out of checkpoints, since the data set and a seed make them again."""
+    return {"dataset": slots.dataset, "pool": slots.pool}

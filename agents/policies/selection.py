@@ -1,0 +1,82 @@
+"""Baselines for data weights: which examples of a batch to keep."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from gymnasium.vector import VectorEnv
+from torch import Tensor
+
+from gar_env.errors import ConfigurationError
+
+
+class SmallLoss:
+    """Keep the examples with the smallest losses, as many as a known share of noise leaves.
+
+    Args:
+        drop_share: Share of each batch to drop, in [0, 1): the share of wrong labels, which this baseline is told.
+        ramp: Share of training over which it grows from 0 to ``drop_share``, in [0, 1].
+
+    Raises:
+        ConfigurationError: If a share is out of range.
+
+    Source:
+        Han et al. (2018), "Co-teaching": the small-loss trick and its schedule, with one network.
+    """
+
+    def __init__(self, drop_share: float, *, ramp: float = 0.1) -> None:
+        if not 0 <= drop_share < 1 or not 0 <= ramp <= 1:
+            raise ConfigurationError(f"drop_share={drop_share} must be in [0, 1), ramp={ramp} in [0, 1].")
+        self.drop_share, self.ramp = drop_share, ramp
+
+    def begin(self, env: VectorEnv) -> None:
+        """See :class:`agents.Agent`.
+
+        Raises:
+            ConfigurationError: If slots do not observe their loss's rank.
+        """
+        names = getattr(env.unwrapped, "observation_names", ())
+        if "loss_rank" not in names or "progress" not in names:
+            raise ConfigurationError(
+                "Small-loss selection needs the observations loss_rank and progress; found "
+                f"{', '.join(names) or 'none'}. Use it on GAR/DataWeight-v0."
+            )
+        self._rank, self._progress = names.index("loss_rank"), names.index("progress")
+        self._keep = _highest(env)
+
+    def act(self, observations: Any) -> Tensor:
+        """int64 ``[n]``."""
+        observations = torch.as_tensor(observations)
+        grown = 1.0 if self.ramp == 0 else min(1.0, float(observations[0, self._progress]) / self.ramp)
+        return (observations[:, self._rank] < 1 - self.drop_share * grown).long() * self._keep
+
+    def learn(self, rewards: Any, infos: dict[str, Any]) -> None:
+        """Nothing to learn."""
+
+
+class DropSpoiled:
+    """Drop the corrupted examples and no others: an oracle that is told which they are."""
+
+    def begin(self, env: VectorEnv) -> None:
+        """See :class:`agents.Agent`.
+
+        Raises:
+            ConfigurationError: If the environment does not tell which examples are corrupted.
+        """
+        if not hasattr(env.unwrapped, "spoiled"):
+            raise ConfigurationError("This oracle weighs examples. Use it on GAR/DataWeight-v0.")
+        self._slots: Any = env.unwrapped
+        self._keep = _highest(env)
+
+    def act(self, observations: Any) -> Tensor:
+        """int64 ``[n]``."""
+        return (~self._slots.spoiled).long() * self._keep
+
+    def learn(self, rewards: Any, infos: dict[str, Any]) -> None:
+        """Nothing to learn."""
+
+
+def _highest(env: VectorEnv) -> int:
+    space: Any = env.single_action_space
+    return int(space.n) - 1
