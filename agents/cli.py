@@ -71,11 +71,47 @@ def reproduce_table1(
     run_jobs(jobs, results, workers=workers, console=console)
     rows = rows_of(results.rows, jobs)
     for table in (auc_table(rows, recipe), accuracy_table(rows, recipe)):
-        if markdown:
-            print(f"\n{table.title}\n\n{table.markdown()}")
-        else:
-            console.print(_rich(table))
+        _show(table, console, markdown)
     console.print(f"Results: {results.path}. Draw figure 2 with: gar-env plot {results.path}")
+
+
+def reproduce_controllers(
+    study: tyro.conf.Positional[Literal["splits", "weights"]],
+    dataset: str = "digits",
+    seeds: int = 5,
+    arms: tuple[str, ...] = (),
+    batch_size: int = 128,
+    steps: int = 300,
+    workers: int = os.cpu_count() or 1,
+    out: Path = Path("runs/controllers"),
+    markdown: bool = False,
+) -> None:
+    """Stable-Baselines3's algorithms on data splits, or PPO on data weights, beside fixed baselines.
+
+    Run it again after an interruption: finished runs are kept, the rest goes on.
+
+    Args:
+        study: splits: which are drawn from. weights: which wrong labels are dropped.
+        dataset: digits, or the path of an .npz with x_train, y_train, x_test, y_test.
+        seeds: Runs per controller.
+        arms: Controllers; all of the study by default.
+        batch_size: Slots.
+        steps: Environment steps per run.
+        workers: Runs at a time, one thread each.
+        out: Folder of the results file.
+        markdown: Print the table as Markdown.
+    """
+    from agents.experiments.controllers_study import study_jobs, study_table
+    from agents.experiments.results import ResultsFile
+    from agents.experiments.runner import rows_of, run_jobs
+
+    console = Console()
+    jobs = study_jobs(study, dataset=dataset, seeds=seeds, num_envs=batch_size, num_steps=steps, arms=arms or None)
+    results = ResultsFile(out / f"{study}.jsonl")
+    run_jobs(jobs, results, workers=workers, console=console)
+    table = study_table(rows_of(results.rows, jobs), study)
+    _show(table, console, markdown)
+    console.print(f"Results: {results.path}", soft_wrap=True)
 
 
 def plot(results: tyro.conf.Positional[Path], out: Path | None = None) -> None:
@@ -167,15 +203,19 @@ def check(id: tyro.conf.Positional[str], num_envs: int = 8, steps: int = 5) -> N
     print(f"{id} keeps the contract.")
 
 
-def _rich(table):
+def _show(table: Any, console: Console, markdown: bool) -> None:
+    """A table for the eye on a terminal, as Markdown elsewhere, where nothing may be cut to a width."""
     from rich.table import Table
 
+    if markdown or not console.is_terminal:
+        print(f"\n{table.title}\n\n{table.markdown()}")
+        return
     drawn = Table(title=table.title)
     for name in table.header:
-        drawn.add_column(name, no_wrap=True)
+        drawn.add_column(name)
     for row in table:
         drawn.add_row(*row)
-    return drawn
+    console.print(drawn)
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -184,6 +224,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "list": list_all,
     "check": check,
     "reproduce table1": reproduce_table1,
+    "reproduce controllers": reproduce_controllers,
     "plot": plot,
 }
 

@@ -13,12 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 from agents.experiments.results import Row, fingerprint, provenance
 from agents.experiments.split_run import ARMS, FIXED_ARMS, run_split
 from agents.experiments.statistics import share_of_gain, summarise
+from agents.experiments.tables import Table, data_fingerprint
 from gar_env.data import load_dataset
 from gar_env.envs import DataSplitConfig
 from gar_env.errors import ConfigurationError
@@ -117,7 +117,7 @@ class Table1Job:
     @property
     def identity(self) -> Row:
         """The cell, and a fingerprint of everything that could change its result, the data included."""
-        env = {**self.env_options, "dataset": _data_fingerprint(self.dataset)}
+        env = {**self.env_options, "dataset": data_fingerprint(self.dataset)}
         config = fingerprint([env, self.agent_options, self.num_envs])
         return {
             "recipe": self.recipe,
@@ -159,12 +159,6 @@ def _rounded(value: float) -> float | None:
     return round(value, 4) if math.isfinite(value) else None
 
 
-@lru_cache(maxsize=4)
-def _data_fingerprint(dataset: str) -> str:
-    data = load_dataset(dataset)
-    return fingerprint([list(data.x_train.shape), data.y_train.tolist(), int(data.x_train.sum())])
-
-
 def table1_jobs(
     recipe: str,
     *,
@@ -196,24 +190,6 @@ def table1_jobs(
         DataSplitConfig(**job.env_options)  # a wrong option is said once and now, not by every worker
         build_network(job.network, (3, 32, 32), 10)
     return jobs
-
-
-class Table(list[list[str]]):
-    """Rows of text under a header.
-
-    Args:
-        title: Above it.
-        header: One per column.
-    """
-
-    def __init__(self, title: str, header: list[str]) -> None:
-        super().__init__()
-        self.title, self.header = title, header
-
-    def markdown(self) -> str:
-        """As a Markdown table."""
-        lines = [self.header, ["---"] * len(self.header), *self]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def auc_table(rows: Sequence[Row], recipe: str) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -79,4 +80,6 @@ def _all_arguments(kind: type) -> str:
         text = inspect.cleandoc(layer.__dict__.get("__doc__") or "")
         if dataclasses.is_dataclass(layer) and "Args:\n" in text:
             entries.append(text.partition("Args:\n")[2].partition("\n\n")[0])
+    # Documentation markup does not belong on a terminal.
+    entries = [re.sub(r":\w+:`~?([^`]*)`", r"\1", text).replace("``", "") for text in entries]
     return f"{inspect.cleandoc(kind.__doc__ or '').splitlines()[0]}\n\nArgs:\n" + "\n".join(entries)

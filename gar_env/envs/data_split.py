@@ -113,6 +113,11 @@ class DataSplitVectorEnv(SlotVectorEnv):
         return self.splits.corrupted
 
     @property
+    def decisions(self) -> Tensor:
+        """How often each split was drawn from so far, ``[k]``."""
+        return self._counts
+
+    @property
     def usage(self) -> Tensor:
         """Share of all draws so far from each split, ``[k]``, zeros before the first."""
         return self._counts / self._counts.sum().clamp_min(1)

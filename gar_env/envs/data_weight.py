@@ -117,6 +117,11 @@ class DataWeightVectorEnv(SlotVectorEnv):
         """bool ``[n]``: which examples of the batch now shown were corrupted. What an oracle knows."""
         return self.pool.spoiled[self._examples]
 
+    @property
+    def decisions(self) -> Tensor:
+        """int64 ``[2, 2]``: examples so far that were clean or corrupted (row), kept or dropped (column)."""
+        return self._decided
+
     def metrics(self) -> dict[str, float]:
         """Over the episode so far: share of examples kept, and how well dropping finds the corrupted ones.
 

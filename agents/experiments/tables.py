@@ -1,0 +1,33 @@
+"""What the tables of all experiments share."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from agents.experiments.results import fingerprint
+from gar_env.data import load_dataset
+
+
+class Table(list[list[str]]):
+    """Rows of text under a header.
+
+    Args:
+        title: Above it.
+        header: One per column.
+    """
+
+    def __init__(self, title: str, header: list[str]) -> None:
+        super().__init__()
+        self.title, self.header = title, header
+
+    def markdown(self) -> str:
+        """As a Markdown table."""
+        lines = [self.header, ["---"] * len(self.header), *self]
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+@lru_cache(maxsize=4)
+def data_fingerprint(dataset: str) -> str:
+    """Tells one data set from another, whatever its file is called."""
+    data = load_dataset(dataset)
+    return fingerprint([list(data.x_train.shape), data.y_train.tolist(), int(data.x_train.sum())])
