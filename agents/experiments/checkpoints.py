@@ -44,7 +44,11 @@ def save_checkpoint(path: Path, header: Row, graph: Any, shared: dict[str, Any])
         file.flush()
         os.fsync(file.fileno())
     if path.exists():
-        os.replace(path, previous(path))
+        # A second name for the old file, not a move: at no moment is there no checkpoint.
+        spare = path.with_name(path.name + ".old")
+        spare.unlink(missing_ok=True)
+        os.link(path, spare)
+        os.replace(spare, previous(path))
     os.replace(aside, path)
 
 

@@ -120,7 +120,7 @@ class Training:
         if self.resume:
             self.session = self._load(env)
         else:
-            if self.checkpoint.exists() or (folder / "progress.csv").exists():
+            if self.checkpoint.exists():
                 raise ConfigurationError(
                     f"{folder} holds a run already. Go on with it by gar-env train --resume {folder}, or choose "
                     "another --out."

@@ -32,12 +32,12 @@ class Trained(NamedTuple):
     Args:
         tape: With :attr:`~gar_env.rewards.Need.TAPE`, of the examples that were trained on.
         slots: int64 ``[m]``, the slots of those examples; ``None`` if they are all of them.
-        weights: ``[m]``, what a slot's alignment is multiplied with; ``None`` for 1.
+        scale: What each of their rewards is multiplied with.
     """
 
     tape: Tape | None
     slots: Tensor | None = None
-    weights: Tensor | None = None
+    scale: float = 1.0
 
 
 class SlotVectorEnv(TogetherVectorEnv):
@@ -269,10 +269,9 @@ class SlotVectorEnv(TogetherVectorEnv):
             return torch.zeros(self.num_envs, device=self.device)  # nobody trained: nothing to credit
         assert trained.tape is not None
         rewards = self._signal(trained.tape.n, trained.tape, next_loss, next_gradient)
-        if trained.weights is not None:
-            rewards = rewards * trained.weights
         if trained.slots is None:
             return rewards
+        rewards = rewards * trained.scale
         return rewards.new_zeros(self.num_envs).index_copy(0, trained.slots, rewards)
 
     def _signal(self, n: int, tape: Tape | None, next_loss: Tensor, next_gradient: dict[str, Tensor]) -> Tensor:

@@ -41,18 +41,18 @@ class CrossEntropy:
 
 @dataclass(frozen=True)
 class WeightedCrossEntropy(CrossEntropy):
-    """Each example's cross entropy times its weight, scaled so that their mean is the weighted mean.
+    """Each example's cross entropy times its weight.
 
     Args:
         targets: int64 ``[n]``.
-        weights: ``[n]``, non-negative, not all 0.
+        weights: ``[n]``.
     """
 
     weights: Tensor
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """Logits ``[n, classes]`` to ``n w_i l_i / sum(w)``, ``[n]``."""
-        return super().__call__(logits) * self.weights / self.weights.mean()
+        """Logits ``[n, classes]`` to ``w_i l_i``, ``[n]``."""
+        return super().__call__(logits) * self.weights
 
 
 class SidePass(NamedTuple):
@@ -151,7 +151,7 @@ class Learner:
         Args:
             batch: ``n`` examples.
             batch_norm: See :func:`gar_env.alignment.record`.
-            weights: ``[n]``: the loss is the weighted mean, and the tape holds :class:`WeightedCrossEntropy`.
+            weights: ``[n]``: the loss is the mean of ``w_i l_i``, and the tape is of those.
         """
         with lend_to_global(self.generator):
             # The probe costs two passes, once in a run: it finds networks whose rows are not examples.
