@@ -80,11 +80,12 @@ class RolloutOptions(SB3Options):
 
     Args:
         n_steps: Environment steps per rollout.
-        ent_coef: Weight of the entropy bonus.
+        ent_coef: Weight of the entropy bonus. A policy that settles before the network has learned something is paid
+            for agreeing with itself, whatever it settled on.
     """
 
     n_steps: int = 4
-    ent_coef: float = 0.0
+    ent_coef: float = 0.03
 
     def rollouts(self, late: bool) -> dict[str, Any]:
         """With late rewards, the buffer that credits them to the action before."""
@@ -160,6 +161,7 @@ class A2COptions(RolloutOptions):
 
     learning_rate: float = 3e-3
     n_steps: int = 1
+    ent_coef: float = 0.01
 
     name: ClassVar[str] = "sb3-a2c"
 

@@ -6,6 +6,7 @@ Any further options are ppo.py's own. Needs what ppo.py needs (tyro, tensorboard
 """
 
 import ast
+import os
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from gymnasium.vector import VectorWrapper
 
 import gar_env  # noqa: F401 - registers the environments
 
-STEPS = 300
+STEPS = int(os.environ.get("STEPS", 300))
 # A reward belongs to one action, so gamma is 0; a run is short, so rollouts are, and the step size is not annealed.
 OPTIONS = (
     f"--env-id GAR/DataSplit-v0 --num-envs 128 --num-steps 4 --total-timesteps {128 * STEPS} --gamma 0 --gae-lambda 0 "
@@ -34,7 +35,7 @@ class TellEpisodes(VectorWrapper):
         self.drawn = [*getattr(self, "drawn", []), np.mean(actions == 0)]
         if terminations.all():
             first, last = np.mean(self.drawn[:30]), np.mean(self.drawn[-30:])
-            print(f"episode lengths [{self.length}], share of the noisy split: {first:.3f} at first, {last:.3f} at last")
+            print(f"episode lengths [{self.length}], noisy split: {first:.3f} at first, {last:.3f} at last")
             self.length, self.drawn = 0, []
         # Gradients shrink in training, and rewards with them; ppo.py does not scale rewards itself.
         return observations, rewards / (rewards.std() + 1e-8), terminations, truncations, infos
@@ -55,7 +56,7 @@ for node in ast.walk(tree):
     if isinstance(node, ast.Assign) and "SyncVectorEnv" in ast.dump(node.value):
         node.value, replaced = ast.parse("slots(args.num_envs)", mode="eval").body, replaced + 1
 if replaced != 1:
-    sys.exit(f"{source} makes its environments in {replaced} places; expected one 'envs = gym.vector.SyncVectorEnv(...)'.")
+    sys.exit(f"{source} has {replaced} lines with SyncVectorEnv; expected 'envs = gym.vector.SyncVectorEnv(...)' once.")
 sys.argv = [str(source), *OPTIONS, *sys.argv[2:]]
 scope = {"__name__": "__main__", "__file__": str(source), "slots": slots}
 sys.modules["__main__"].__dict__.update(scope)

@@ -1,11 +1,13 @@
-"""RLlib: its PPO finds the noisy split. Needs ray 2.40 or newer: pip install 'ray[rllib]' (it pins an older Gymnasium)."""
+"""RLlib: its PPO finds the noisy split. Needs ray 2.40 or newer: pip install 'ray[rllib]', which pins Gymnasium 1.2."""
+
+import os
 
 import numpy as np
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
-N, STEPS = 64, 200
+N, STEPS = 64, int(os.environ.get("STEPS", 200))
 lengths, shares = [], []
 
 
@@ -39,5 +41,5 @@ algorithm = config.build_algo()
 for _ in range(STEPS // 4 + 1):
     algorithm.train()
 algorithm.stop()
-found = f"share of the noisy split: {np.mean(shares[:5]):.3f} at first, {np.mean(shares[-5:]):.3f} at last"
+found = f"noisy split: {np.mean(shares[:5]):.3f} at first, {np.mean(shares[-5:]):.3f} at last"
 print(f"episode lengths {sorted(set(lengths))} ({len(lengths)} slots), {found}")

@@ -1,5 +1,7 @@
 """skrl: its PPO finds the noisy split. Needs skrl 2.1 or newer: pip install 'skrl[torch]'."""
 
+import os
+
 import gymnasium
 import torch
 from gymnasium.vector import VectorWrapper
@@ -13,7 +15,7 @@ from torch import nn
 
 import gar_env  # noqa: F401 - registers the environments
 
-N, STEPS = 128, 300
+N, STEPS = 128, int(os.environ.get("STEPS", 300))
 lengths, shares = [0], []
 
 
@@ -69,6 +71,7 @@ agent = PPO(
     cfg=cfg,
     **spaces,
 )
-SequentialTrainer(env=env, agents=agent, cfg={"timesteps": STEPS, "headless": True, "disable_progressbar": True}).train()
+trainer = {"timesteps": STEPS, "headless": True, "disable_progressbar": True}
+SequentialTrainer(env=env, agents=agent, cfg=trainer).train()
 first, last = torch.tensor(shares[:30]).mean(), torch.tensor(shares[-30:]).mean()
-print(f"episode lengths {lengths[:-1]}, share of the noisy split: {first:.3f} at first, {last:.3f} at last")
+print(f"episode lengths {lengths[:-1]}, noisy split: {first:.3f} at first, {last:.3f} at last")

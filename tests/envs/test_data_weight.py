@@ -1,0 +1,248 @@
+import copy
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import gar_env  # noqa: F401 - registers the environments
+from gar_env.data import load_dataset, make_pool
+from gar_env.envs import DataWeightVectorEnv
+from gar_env.envs.checks import check_vector_env
+from gar_env.errors import ConfigurationError, UnknownNameError
+
+N = 12
+
+
+def make(**options):
+    return DataWeightVectorEnv(N, **{"num_steps": 4, "network": "fc", **options})
+
+
+def one_gradient_per_example(network, inputs, targets):
+    """Obviously correct, but slow: a list of gradients, one dict per example."""
+    found = []
+    for x, y in zip(inputs, targets, strict=True):
+        network.zero_grad()
+        nn.functional.cross_entropy(network(x[None]), y[None]).backward()
+        found.append({name: p.grad.clone() for name, p in network.named_parameters()})
+    network.zero_grad()
+    return found
+
+
+def dot(a, b):
+    return float(sum((a[name] * b[name]).sum() for name in a))
+
+
+def mean_gradient(network, inputs, targets, weights, n):
+    network.zero_grad()
+    losses = nn.functional.cross_entropy(network(inputs), targets, reduction="none")
+    ((losses * weights).sum() / n).backward()
+    found = {name: p.grad.clone() for name, p in network.named_parameters()}
+    network.zero_grad()
+    return found
+
+
+ACTIONS = np.array([0, 1, 1, 0, 1, 1, 1, 0, 0, 1, 0, 1])
+
+
+def test_the_reward_is_the_weight_times_the_alignment_with_the_batch_that_is_shown_next():
+    env = make(reference="uniform")
+    env.reset(seed=0)
+    before, batch = copy.deepcopy(env.learner.network), env._batch
+    rewards = env.step(ACTIONS)[1]
+    after, shown = copy.deepcopy(env.learner.network), env._batch
+    direction = mean_gradient(after, *shown, torch.ones(N), N)
+    alone = one_gradient_per_example(before, *batch)
+    expected = [a * dot(g, direction) for a, g in zip(ACTIONS, alone, strict=True)]
+    np.testing.assert_allclose(rewards, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("levels", [2, 3, 5])
+def test_the_policy_reference_weighs_each_example_as_the_slot_that_looked_most_alike(levels):
+    env = make(reference="policy", weight_levels=levels)
+    observed, _ = env.reset(seed=1)
+    actions = np.random.default_rng(0).integers(levels, size=N)
+    before, batch = copy.deepcopy(env.learner.network), env._batch
+    shown, rewards = env.step(actions)[:2]
+    after = copy.deepcopy(env.learner.network)
+    # Progress moved on by then in the rows that the step compares; distances to all slots move alike.
+    nearest = [int(np.argmin(((observed - row) ** 2)[:, 1:].sum(1))) for row in shown]
+    weights = torch.tensor(actions[nearest]) / (levels - 1)
+    direction = mean_gradient(after, *env._batch, weights, N)
+    alone = one_gradient_per_example(before, *batch)
+    expected = [a / (levels - 1) * dot(g, direction) for a, g in zip(actions, alone, strict=True)]
+    np.testing.assert_allclose(rewards, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_late_rewards_pay_the_weights_before_with_the_weighed_batch_that_follows():
+    env = make(reward_timing="next_step")
+    env.reset(seed=2)
+    before, batch = copy.deepcopy(env.learner.network), env._batch
+    assert (env.step(ACTIONS)[1] == 0).all()
+    middle, second, other = copy.deepcopy(env.learner.network), env._batch, 1 - ACTIONS
+    rewards = env.step(other)[1]
+    direction = mean_gradient(middle, *second, torch.tensor(other), N)
+    alone = one_gradient_per_example(before, *batch)
+    expected = [a * dot(g, direction) for a, g in zip(ACTIONS, alone, strict=True)]
+    np.testing.assert_allclose(rewards, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_dropped_example_does_not_train_not_even_through_batch_statistics():
+    env = make(network="fc_bn", momentum=0.0, weight_decay=0.0, step_size=0.1)
+    env.reset(seed=0)
+    alone, batch = copy.deepcopy(env.learner.network), env._batch
+    env.step(ACTIONS)
+    kept = torch.tensor(ACTIONS, dtype=torch.bool)
+    losses = nn.functional.cross_entropy(alone(batch.inputs[kept]), batch.targets[kept], reduction="none")
+    (losses.sum() / N).backward()
+    for p in alone.parameters():
+        p.data -= 0.1 * p.grad
+    for name, value in env.learner.network.state_dict().items():
+        torch.testing.assert_close(value, alone.state_dict()[name], msg=name)
+
+
+@pytest.mark.parametrize("options", [{}, {"reward_timing": "next_step"}, {"reference": "uniform"}], ids=str)
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_batch_that_is_dropped_trains_nothing_and_pays_nothing(options, kept):
+    env = make(network="fc_bn", **options)
+    env.reset(seed=0)
+    before = copy.deepcopy(env.learner.network.state_dict())
+    actions = np.zeros(N, int)
+    actions[:kept] = 1  # one example alone cannot be normalised
+    for _ in range(2):
+        rewards, infos = env.step(actions)[1::3]
+        assert (rewards == 0).all()
+        assert np.isfinite(infos["loss"]).all()
+    for name, value in env.learner.network.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_nslr_pays_dropped_slots_like_the_others():
+    env = make(reward="nslr")
+    env.reset(seed=0)
+    rewards = env.step(ACTIONS)[1]
+    assert len(set(rewards.tolist())) == 1
+    assert rewards[0] == pytest.approx(-float(env._losses.mean()), rel=1e-5)
+
+
+def test_slots_see_the_example_that_their_next_action_is_about():
+    env = make(network="fc")
+    observations, _ = env.reset(seed=3)
+    env.step(np.ones(N, int))
+    observations = env.step(np.ones(N, int))[0]
+    columns = dict(zip(env.observation_names, observations.T, strict=True))
+    inputs, targets = env._batch
+    logits = env.learner.network(inputs).detach()
+    losses = nn.functional.cross_entropy(logits, targets, reduction="none")
+    for i in range(N):
+        p = logits[i].softmax(0)
+        others = [float(q) for j, q in enumerate(p) if j != targets[i]]
+        assert columns["loss"][i] == pytest.approx(float(losses[i] / (1 + losses[i])), abs=1e-5)
+        assert columns["margin"][i] == pytest.approx(float(p[targets[i]]) - max(others), abs=1e-5)
+        assert columns["entropy"][i] == pytest.approx(float(-(p * p.log()).sum() / np.log(10)), abs=1e-5)
+        assert columns["loss_rank"][i] == pytest.approx(float((losses < losses[i]).sum()) / (N - 1), abs=1e-6)
+    assert (columns["progress"] == 0.5).all()
+    same_label = [i for i in range(N) if targets[i] == targets[0]]
+    assert len({columns["class_loss"][i] for i in same_label}) == 1
+
+
+def test_penultimate_features_are_the_last_linear_layers_inputs():
+    env = make(network="fc", penultimate=True)
+    observations, _ = env.reset(seed=0)
+    seen = []
+    last = [m for m in env.learner.network.modules() if isinstance(m, nn.Linear)][-1]
+    last.register_forward_pre_hook(lambda layer, args: seen.append(args[0].detach()))
+    env.learner.network(env._batch.inputs)
+    names = [name for name in env.observation_names if name.startswith("penultimate")]
+    assert len(names) == last.in_features
+    np.testing.assert_allclose(observations[:, -len(names) :], seen[0] / (1 + seen[0].abs()), rtol=1e-4, atol=1e-6)
+
+
+def test_penultimate_features_need_a_linear_layer():
+    def convolution(shape, classes):
+        return nn.Sequential(nn.Conv2d(shape[0], classes, shape[1]), nn.Flatten())
+
+    with pytest.raises(ConfigurationError, match="The network has no linear layer"):
+        make(network=convolution, penultimate=True)
+
+
+def test_metrics_count_what_was_dropped_and_what_should_have_been():
+    env = make(num_steps=6)
+    env.reset(seed=0)
+    dropped_bad = dropped = bad = 0
+    for step in range(5):
+        actions, spoiled = np.random.default_rng(step).integers(2, size=N), env.spoiled.numpy()
+        dropped_bad += int((spoiled & (actions == 0)).sum())
+        dropped += int((actions == 0).sum())
+        bad += int(spoiled.sum())
+        env.step(actions)
+    assert env.metrics() == pytest.approx(
+        {"kept_share": 1 - dropped / 60, "drop_precision": dropped_bad / dropped, "drop_recall": dropped_bad / bad}
+    )
+
+
+@pytest.mark.parametrize("noise", ["symmetric_noise", "asymmetric_noise"])
+def test_label_noise_makes_the_given_share_of_labels_wrong_and_marks_them(noise):
+    dataset = load_dataset("digits")
+    pool = make_pool(dataset, torch.Generator().manual_seed(0), corrupt=f"{noise}(0.4)", heldout_share=0.1)
+    wrong = pool.labels != dataset.y_train
+    assert torch.equal(wrong, pool.spoiled)
+    assert int(wrong.sum()) == round(0.4 * len(pool.members))
+    assert not wrong[pool.heldout].any()
+    moved = (pool.labels - dataset.y_train)[wrong] % 10
+    assert set(moved.tolist()) == ({1} if noise == "asymmetric_noise" else set(range(1, 10)))
+
+
+def test_two_corruptions_share_out_the_examples():
+    dataset = load_dataset("digits")
+    pool = make_pool(dataset, torch.Generator().manual_seed(0), corrupt="symmetric_noise(0.3), pixel_noise(0.2)")
+    relabelled = pool.labels != dataset.y_train
+    redrawn = (pool.images != dataset.x_train).flatten(1).any(1)
+    assert not (relabelled & redrawn).any()
+    assert torch.equal(relabelled | redrawn, pool.spoiled)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"weight_levels": 1}, ConfigurationError, "weight_levels=1 must be at least 2: drop and keep"),
+        ({"corrupt": "symmetric_noise(0.7), easy(0.4)"}, ConfigurationError, "spoils more than all examples"),
+        ({"corrupt": "0:label_noise"}, UnknownNameError, "names the module '0'"),
+        ({"corrupt": "symmetric(0.4)"}, UnknownNameError, "Did you mean 'symmetric_noise'"),
+        ({"corrupt": "easy(2)"}, ConfigurationError, r"Write 'name\(share\)' with a share above 0 and up to 1"),
+        ({"reference": "next"}, ConfigurationError, "reference='next' is unknown"),
+        ({"num_splits": 3}, ConfigurationError, "There is no option 'num_splits'"),
+    ],
+)
+def test_bad_options_say_what_to_do(options, error, message):
+    with pytest.raises(error, match=message):
+        make(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"reward_timing": "next_step"},
+        {"reference": "heldout", "weight_levels": 3, "penultimate": True},
+        {"reference": "uniform", "reward": "nslr"},
+    ],
+    ids=str,
+)
+def test_the_environment_keeps_the_contract(options):
+    check_vector_env(gymnasium.make_vec("GAR/DataWeight-v0", num_envs=6, num_steps=4, **options))
+
+
+@pytest.mark.parametrize("name", ["GAR/DataSplit-v0", "GAR/DataWeight-v0"])
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_agents_may_step_without_gradients(name, off):
+    """TorchRL's collectors do; the network inside has to train all the same."""
+    found = []
+    for context in (torch.enable_grad, off):
+        with context():
+            env = gymnasium.make_vec(name, num_envs=N, num_steps=3)
+            env.reset(seed=0)
+            found.append(np.stack([env.step(np.ones(N, int))[1] for _ in range(3)]))
+    assert np.array_equal(*found)
+    assert (found[0] != 0).any()
