@@ -70,9 +70,10 @@ def load_controller(path: str | Path, env: SB3VecEnv, **options: Any) -> BaseAlg
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"No controller at {path}.")
-    if not zipfile.is_zipfile(path):
-        raise CheckpointError(f"{path} is no saved controller, or is cut short. Save it again.")
     try:
+        # A cut file may still end in a whole zip, that of a tensor inside it; then it has no entry "data".
+        with zipfile.ZipFile(path) as archive:
+            archive.getinfo("data")
         found = (load_from_zip_file(path, device="cpu")[0] or {}).get("gar_env")
     except (ValueError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{path} is no saved controller, or is cut short: {error}. Save it again.") from error

@@ -46,7 +46,7 @@ for batch in Collector(env, actor, frames_per_batch=4 * N, total_frames=STEPS * 
         for rows in batch.reshape(-1)[torch.randperm(batch.numel())].split(256):
             terms = loss(rows)
             optimizer.zero_grad()
-            sum(terms[name] for name in terms if name.startswith("loss_")).backward()
+            sum(terms[name] for name in terms.keys() if name.startswith("loss_")).backward()  # noqa: SIM118
             optimizer.step()
     usage.append(batch["action"][..., 0].float().mean().item())
     for ended in batch["next", "done"][0].flatten().tolist():
