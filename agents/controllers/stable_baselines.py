@@ -45,6 +45,10 @@ class SB3Options(ABC):
 
         from agents.sb3 import SB3VecEnv, check_controller
 
+        if not 0 <= self.gamma <= 1 or not self.learning_rate > 0:
+            raise ConfigurationError(
+                f"gamma={self.gamma} must be in [0, 1], learning_rate={self.learning_rate} above 0."
+            )
         late = getattr(env.unwrapped, "reward_timing", "same_step") == "next_step"
         adapter: Any = SB3VecEnv(env, late_rewards=late)
         if self.normalize_reward:
@@ -57,7 +61,7 @@ class SB3Options(ABC):
             "device": "cpu",
         }
         try:
-            model = self.algorithm()("MlpPolicy", adapter, **common, **self.more(late))
+            model = self.algorithm()("MlpPolicy", adapter, **common, **self.more(env.num_envs, late))
         except GarEnvError:
             raise
         except (AssertionError, ValueError, TypeError) as error:
@@ -70,8 +74,8 @@ class SB3Options(ABC):
         """The class."""
 
     @abstractmethod
-    def more(self, late: bool) -> dict[str, Any]:
-        """Arguments of this algorithm alone; ``late`` tells whether rewards come one step late."""
+    def more(self, num_envs: int, late: bool) -> dict[str, Any]:
+        """Arguments of this algorithm alone, for so many slots; ``late``: rewards come one step late."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +105,11 @@ class PPOOptions(RolloutOptions):
     """Proximal policy optimisation of Stable-Baselines3.
 
     Args:
-        batch_size: Transitions per gradient step.
+        minibatches: Gradient steps per pass over a rollout.
         n_epochs: Passes over a rollout.
     """
 
-    batch_size: int = 256
+    minibatches: int = 2
     n_epochs: int = 4
 
     name: ClassVar[str] = "sb3-ppo"
@@ -116,9 +120,15 @@ class PPOOptions(RolloutOptions):
 
         return PPO
 
-    def more(self, late: bool) -> dict[str, Any]:
+    def more(self, num_envs: int, late: bool) -> dict[str, Any]:
         """Of PPO."""
-        return {**self.rollouts(late), "batch_size": self.batch_size, "n_epochs": self.n_epochs}
+        if not 1 <= self.minibatches <= self.n_steps * num_envs:
+            raise ConfigurationError(
+                f"minibatches={self.minibatches} must be at least 1 and at most n_steps * num_envs, "
+                f"{self.n_steps * num_envs}."
+            )
+        size = -(-self.n_steps * num_envs // self.minibatches)
+        return {**self.rollouts(late), "batch_size": size, "n_epochs": self.n_epochs}
 
 
 @register_controller("sb3-maskable-ppo")
@@ -138,7 +148,7 @@ class MaskablePPOOptions(PPOOptions):
             ) from error
         return MaskablePPO
 
-    def more(self, late: bool) -> dict[str, Any]:
+    def more(self, num_envs: int, late: bool) -> dict[str, Any]:
         """Of MaskablePPO.
 
         Raises:
@@ -148,7 +158,7 @@ class MaskablePPOOptions(PPOOptions):
             raise ConfigurationError(
                 "sb3-maskable-ppo cannot credit late rewards. Use reward_timing='same_step', or sb3-ppo."
             )
-        return super().more(late)
+        return super().more(num_envs, late)
 
 
 @register_controller("sb3-a2c")
@@ -171,7 +181,7 @@ class A2COptions(RolloutOptions):
 
         return A2C
 
-    def more(self, late: bool) -> dict[str, Any]:
+    def more(self, num_envs: int, late: bool) -> dict[str, Any]:
         """Of A2C."""
         return {**self.rollouts(late), "use_rms_prop": False, "normalize_advantage": True}
 
@@ -208,7 +218,7 @@ class DQNOptions(SB3Options):
 
         return DQN
 
-    def more(self, late: bool) -> dict[str, Any]:
+    def more(self, num_envs: int, late: bool) -> dict[str, Any]:
         """Of DQN; one collected step is one of all slots."""
         return {
             "buffer_size": self.buffer_size,

@@ -53,7 +53,7 @@ class NativeSession:
             hooks.at_rest()
 
     def logged(self) -> dict[str, float]:
-        """What the controller says of its own learning; nothing here."""
+        """What the controller says of its own learning: ours say nothing."""
         return {}
 
     def leave_out(self) -> dict[str, Any]:
@@ -115,8 +115,8 @@ class SB3Session:
         self._pending = dict(logger.name_to_value), dict(logger.name_to_count), dict(logger.name_to_excluded)
 
     def logged(self) -> dict[str, float]:
-        """SB3's latest ``rollout/`` and ``train/`` values."""
-        return {key: value for key, value in self._logged.items() if not key.startswith("time/")}
+        """SB3's latest ``train/`` values."""
+        return {key: value for key, value in self._logged.items() if key.startswith("train/")}
 
     def leave_out(self) -> dict[str, Any]:
         """SB3's logger, which belongs to this process; a resumed session sets its own."""

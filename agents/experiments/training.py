@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,14 +62,13 @@ class Training:
         """
         threads = torch.get_num_threads()
         torch.set_num_threads(self.config.threads)
-        handlers = {number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        main = threading.current_thread() is threading.main_thread()  # only there can signals be caught
+        signals = (signal.SIGINT, signal.SIGTERM) if main else ()
+        handlers = {number: signal.signal(number, self._ask_to_stop) for number in signals}
         try:
             self._prepare()
-            with step_progress(self.console) as bar:
-                self._task, self._bar = (
-                    bar.add_task(self.config.agent, total=self.total, completed=self.session.steps),
-                    bar,
-                )
+            with step_progress(self.console) as self._bar:
+                self._task = self._bar.add_task(self.config.agent, total=self.total, completed=self.session.steps)
                 self.session.run(self.total, self)
             self._save()
             self._save_controller()
@@ -85,7 +85,9 @@ class Training:
     def on_step(self) -> None:
         """Log; called after each environment step."""
         steps, slots = self.session.steps, self.slots
-        self._bar.update(self._task, completed=min(steps, self.total))
+        if steps > self.total:
+            return  # Stable-Baselines3 finishes its rollout
+        self._bar.update(self._task, completed=steps)
         ended = slots.finished is not self._seen_episode
         if ended:
             self._seen_episode = slots.finished
@@ -140,8 +142,11 @@ class Training:
         slots, steps = self.slots, self.session.steps
         values = {f"env/{name}": value for name, value in slots.last_step().items()}
         now = slots.finished if ended and slots.finished else slots.metrics()
-        values |= {f"env/{name}": value for name, value in now.items() if name != "steps"}
+        values |= {f"env/{name}": value for name, value in now.items() if name not in ("steps", "return")}
         values |= self.session.logged()
+        if slots.finished:
+            values["rollout/ep_rew_mean"] = slots.finished["return"]
+            values["rollout/ep_len_mean"] = slots.finished["steps"]
         elapsed = time.time() - self._started
         fps = (steps - self._steps_before) * self.config.num_envs / max(elapsed, 1e-9)
         return {**values, "time/fps": round(fps), "time/time_elapsed": round(elapsed, 2)}

@@ -106,8 +106,8 @@ class SlotVectorEnv(TogetherVectorEnv):
     """The data of this episode."""
 
     finished: dict[str, float] | None = None
-    """What the last finished episode came to: ``steps``, ``diverged``, ``test_accuracy`` (NaN if it diverged) and
-    :meth:`metrics` at its end."""
+    """What the last finished episode came to: ``steps``, ``return`` (mean over slots), ``diverged``, ``test_accuracy``
+    (NaN if it diverged) and :meth:`metrics` at its end."""
 
     @abstractmethod
     def _make_pool(self, seed: int) -> Pool:
@@ -178,6 +178,7 @@ class SlotVectorEnv(TogetherVectorEnv):
         self._running_loss = torch.tensor(float(classes), device=self.device).log()
         self._running_square = torch.zeros((), device=self.device)
         self._paid_steps = 0
+        self._return = torch.zeros((), device=self.device)
         self._last_reward = torch.zeros(self.num_envs, device=self.device)
         if self.dashboard:
             self.dashboard.clear()
@@ -214,9 +215,11 @@ class SlotVectorEnv(TogetherVectorEnv):
         self._look()
         accuracy = self.evaluate()["test_accuracy"] if ended and not diverged else 0.0
         self._last_step = (loss, rewards)
+        self._return = self._return + rewards.mean()
         if ended:
             self.finished = {
                 "steps": self.steps,
+                "return": float(self._return),
                 "diverged": float(diverged),
                 "test_accuracy": math.nan if diverged else accuracy,
                 **self.metrics(),
