@@ -1,7 +1,10 @@
-"""Examples and README code run as they are printed."""
+"""Examples and code in the documentation run as they are printed."""
 
+import os
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,13 +19,108 @@ def test_an_example_runs_and_is_short(path, capsys):
     assert capsys.readouterr().out.strip()
 
 
-def readme_blocks():
-    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+CLEANRL_SHAPED = """
+import gymnasium as gym
+import numpy as np
+import tyro
+from dataclasses import dataclass
+
+@dataclass
+class Args:
+    env_id: str = "CartPole-v1"
+    num_envs: int = 4
+    num_steps: int = 128
+    total_timesteps: int = 500000
+    gamma: float = 0.99
+    gae_lambda: float = 0.95
+    learning_rate: float = 2.5e-4
+    anneal_lr: bool = True
+    cuda: bool = True
+
+if __name__ == "__main__":
+    args = tyro.cli(Args)
+    envs = gym.vector.SyncVectorEnv([lambda: gym.make(args.env_id) for i in range(args.num_envs)])
+    envs.reset(seed=1)
+    for step in range(args.total_timesteps // args.num_envs):
+        envs.step(np.zeros(args.num_envs, int))
+"""
 
 
-@pytest.mark.parametrize("block", readme_blocks(), ids=lambda block: block.splitlines()[0])
+def run_client(name, *args, **environment):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "clients" / name), *args],
+        env={**os.environ, "STEPS": "12", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize(("name", "package"), [("torchrl_ppo.py", "torchrl"), ("skrl_ppo.py", "skrl")])
+def test_a_client_trains_for_one_whole_episode(name, package):
+    pytest.importorskip(package)
+    done = run_client(name)
+    assert "episode lengths [12]" in done.stdout, done.stderr
+
+
+def test_cleanrls_environment_line_is_replaced_and_nothing_else(tmp_path):
+    """CleanRL is not installable here; GAR_ENV_TEST_CLEANRL names its ppo.py where there is one."""
+    source = Path(os.environ.get("GAR_ENV_TEST_CLEANRL", tmp_path / "ppo.py"))
+    if not source.exists():
+        source.write_text(CLEANRL_SHAPED)
+    done = run_client("cleanrl_ppo.py", str(source))
+    assert "episode lengths [12]" in done.stdout, done.stderr
+    (tmp_path / "other.py").write_text("print(1)")
+    assert "has 0 lines with SyncVectorEnv" in run_client("cleanrl_ppo.py", str(tmp_path / "other.py")).stderr
+    assert "Pass the path of CleanRL's ppo.py" in run_client("cleanrl_ppo.py", str(tmp_path / "none.py")).stderr
+
+
+def blocks(page):
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
+
+
+@pytest.mark.parametrize("block", blocks("README.md"), ids=lambda block: block.splitlines()[0])
 def test_the_readmes_code_runs(block):
     exec(compile(block, "README.md", "exec"), {})
+
+
+def test_the_page_on_extending_runs_from_top_to_bottom_in_short_examples(capsys):
+    page = ROOT / "docs" / "extending.md"
+    code = blocks(page)
+    assert len(code) >= 9
+    for number, block in enumerate(code):
+        assert len(block.splitlines()) < 40, block
+        namespace = {"__name__": f"extending_{number}"}
+        sys.modules[namespace["__name__"]] = type(sys)(namespace["__name__"])  # dataclasses look their module up
+        exec(compile(block, f"{page}, example {number + 1}", "exec"), namespace)
+    assert "ok       autoreset NextStep" in capsys.readouterr().out
+
+
+def test_a_package_of_ones_own_is_found_by_module_and_name(tmp_path):
+    """As its author would use it: files on the path, names on the command line, nothing imported by hand."""
+    examples = blocks("docs/extending.md")
+    (tmp_path / "my_lab").mkdir()
+    for name, mark in (("agents", "only-one-split"), ("rewards", "signed_alignment"), ("environments", "MyLab/Flip")):
+        code = next(block for block in examples if mark in block)
+        (tmp_path / "my_lab" / f"{name}.py").write_text(code)
+    options = [
+        "--env",
+        "my_lab.environments:MyLab/Flip-v0",
+        "--agent",
+        "my_lab.agents:only-one-split",
+        "--num-envs",
+        "8",
+    ]
+    options += ["--env-options.reward", "my_lab.rewards:signed_alignment", "--env-options.num-steps", "4"]
+    command = [sys.executable, "-m", "agents.cli", "train", *options, "--no-tensorboard"]
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    assert "test_accuracy" in done.stdout, done.stderr
+    folder = tmp_path / "runs" / "train" / "Flip-v0-only-one-split-0"
+    assert len((folder / "progress.csv").read_text().splitlines()) == 2
+    command = [sys.executable, "-m", "agents.cli", "train", "--resume", str(folder)]
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_readmes_table_is_that_of_the_committed_results():

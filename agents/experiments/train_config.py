@@ -66,7 +66,7 @@ class TrainConfig(Generic[EnvOptions, AgentOptions]):
     @property
     def folder(self) -> Path:
         """Where the run's files are."""
-        name = f"{self.env.rpartition('/')[2]}-{self.agent.rpartition(':')[2]}-{self.seed}"
+        name = f"{self.env.rpartition('/')[2].rpartition(':')[2]}-{self.agent.rpartition(':')[2]}-{self.seed}"
         return self.out or Path("runs/train") / name
 
     def as_json(self) -> Row:
