@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint rllib clean
 
 demo: $(VENV)/installed
 	$(BIN)/gar-env demo
@@ -17,6 +17,16 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+# RLlib pins another Gymnasium, so it gets a virtual environment of its own.
+rllib: .venv-rllib/installed
+	.venv-rllib/bin/python examples/clients/rllib_ppo.py
+
+.venv-rllib/installed: pyproject.toml
+	@$(PYTHON) -m venv .venv-rllib
+	@echo "Installing gar-env and RLlib into .venv-rllib ..."
+	@.venv-rllib/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[rllib]'
+	@touch $@
+
 $(VENV)/installed: pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
 	@echo "Installing gar-env and what it needs into $(VENV) (torch is large; a minute or two) ..."
@@ -24,4 +34,4 @@ $(VENV)/installed: pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-rllib runs *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -6,6 +6,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -79,9 +80,11 @@ def blocks(page):
     return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
 
 
-@pytest.mark.parametrize("block", blocks("README.md"), ids=lambda block: block.splitlines()[0])
-def test_the_readmes_code_runs(block):
-    exec(compile(block, "README.md", "exec"), {})
+@pytest.mark.parametrize("page", ["README.md", "docs/clients.md"])
+def test_the_code_on_a_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for block in blocks(page):
+        exec(compile(block, page, "exec"), {})
 
 
 def test_the_page_on_extending_runs_from_top_to_bottom_in_short_examples(capsys):
@@ -90,9 +93,9 @@ def test_the_page_on_extending_runs_from_top_to_bottom_in_short_examples(capsys)
     assert len(code) >= 9
     for number, block in enumerate(code):
         assert len(block.splitlines()) < 40, block
-        namespace = {"__name__": f"extending_{number}"}
-        sys.modules[namespace["__name__"]] = type(sys)(namespace["__name__"])  # dataclasses look their module up
-        exec(compile(block, f"{page}, example {number + 1}", "exec"), namespace)
+        module = ModuleType(f"extending_{number}")  # classes are looked up in their modules, when pickled for example
+        sys.modules[module.__name__] = module
+        exec(compile(block, f"{page}, example {number + 1}", "exec"), module.__dict__)
     assert "ok       autoreset NextStep" in capsys.readouterr().out
 
 
