@@ -80,6 +80,9 @@ def reproduce_controllers(
     dataset: str = "digits",
     seeds: int = 5,
     arms: tuple[str, ...] = (),
+    network: str = "fc_bn",
+    step_size: float | None = None,
+    learning_rate: float | None = None,
     batch_size: int = 128,
     steps: int = 300,
     workers: int = os.cpu_count() or 1,
@@ -95,6 +98,9 @@ def reproduce_controllers(
         dataset: digits, or the path of an .npz with x_train, y_train, x_test, y_test.
         seeds: Runs per controller.
         arms: Controllers; all of the study by default.
+        network: What is trained.
+        step_size: Of its training; the environment's own by default.
+        learning_rate: Of controllers that learn; their own by default.
         batch_size: Slots.
         steps: Environment steps per run.
         workers: Runs at a time, one thread each.
@@ -106,7 +112,16 @@ def reproduce_controllers(
     from agents.experiments.runner import rows_of, run_jobs
 
     console = Console()
-    jobs = study_jobs(study, dataset=dataset, seeds=seeds, num_envs=batch_size, num_steps=steps, arms=arms or None)
+    jobs = study_jobs(
+        study,
+        dataset=dataset,
+        seeds=seeds,
+        num_envs=batch_size,
+        num_steps=steps,
+        arms=arms or None,
+        env_options={"network": network, **({} if step_size is None else {"step_size": step_size})},
+        agent_options={} if learning_rate is None else {"learning_rate": learning_rate},
+    )
     results = ResultsFile(out / f"{study}.jsonl")
     run_jobs(jobs, results, workers=workers, console=console)
     table = study_table(rows_of(results.rows, jobs), study)

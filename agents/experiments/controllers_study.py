@@ -30,13 +30,15 @@ from gar_env.errors import ConfigurationError
 
 Study = Literal["splits", "weights"]
 SPLITS_ARMS = ("uniform", "reinforce", "sb3-ppo", "sb3-a2c", "sb3-dqn", "sb3-maskable-ppo", "sb3-ppo late", "oracle")
-WEIGHTS_ARMS = ("keep-all", "random-drop", "small-loss", "sb3-ppo", "oracle")
+WEIGHTS_ARMS = ("keep-all", "random-drop", "small-loss", "sb3-ppo", "sb3-ppo heldout", "oracle")
 
 # DQN acts greedily, so nearly all slots draw from one split; a reference drawn like the actions would come from that
 # split alone, and a noisy split agrees with itself (share of noisy draws 0.3 at the end instead of 0.02).
 PER_ARM: dict[str, dict[str, Any]] = {
     "sb3-dqn": {"reference": "uniform"},
     "sb3-ppo late": {"reward_timing": "next_step"},
+    # Paid by clean examples, a tenth of the data that is not trained on: the only arm of its kind that is told anything.
+    "sb3-ppo heldout": {"reference": "heldout"},
 }
 
 
@@ -46,12 +48,14 @@ class StudyJob:
 
     Args:
         study: Which.
-        arm: A registered controller; "sb3-ppo late" is PPO with rewards one step late.
+        arm: A registered controller, and a word: "sb3-ppo late" has rewards one step late, "sb3-ppo heldout" is paid by
+            clean examples.
         seed: Of environment and controller.
         dataset: Name or path.
         num_envs: Batch size.
         num_steps: Of the training run.
         env_options: More options of the environment.
+        agent_options: Options of controllers that learn.
     """
 
     study: Study
@@ -61,6 +65,7 @@ class StudyJob:
     num_envs: int
     num_steps: int
     env_options: dict[str, Any] = field(default_factory=dict)
+    agent_options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def steps(self) -> int:
@@ -70,7 +75,7 @@ class StudyJob:
     @property
     def options(self) -> dict[str, Any]:
         """Of the environment."""
-        own = PER_ARM.get(self.arm, {}) if self.study == "splits" else {}
+        own = PER_ARM.get(self.arm, {})
         return {"dataset": self.dataset, "num_steps": self.num_steps, **own, **self.env_options}
 
     @property
@@ -86,7 +91,8 @@ class StudyJob:
         }
 
     def _controller(self) -> Any:
-        return CONTROLLERS[self.arm.removesuffix(" late")]()
+        name = self.arm.split()[0]
+        return CONTROLLERS[name](**(self.agent_options if name.startswith("sb3-") else {}))
 
     def run(self, on_step: Callable[[], None]) -> Row:
         """Train one network with one controller."""
@@ -147,9 +153,17 @@ def _weights_row(watch: _Watch) -> Row:
 
 
 def study_jobs(
-    study: Study, *, dataset: str, seeds: int, num_envs: int, num_steps: int, arms: Sequence[str] | None = None
+    study: Study,
+    *,
+    dataset: str,
+    seeds: int,
+    num_envs: int,
+    num_steps: int,
+    arms: Sequence[str] | None = None,
+    env_options: dict[str, Any] | None = None,
+    agent_options: dict[str, Any] | None = None,
 ) -> list[StudyJob]:
-    """All runs of a study, one seed after the other.
+    """All runs of a study, one seed after the other; arguments as in :class:`StudyJob`.
 
     Raises:
         ConfigurationError: If there are no seeds, or a controller is not part of the study.
@@ -161,7 +175,11 @@ def study_jobs(
             f"seeds={seeds} must be at least 1; found no such controllers: {', '.join(unknown) or 'none'}. "
             f"Known to this study: {', '.join(known)}."
         )
-    return [StudyJob(study, arm, seed, dataset, num_envs, num_steps) for seed in range(seeds) for arm in arms or known]
+    return [
+        StudyJob(study, arm, seed, dataset, num_envs, num_steps, env_options or {}, agent_options or {})
+        for seed in range(seeds)
+        for arm in arms or known
+    ]
 
 
 def study_table(rows: Sequence[Row], study: Study) -> Table:
