@@ -37,7 +37,7 @@ WEIGHTS_ARMS = ("keep-all", "random-drop", "small-loss", "sb3-ppo", "sb3-ppo hel
 PER_ARM: dict[str, dict[str, Any]] = {
     "sb3-dqn": {"reference": "uniform"},
     "sb3-ppo late": {"reward_timing": "next_step"},
-    # Paid by clean examples, a tenth of the data that is not trained on: the only arm of its kind that is told anything.
+    # Paid by clean examples, a tenth of the data, which is not trained on: it is told something that sb3-ppo is not.
     "sb3-ppo heldout": {"reference": "heldout"},
 }
 
