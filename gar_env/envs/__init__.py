@@ -1,9 +1,10 @@
 """The environments, one per file, and the checker that holds any vector environment against the contract."""
 
-from gar_env.envs.base import SlotVectorEnv, Trained
+from gar_env.envs.base import SlotVectorEnv
 from gar_env.envs.config import SlotConfig, config_from
 from gar_env.envs.data_split import DataSplitConfig, DataSplitEnv, DataSplitVectorEnv
 from gar_env.envs.data_weight import DataWeightConfig, DataWeightEnv, DataWeightVectorEnv
+from gar_env.envs.paying import Trained
 from gar_env.envs.single import SingleAgentEnv
 
 __all__ = [

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from gymnasium.vector.utils import batch_space
 from torch import Tensor, nn
 
-from gar_env.alignment import BatchNormReading, Tape, dot
+from gar_env.alignment import BatchNormReading, Tape
 from gar_env.data import Batch, Pool, load_dataset, normalisation
 from gar_env.envs.config import SlotConfig
 from gar_env.envs.dashboard import Dashboard
 from gar_env.envs.features import Feature, observation_box, observe
+from gar_env.envs.paying import Trained, pay_slots
 from gar_env.envs.together import Outcome, TogetherVectorEnv
-from gar_env.errors import ConfigurationError, RewardError
+from gar_env.errors import ConfigurationError
 from gar_env.learner import Learner
 from gar_env.networks import build_network
 from gar_env.rewards import REWARDS, Evidence, Need
@@ -24,20 +25,6 @@ from gar_env.seeding import named_generator
 
 EVALUATION_BATCH = 1000
 RUNNING = 0.9  # decay per step of the running loss and of the running size of rewards
-
-
-class Trained(NamedTuple):
-    """What is kept of a controlled batch until its slots are paid.
-
-    Args:
-        tape: With :attr:`~gar_env.rewards.Need.TAPE`, of the examples that were trained on.
-        slots: int64 ``[m]``, the slots of those examples; ``None`` if they are all of them.
-        scale: What each of their rewards is multiplied with.
-    """
-
-    tape: Tape | None
-    slots: Tensor | None = None
-    scale: float = 1.0
 
 
 class SlotVectorEnv(TogetherVectorEnv):
@@ -265,45 +252,11 @@ class SlotVectorEnv(TogetherVectorEnv):
 
     def _pay(self, trained: Trained, next_loss: Tensor, next_gradient: dict[str, Tensor]) -> Tensor:
         """Rewards of all slots, ``[n]``."""
-        needs = self.signal.needs
-        if Need.TAPE not in needs:
-            return self._signal(self.num_envs, None, next_loss, next_gradient)
-        if trained.slots is not None and not len(trained.slots):
-            return torch.zeros(self.num_envs, device=self.device)  # nobody trained: nothing to credit
-        assert trained.tape is not None
-        rewards = self._signal(trained.tape.n, trained.tape, next_loss, next_gradient)
-        if trained.slots is None:
-            return rewards
-        rewards = rewards * trained.scale
-        return rewards.new_zeros(self.num_envs).index_copy(0, trained.slots, rewards)
-
-    def _signal(self, n: int, tape: Tape | None, next_loss: Tensor, next_gradient: dict[str, Tensor]) -> Tensor:
-        """What the signal pays for ``n`` slots, checked."""
-        needs = self.signal.needs
         heldout = None
-        if Need.HELDOUT_GRADIENT in needs:
+        if Need.HELDOUT_GRADIENT in self.signal.needs:
             heldout = self.learner.side_pass(self._heldout_batch()).gradient
-        rewards = self.signal(
-            Evidence(n, next_loss, tape, next_gradient if Need.NEXT_GRADIENT in needs else None, heldout)
-        )
-        if not isinstance(rewards, Tensor) or rewards.shape != (n,) or not rewards.is_floating_point():
-            found = f"{rewards.dtype} {list(rewards.shape)}" if isinstance(rewards, Tensor) else type(rewards).__name__
-            raise RewardError(
-                f"Reward signal {self.config.reward!r} returned {found}; expected floating point [{n}], one number "
-                "per slot."
-            )
-        if rewards.device.type != self.device.type:
-            raise RewardError(
-                f"Reward signal {self.config.reward!r} returned a tensor on {rewards.device}; expected {self.device}."
-            )
-        wrong = ~rewards.isfinite()
-        # A loss or gradient that is no longer finite, or too long for its own square, is divergence, not a bad signal.
-        if bool(wrong.any()) and bool((next_loss + dot(next_gradient, next_gradient)).isfinite()):
-            raise RewardError(
-                f"Reward signal {self.config.reward!r} returned NaN or infinity for {int(wrong.sum())} of "
-                f"{n} slots in step {self.steps + 1}, while loss and gradient are finite."
-            )
-        return rewards.detach()
+        evidence = Evidence(self.num_envs, next_loss, None, next_gradient, heldout)
+        return pay_slots(self.signal, self.config.reward, trained, evidence, step=self.steps + 1)
 
     def _note_rewards(self, rewards: Tensor) -> None:
         """Keep what the ``last_reward`` feature shows."""

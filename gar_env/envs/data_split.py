@@ -11,9 +11,10 @@ from gymnasium.spaces import Discrete, MultiDiscrete
 from torch import Tensor
 
 from gar_env.data import Splits, make_splits
-from gar_env.envs.base import SlotVectorEnv, Trained
+from gar_env.envs.base import SlotVectorEnv
 from gar_env.envs.config import SlotConfig, config_from
 from gar_env.envs.features import LAST_REWARD, PROGRESS, RUNNING_LOSS, Feature, squashed
+from gar_env.envs.paying import Trained
 from gar_env.envs.single import SingleAgentEnv
 from gar_env.envs.together import own_gradients
 from gar_env.seeding import named_generator

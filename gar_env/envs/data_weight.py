@@ -13,9 +13,10 @@ from gymnasium.spaces import Discrete, MultiDiscrete
 from torch import Tensor, nn
 
 from gar_env.data import Batch, Pool, make_pool, parse_shares
-from gar_env.envs.base import RUNNING, SlotVectorEnv, Trained
+from gar_env.envs.base import RUNNING, SlotVectorEnv
 from gar_env.envs.config import SlotConfig, config_from
 from gar_env.envs.features import PROGRESS, Feature, squashed
+from gar_env.envs.paying import Trained
 from gar_env.envs.single import SingleAgentEnv
 from gar_env.envs.together import own_gradients
 from gar_env.errors import ConfigurationError
@@ -165,16 +166,18 @@ class DataWeightVectorEnv(SlotVectorEnv):
         slots = actions.nonzero().flatten()
         if len(slots) < self._fewest:
             return Trained(None, slots[:0]), loss  # no gradient waits, so the update leaves the parameters alone
-        tape, _ = self._pass(*self._weighed(weights))
-        # The m kept examples' loss is their mean; scaled by m / n it is the sum over the whole batch / n. The tape has
-        # that scale too, the reward has not.
-        return Trained(tape, slots, self.num_envs / len(slots)), loss
+        batch, uneven = self._weighed(weights)
+        tape, _ = self._pass(batch, uneven)
+        # The pass took the mean over the m kept examples; over the whole batch it is m / n of that. The tape stays as
+        # it is: its entries are w_i times the alignments.
+        self.learner.scale_gradient(len(slots) / self.num_envs)
+        return Trained(tape, slots), loss
 
-    def _weighed(self, weights: Tensor) -> tuple[Batch, Tensor]:
-        """The ``m`` examples that are left, and the weights with which their mean is ``sum_i w_i l_i / n``."""
+    def _weighed(self, weights: Tensor) -> tuple[Batch, Tensor | None]:
+        """The ``m`` examples that are left, and their weights unless all are 1."""
         kept = weights > 0
         batch = Batch(self._batch.inputs[kept], self._batch.targets[kept])
-        return batch, weights[kept] * len(batch.targets) / self.num_envs
+        return batch, None if self.config.weight_levels == 2 else weights[kept]
 
     def _reference(self, actions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         self._drawn = True
@@ -185,10 +188,11 @@ class DataWeightVectorEnv(SlotVectorEnv):
         self._draw(gradient=False)
         nearest = torch.cdist(self._observe(), observed).argmin(1)
         weights = actions[nearest] / (self.config.weight_levels - 1)
-        if int((weights > 0).sum()) < self._fewest:
+        left = int((weights > 0).sum())
+        if left < self._fewest:
             return self._losses.mean(), self.learner.gradient()  # zeros: nothing points anywhere
-        side = self.learner.side_pass(*self._weighed(weights))
-        return self._losses.mean(), side.gradient
+        gradient = self.learner.side_pass(*self._weighed(weights)).gradient
+        return self._losses.mean(), {name: g * (left / self.num_envs) for name, g in gradient.items()}
 
     def _look(self) -> None:
         if not self._drawn:

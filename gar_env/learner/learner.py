@@ -180,6 +180,12 @@ class Learner:
         """The gradient that :meth:`update` will use, before clipping, without weight decay or momentum. Not copied."""
         return gradient(self.network)
 
+    def scale_gradient(self, factor: float) -> None:
+        """Multiply the gradient that waits for :meth:`update`; tapes and what was read of it before stay."""
+        for p in self.network.parameters():
+            if p.grad is not None:
+                p.grad = p.grad * factor
+
     def update(self) -> None:
         """One optimizer step along the gradient of the last pass."""
         if self.gradient_clip is not None:
