@@ -67,7 +67,7 @@ def _checked(signal: RewardSignal, name: str, evidence: Evidence, step: int) -> 
     # A loss or gradient that is no longer finite, or too long for its own square, is divergence, not a bad signal.
     if bool(wrong.any()) and bool((evidence.next_loss + dot(gradient, gradient)).isfinite()):
         raise RewardError(
-            f"Reward signal {name!r} returned NaN or infinity for {int(wrong.sum())} of {n} slots in step {step}, while "
-            "loss and gradient are finite."
+            f"Reward signal {name!r} returned NaN or infinity for {int(wrong.sum())} of {n} slots in step {step}, "
+            "while loss and gradient are finite."
         )
     return rewards.detach()
