@@ -91,10 +91,14 @@ class RolloutOptions(SB3Options):
     n_steps: int = 4
     ent_coef: float = 0.03
 
-    def rollouts(self, late: bool) -> dict[str, Any]:
+    def rollouts(self, num_envs: int, late: bool) -> dict[str, Any]:
         """With late rewards, the buffer that credits them to the action before."""
         from agents.sb3 import ShiftedRolloutBuffer
 
+        if self.n_steps < 1 or self.n_steps * num_envs < 2:
+            raise ConfigurationError(
+                f"n_steps={self.n_steps} with {num_envs} slots: a rollout needs at least 2 actions to compare."
+            )
         options: dict[str, Any] = {"n_steps": self.n_steps, "ent_coef": self.ent_coef}
         return {**options, "rollout_buffer_class": ShiftedRolloutBuffer} if late else options
 
@@ -128,7 +132,7 @@ class PPOOptions(RolloutOptions):
                 f"{self.n_steps * num_envs}."
             )
         size = -(-self.n_steps * num_envs // self.minibatches)
-        return {**self.rollouts(late), "batch_size": size, "n_epochs": self.n_epochs}
+        return {**self.rollouts(num_envs, late), "batch_size": size, "n_epochs": self.n_epochs}
 
 
 @register_controller("sb3-maskable-ppo")
@@ -183,7 +187,7 @@ class A2COptions(RolloutOptions):
 
     def more(self, num_envs: int, late: bool) -> dict[str, Any]:
         """Of A2C."""
-        return {**self.rollouts(late), "use_rms_prop": False, "normalize_advantage": True}
+        return {**self.rollouts(num_envs, late), "use_rms_prop": False, "normalize_advantage": True}
 
 
 @register_controller("sb3-dqn")

@@ -49,7 +49,9 @@ class SmallLoss:
         """int64 ``[n]``."""
         observations = torch.as_tensor(observations)
         grown = 1.0 if self.ramp == 0 else min(1.0, float(observations[0, self._progress]) / self.ramp)
-        return (observations[:, self._rank] < 1 - self.drop_share * grown).long() * self._keep
+        n = len(observations)
+        lower = (observations[:, self._rank] * (n - 1)).round()
+        return (lower < round((1 - self.drop_share * grown) * n)).long() * self._keep
 
     def learn(self, rewards: Any, infos: dict[str, Any]) -> None:
         """Nothing to learn."""

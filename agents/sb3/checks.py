@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.vec_env import VecEnv
 
 from agents.sb3.shifted import ShiftedRolloutBuffer
 from agents.sb3.vec_env import SB3VecEnv
@@ -22,30 +24,35 @@ def check_controller(model: BaseAlgorithm) -> None:
     """Refuse a controller that cannot learn from its environment's rewards. Does nothing with other environments.
 
     With late rewards, a reward belongs to the action before the last. With ``gamma=0`` nothing of it reaches that
-    action; a value function can only tell what is coming from an observation that shows the pending action.
+    action. Nor does it where single transitions are learned from, as by DQN, or by A2C and PPO with ``gae_lambda=0`` or
+    one step: a value function can only tell what is coming from an observation that shows the pending action.
 
     Raises:
         ConfigurationError: If rewards are late and the controller takes no account of it, or the other way round.
     """
-    adapter = slots_of(model)
-    if adapter is None:
-        return
+    env, gamma = model.get_env(), getattr(model, "gamma", None)
+    if env is None or gamma is None or not env.has_attr("reward_timing"):
+        return  # another environment, or a controller such as ARS that is paid by whole episodes
     rollouts: Any = getattr(model, "rollout_buffer", None)
     shifted = isinstance(rollouts, ShiftedRolloutBuffer)
-    if not adapter.late_rewards:
+    if env.get_attr("reward_timing")[0] != "next_step":
         if shifted:
             raise ConfigurationError(
                 "ShiftedRolloutBuffer credits rewards to the action before, but this environment pays the action just "
                 "taken (reward_timing='same_step'). Use SB3's own buffer, or reward_timing='next_step'."
             )
         return
-    name, gamma = type(model).__name__, float(model.gamma)  # pyright: ignore[reportAttributeAccessIssue]
-    if rollouts is not None and not shifted and gamma == 0:
+    if shifted:
+        return
+    name = type(model).__name__
+    if rollouts is not None and gamma == 0:
+        shift = ", or rollout_buffer_class=ShiftedRolloutBuffer" if type(rollouts) is RolloutBuffer else ""
         raise ConfigurationError(
             f"{name} has gamma=0 and reward_timing='next_step' pays one step late: no action is ever credited with its "
-            "reward. Use reward_timing='same_step', or rollout_buffer_class=ShiftedRolloutBuffer."
+            f"reward. Use reward_timing='same_step'{shift}."
         )
-    if rollouts is None and (gamma == 0 or not _shows_pending_action(adapter)):
+    single = rollouts is None or rollouts.buffer_size == 1 or rollouts.gae_lambda == 0
+    if single and (gamma == 0 or not _shows_pending_action(env)):
         why = "gamma=0" if gamma == 0 else "an observation that does not show the pending action"
         raise ConfigurationError(
             f"{name} learns from single transitions, and reward_timing='next_step' pays one step late: with {why} the "
@@ -53,6 +60,6 @@ def check_controller(model: BaseAlgorithm) -> None:
         )
 
 
-def _shows_pending_action(adapter: SB3VecEnv) -> bool:
-    names = getattr(adapter.env.unwrapped, "observation_names", ())
+def _shows_pending_action(env: VecEnv) -> bool:
+    names = env.get_attr("observation_names")[0] if env.has_attr("observation_names") else ()
     return any(name.startswith("last_action") for name in names)

@@ -31,7 +31,8 @@ class ShiftedRolloutBuffer(RolloutBuffer):
     Row ``t`` holds the transition of step ``t - 1`` with the reward of step ``t``. The last transition of a rollout
     waits for the next one; in the very first rollout, row 0 is empty. The last action of an episode is never paid: its
     row is left out of training, and the one before it ends its episode, for no reward follows. Rows are only handed
-    out when they were paid, so a pass over the buffer can have fewer than ``buffer_size * n_envs``.
+    out when they were paid, so a pass over the buffer can have fewer than ``buffer_size * n_envs``. When training
+    diverges, the action before the last is paid ``divergence_reward``.
 
     Args:
         buffer_size: Steps per rollout, at least 2.
@@ -113,7 +114,8 @@ class ShiftedRolloutBuffer(RolloutBuffer):
         if not len(paid):
             raise ConfigurationError(
                 "No action of this rollout was paid: the last action of an episode never is, and all episodes had one "
-                "step. Use longer episodes (num_steps), or reward_timing='same_step'."
+                "step. If training diverges at once, lower step_size; else use longer episodes (num_steps), or "
+                "reward_timing='same_step'."
             )
         if not self.generator_ready:
             for name in ("observations", "actions", "values", "log_probs", "advantages", "returns"):

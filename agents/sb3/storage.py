@@ -36,12 +36,17 @@ def save_controller(model: BaseAlgorithm, path: str | Path) -> Path:
     Raises:
         CheckpointError: If the model is on another kind of environment.
     """
-    adapter = slots_of(model)
-    if adapter is None:
-        raise CheckpointError("save_controller saves models on SB3VecEnv. Use model.save(path) for other environments.")
+    adapter, normalize = slots_of(model), model.get_vec_normalize_env()
+    if (
+        adapter is None
+        or model.get_env() not in (adapter, normalize)
+        or getattr(normalize, "venv", adapter) is not adapter
+    ):
+        raise CheckpointError(
+            "save_controller saves models on SB3VecEnv, or on VecNormalize around it. Use model.save(path) for others."
+        )
     path = Path(path)
     path = path if path.suffix == ".zip" else path.with_name(path.name + ".zip")
-    normalize = model.get_vec_normalize_env()
     model.gar_env = {  # pyright: ignore[reportAttributeAccessIssue] - SB3 saves every attribute of a model
         **_identity(adapter),
         "algorithm": f"{type(model).__module__}:{type(model).__qualname__}",
@@ -49,6 +54,7 @@ def save_controller(model: BaseAlgorithm, path: str | Path) -> Path:
     }
     buffer = io.BytesIO()
     model.save(buffer)
+    del model.gar_env  # pyright: ignore[reportAttributeAccessIssue] - a later model.save must not carry old statistics
     write_whole(path, buffer.getvalue())
     return path
 
@@ -67,6 +73,11 @@ def load_controller(path: str | Path, env: SB3VecEnv, **options: Any) -> BaseAlg
     Raises:
         CheckpointError: If the file is not there, cut short, or belongs to another environment or version.
     """
+    if not isinstance(env, SB3VecEnv):
+        raise CheckpointError(
+            f"load_controller takes an SB3VecEnv, and wraps it as it was; found {type(env).__name__}. Pass "
+            "make_sb3_env(...)."
+        )
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"No controller at {path}.")
@@ -86,7 +97,10 @@ def load_controller(path: str | Path, env: SB3VecEnv, **options: Any) -> BaseAlg
                 + ("Train again, or install that version." if key == "version" else "Make the environment as then.")
             )
     module, _, name = found["algorithm"].partition(":")
-    algorithm = getattr(importlib.import_module(module), name)
+    try:
+        algorithm = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise CheckpointError(f"{path} holds a {name} of {module}, which cannot be imported: {error}.") from error
     whole: Any = env
     if found["normalize"] is not None:
         normalize: VecNormalize = pickle.loads(found["normalize"])

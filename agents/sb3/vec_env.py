@@ -48,6 +48,7 @@ class SB3VecEnv(VecEnv):
     def reset(self) -> np.ndarray:
         """Start an episode with the seed and options given before, once. Observations, ``[n, d]``."""
         observations, self.infos = self.env.reset(seed=self._seeds[0], options=self._options[0] or None)
+        self.reset_infos = [{} for _ in range(self.num_envs)]
         self._reset_seeds()
         self._reset_options()
         self._start_statistics(np.ones(self.num_envs, bool))
@@ -58,6 +59,19 @@ class SB3VecEnv(VecEnv):
         first = super().seed(seed)[0]
         self._seeds = [first] * self.num_envs
         return self._seeds
+
+    def set_options(self, options: list[dict] | dict | None = None) -> None:
+        """Options of the next :meth:`reset`, one dict for all rows.
+
+        Raises:
+            ConfigurationError: If rows are given different ones: they share one run.
+        """
+        if isinstance(options, list) and (len(options) != self.num_envs or any(o != options[0] for o in options)):
+            raise ConfigurationError(
+                f"set_options got {len(options)} dicts for {self.num_envs} rows that share one run. Pass one dict, or "
+                "the same for every row."
+            )
+        super().set_options(options)
 
     def step_async(self, actions: np.ndarray) -> None:
         """Keep the actions for :meth:`step_wait`."""
@@ -105,7 +119,7 @@ class SB3VecEnv(VecEnv):
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         """The picture that all slots share, once."""
-        frames = self.env.render()
+        frames = self.env.render() if self.render_mode == "rgb_array" else None
         return [None if frames is None else np.asarray(frames[0])]
 
     # Attributes and methods of "each" environment
@@ -142,21 +156,30 @@ class SB3VecEnv(VecEnv):
 
     def env_is_wrapped(self, wrapper_class: type, indices: Indices = None) -> list[bool]:
         """Whether a wrapper of this class is around the environment."""
-        layer, found = self.env, False
-        while not found and layer is not layer.unwrapped:
-            found = isinstance(layer, wrapper_class)
-            layer = layer.env  # pyright: ignore[reportAttributeAccessIssue]
-        return [found] * len(self._rows(indices))
+        return [any(isinstance(layer, wrapper_class) for layer in self._layers())] * len(self._rows(indices))
 
     def _owner(self, name: str) -> VectorEnv:
-        """The outermost layer that has an attribute."""
-        for layer in (self.env, self.env.unwrapped):
-            if hasattr(layer, name):
+        """The outermost layer that has an attribute of its own."""
+        for layer in self._layers():
+            if name in vars(layer) or any(name in vars(kind) for kind in _own_classes(layer)):
                 return layer
+        if hasattr(self.env.unwrapped, name):
+            return self.env.unwrapped
         raise AttributeError(f"{type(self.env.unwrapped).__name__} has no attribute {name!r}.")
 
+    def _layers(self) -> list[VectorEnv]:
+        """The wrappers, outermost first, and the environment."""
+        layers = [self.env]
+        while layers[-1] is not layers[-1].unwrapped:
+            layers.append(layers[-1].env)  # pyright: ignore[reportAttributeAccessIssue]
+        return layers
+
     def _rows(self, indices: Indices) -> list[int]:
-        return list(self._get_indices(indices))
+        rows = list(self._get_indices(indices))
+        wrong = [row for row in rows if not -self.num_envs <= row < self.num_envs]
+        if wrong:
+            raise IndexError(f"There is no row {wrong[0]}: the environment has {self.num_envs}.")
+        return rows
 
 
 def make_sb3_env(id: str, num_envs: int = 128, *, late_rewards: bool = False, **options: Any) -> SB3VecEnv:
@@ -176,6 +199,11 @@ def make_sb3_env(id: str, num_envs: int = 128, *, late_rewards: bool = False, **
             raise ConfigurationError(f"Stable-Baselines3 needs {name}={needed!r}, which is set here. Leave {name} out.")
     env = gymnasium.make_vec(id, num_envs=num_envs, autoreset_mode="SameStep", **options)
     return SB3VecEnv(env, late_rewards=late_rewards)
+
+
+def _own_classes(layer: VectorEnv) -> list[type]:
+    """The classes of a layer up to Gymnasium's own: those define everything, and hand it through to the layer below."""
+    return [kind for kind in type(layer).__mro__ if not kind.__module__.startswith("gymnasium.vector.vector_env")]
 
 
 def _check_env(env: Any, late_rewards: bool) -> None:

@@ -109,7 +109,9 @@ def _items(text: str) -> list[str]:
 
 
 def _name_and_share(item: str, text: str, form: str, example: str) -> tuple[str, float]:
-    match = re.fullmatch(r"\s*([^();\s]+)\s*(?:\(\s*(\d*\.?\d+)\s*\))?\s*", text)
+    match = (
+        None if re.match(r"\s*\d+\s*:", text) else re.fullmatch(r"\s*([^();\s]+)\s*(?:\(\s*(\d*\.?\d+)\s*\))?\s*", text)
+    )
     share = float(match[2] or 1) if match else 0
     if not match or not 0 < share <= 1:
         raise _unreadable(item, form, example)

@@ -35,8 +35,11 @@ class DataWeightConfig(SlotConfig):
     them back: once the network is not fitted to them, they are most of that batch's gradient.
 
     Args:
-        corrupt: ``"name(share)"``, comma-separated; ``"symmetric_noise"`` and ``"asymmetric_noise"`` give wrong labels.
-        weight_levels: 2: drop or keep. More: action ``a`` is the weight ``a / (weight_levels - 1)``.
+        corrupt: ``"name(share)"`` of all examples, comma-separated; without a share, all. ``"symmetric_noise"`` and
+            ``"asymmetric_noise"`` give wrong labels; ``"label_noise"`` draws some that are right by chance, and counts
+            them as corrupted.
+        weight_levels: 2: drop or keep. More: action ``a`` is the weight ``a / (weight_levels - 1)``, and the tape that
+            signals read is of the weighted losses.
         penultimate: Whether slots also observe the input of the network's last linear layer, as ``x / (1 + |x|)``.
     """
 
@@ -150,6 +153,10 @@ class DataWeightVectorEnv(SlotVectorEnv):
         config = self.config
         batch_norms = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.learner.network.modules())
         self._fewest = 2 if batch_norms else 1
+        if self.num_envs < self._fewest:
+            raise ConfigurationError(
+                f"network={config.network!r} normalises over the batch, which needs at least 2 examples; num_envs is 1."
+            )
         self._decided = torch.zeros(2, 2, dtype=torch.int64, device=self.device)  # [corrupted?, dropped?]
         classes = len(self.dataset.classes)
         self._class_losses = torch.full((classes,), float(self._running_loss), device=self.device)

@@ -41,6 +41,7 @@ class SingleAgentEnv(gymnasium.Env):
         self.render_mode = self.slots.render_mode
         assert isinstance(self.slots.action_space, MultiDiscrete)
         self.action_space = MultiDiscrete(self.slots.action_space.nvec.copy())
+        self.reward_timing = self.slots.reward_timing
         rows = self.slots.observation_space
         assert isinstance(rows, Box)
         self.observation_space = Box(rows.low.reshape(-1), rows.high.reshape(-1), dtype=np.float32)

@@ -35,8 +35,22 @@ class LastLinearInputs:
                 "The network has no linear layer, whose input would be its penultimate features. Leave out "
                 "penultimate=True, or give the network a linear output layer."
             )
-        self.value: Tensor
+        self._seen: Tensor | None = None
         self._handles: list[RemovableHandle] = []
+
+    @property
+    def value(self) -> Tensor:
+        """The input of the last pass, ``[n, width]``.
+
+        Raises:
+            ConfigurationError: If the pass called no linear layer.
+        """
+        if self._seen is None:
+            raise ConfigurationError(
+                "The network has linear layers, but its forward calls none of them, so there are no penultimate "
+                "features. Leave out penultimate=True, or call the layer itself instead of F.linear."
+            )
+        return self._seen
 
     @property
     def width(self) -> int:
@@ -53,4 +67,4 @@ class LastLinearInputs:
         self._handles = []
 
     def _keep(self, layer: nn.Module, args: tuple[Any, ...]) -> None:
-        self.value = args[0].detach().flatten(1)
+        self._seen = args[0].detach().flatten(1)

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
-from sb3_contrib import MaskablePPO
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from sb3_contrib import ARS, MaskablePPO
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.env_checker import check_env
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 import gar_env  # noqa: F401 - registers the environments
 from agents.sb3 import (
@@ -89,13 +90,73 @@ def test_arrays_and_dicts_of_a_step_are_new():
 
 
 def test_one_seed_one_run():
+    def first_rewards(env):
+        env.reset()
+        return env.step(np.arange(N))[1].tolist()
+
     env = make()
     assert env.seed(3) == [3] * N
-    first = env.reset()
-    second = env.reset()
+    first, unseeded = first_rewards(env), first_rewards(env)
     env.seed(3)
-    assert np.array_equal(first, env.reset())
-    assert not np.array_equal(first, second) or env.get_attr("episode_seed")[0] is not None
+    assert first_rewards(env) == first
+    env.seed(4)
+    assert first_rewards(env) != first
+    assert unseeded != first, "a seed is for one reset"
+
+
+class Scripted(VectorEnv):
+    """Row 0 is truncated in every second step, row 1 terminated; notes the options it is reset with."""
+
+    def __init__(self):
+        self.num_envs, self.metadata = 2, {"autoreset_mode": AutoresetMode.SAME_STEP}
+        self.single_observation_space, self.single_action_space = Box(-1, 1, (1,), np.float32), Discrete(2)
+        self.render_mode, self.options, self.steps = None, [], 0
+
+    def reset(self, *, seed=None, options=None):
+        self.options.append(options)
+        return np.zeros((2, 1), np.float32), {}
+
+    def step(self, actions):
+        self.steps += 1
+        ended = self.steps % 2 == 0
+        final = {"final_obs": np.full((2, 1), 0.5), "final_info": {}} if ended else {}
+        truncated, terminated = np.array([ended, False]), np.array([False, ended])
+        return np.zeros((2, 1), np.float32), np.ones(2, np.float32), terminated, truncated, final
+
+
+def test_truncation_is_told_from_termination_and_options_arrive_once():
+    env = SB3VecEnv(Scripted())
+    env.set_options({"difficulty": 3})
+    env.reset()
+    env.reset()
+    assert env.env.options == [{"difficulty": 3}, None]
+    env.step(np.zeros(2))
+    info_dicts = env.step(np.zeros(2))[3]
+    assert [info["TimeLimit.truncated"] for info in info_dicts] == [True, False]
+    assert info_dicts[0]["terminal_observation"] == 0.5
+    with pytest.raises(ConfigurationError, match="2 dicts for 2 rows that share one run"):
+        env.set_options([{"a": 1}, {"a": 2}])
+    with pytest.raises(IndexError, match="There is no row 7"):
+        env.get_attr("steps", indices=7)
+
+
+def test_attributes_of_any_wrapper_are_found():
+    class Inner(VectorWrapper):
+        note = "mine"
+
+        def action_masks(self):
+            return np.zeros((self.num_envs, 10), bool)
+
+    class Outer(VectorWrapper):
+        pass
+
+    env = SB3VecEnv(Outer(Inner(gymnasium.make_vec(SPLIT, num_envs=N, autoreset_mode="SameStep"))))
+    assert not np.stack(env.env_method("action_masks")).any()
+    assert env.get_attr("note", 0) == ["mine"]
+    env.set_attr("note", "yours")
+    assert env.env.env.note == "yours"
+    assert env.env_is_wrapped(Inner) == [True] * N
+    assert env.env_is_wrapped(gymnasium.wrappers.vector.RecordEpisodeStatistics) == [False] * N
 
 
 def test_attributes_are_shared_by_all_rows():
@@ -185,6 +246,20 @@ def test_dqn_is_refused_where_the_pending_action_is_not_observed():
     with pytest.raises(ConfigurationError, match="does not show the pending action"):
         check_controller(small(DQN, make_sb3_env("GAR/DataWeight-v0", N, **late), gamma=0.9))
     check_controller(small(DQN, make(**late), gamma=0.9))  # data splits show it: last_action_i
+
+
+def test_single_transitions_are_refused_whatever_the_discount():
+    for options in ({"gae_lambda": 0.0}, {"n_steps": 1}):
+        late = make_sb3_env("GAR/DataWeight-v0", N, reward_timing="next_step", late_rewards=True)
+        with pytest.raises(ConfigurationError, match="A2C learns from single transitions"):
+            check_controller(small(A2C, late, gamma=0.9, **options))
+
+
+def test_the_single_view_is_checked_too_and_controllers_without_a_discount_are_not():
+    late = gymnasium.make(SPLIT, batch_size=4, num_steps=3, reward_timing="next_step")
+    with pytest.raises(ConfigurationError, match="PPO has gamma=0"):
+        check_controller(small(PPO, late))
+    check_controller(ARS("LinearPolicy", make(reward_timing="next_step", late_rewards=True), n_delta=2))
 
 
 def test_late_rewards_with_the_shifted_buffer_are_fine_and_prompt_ones_are_not():
@@ -291,6 +366,19 @@ def test_advantages_are_those_of_a_buffer_that_was_paid_in_time(episode_length, 
         )
 
 
+def test_paid_rows_come_in_random_order():
+    space = Box(-1, 1, (1,), np.float32)
+    buffer = ShiftedRolloutBuffer(50, space, Discrete(1000), n_envs=1)
+    for step in range(50):
+        buffer.add(
+            np.zeros((1, 1)), np.array([[step]]), np.zeros(1), np.array([step == 0]), torch.zeros(1), torch.zeros(1)
+        )
+    buffer.compute_returns_and_advantage(torch.zeros(1), np.array([False]))
+    order = torch.cat([rows.actions[:, 0] for rows in buffer.get(10)]).tolist()
+    assert order != sorted(order)
+    assert sorted(order) == list(range(49))
+
+
 def test_a_shifted_rollout_needs_two_steps_and_episodes_too():
     with pytest.raises(ConfigurationError, match="A rollout of 1 step holds no paid action"):
         small(
@@ -316,6 +404,11 @@ def test_a_loaded_controller_acts_and_normalises_as_the_saved_one(tmp_path):
     assert np.array_equal(expected, found)
     assert loaded.get_vec_normalize_env().ret_rms.var == model.get_vec_normalize_env().ret_rms.var
     loaded.learn(N * 2)
+    assert not hasattr(model, "gar_env"), "a later model.save would carry old statistics"
+    with pytest.raises(CheckpointError, match=r"load_controller takes an SB3VecEnv.*found VecNormalize"):
+        load_controller(path, VecNormalize(make()))
+    with pytest.raises(CheckpointError, match="or on VecNormalize around it"):
+        save_controller(small(PPO, VecMonitor(make())), tmp_path / "other")
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,11 @@ def test_an_option_out_of_range_is_refused_on_the_command_line(capsys):
         ({"agent": "sb3-ppo"}, ["--agent-options.minibatches", "0"], "minibatches=0 must be at least 1"),
         ({"agent": "sb3-ppo"}, ["--agent-options.n-steps", "0"], "must be at least 1"),
         ({"agent": "sb3-ppo"}, ["--agent-options.gamma", "7"], "gamma=7.0 must be in"),
+        (
+            {"agent": "sb3-a2c"},
+            ["--num-envs", "1", "--env-options.network", "fc"],
+            "needs at least 2 actions to compare",
+        ),
     ],
 )
 def test_pairs_that_cannot_work_are_refused(tmp_path, chosen, more, message):

@@ -143,8 +143,85 @@ def test_slots_see_the_example_that_their_next_action_is_about():
         assert columns["entropy"][i] == pytest.approx(float(-(p * p.log()).sum() / np.log(10)), abs=1e-5)
         assert columns["loss_rank"][i] == pytest.approx(float((losses < losses[i]).sum()) / (N - 1), abs=1e-6)
     assert (columns["progress"] == 0.5).all()
-    same_label = [i for i in range(N) if targets[i] == targets[0]]
-    assert len({columns["class_loss"][i] for i in same_label}) == 1
+
+
+def test_a_class_has_a_running_loss_of_the_batches_that_it_was_in():
+    env = make(num_steps=7)
+    observations, _ = env.reset(seed=5)
+    running = [np.log(10.0)] * 10
+    for _ in range(6):
+        losses, targets = env._losses.tolist(), env._batch.targets.tolist()
+        for label in set(targets):
+            mine = [loss for loss, target in zip(losses, targets, strict=True) if target == label]
+            running[label] = 0.9 * running[label] + 0.1 * float(np.mean(mine))
+        column = observations[:, env.observation_names.index("class_loss")]
+        np.testing.assert_allclose(column, [running[t] / (1 + running[t]) for t in targets], rtol=1e-5)
+        observations = env.step(np.ones(N, int))[0]
+
+
+def test_the_heldout_reference_is_clean_data_that_no_action_can_reach():
+    env = make(reference="heldout", heldout_share=0.2)
+    env.reset(seed=0)
+    seen, inner = [], env.learner.side_pass
+    env.learner.side_pass = lambda batch, *args, **options: seen.append(batch) or inner(batch, *args, **options)
+    env.step(np.ones(N, int))
+    heldout = env.pool.heldout
+    images, labels = env.normalise(env.pool.images[heldout]), env.dataset.y_train[heldout]
+    for x, y in zip(*seen[0], strict=True):
+        assert ((images == x).flatten(1).all(1) & (labels == y)).any()
+    assert len(heldout) == 287
+    assert not set(heldout.tolist()) & set(env.pool.members.tolist())
+
+
+@pytest.mark.parametrize("timing", ["same_step", "next_step"])
+def test_divergence_ends_the_episode_with_finite_numbers(timing):
+    env = make(step_size=1e30, reward_timing=timing, num_steps=9)
+    env.reset(seed=0)
+    for _ in range(3):
+        observations, rewards, terminations, _, infos = env.step(np.ones(N, int))
+        if terminations.all():
+            break
+    assert infos["diverged"].all()
+    assert (rewards == -1).all()
+    assert np.isfinite(observations).all()
+    assert env.observation_space.contains(observations)
+
+
+def test_one_slot_cannot_be_normalised():
+    with pytest.raises(ConfigurationError, match="needs at least 2 examples; num_envs is 1"):
+        DataWeightVectorEnv(1, network="cnn_bn")
+
+
+def test_a_linear_layer_that_is_not_called_has_no_features():
+    class Bypassed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(64, 10)
+
+        def forward(self, x):
+            return nn.functional.linear(x.flatten(1), self.layer.weight)
+
+    with pytest.raises(ConfigurationError, match="its forward calls none of them"):
+        make(network=lambda shape, classes: Bypassed(), penultimate=True)
+
+
+def test_a_signal_that_is_not_linear_pays_what_it_says_however_many_are_kept():
+    from gar_env.alignment import align
+    from gar_env.rewards import REWARDS, Need, RewardSignal, register_reward
+
+    if "test_sign" not in REWARDS:
+
+        @register_reward("test_sign")
+        class Sign(RewardSignal):
+            needs = Need.TAPE | Need.NEXT_GRADIENT
+
+            def __call__(self, evidence):
+                return align(evidence.tape, evidence.next_gradient).sign()
+
+    env = make(reward="test_sign")
+    env.reset(seed=0)
+    actions = np.array([1, 1, 1] + [0] * 9)
+    assert set(np.abs(env.step(actions)[1][:3])) == {1.0}
 
 
 def test_penultimate_features_are_the_last_linear_layers_inputs():
@@ -208,7 +285,7 @@ def test_two_corruptions_share_out_the_examples():
     [
         ({"weight_levels": 1}, ConfigurationError, "weight_levels=1 must be at least 2: drop and keep"),
         ({"corrupt": "symmetric_noise(0.7), easy(0.4)"}, ConfigurationError, "spoils more than all examples"),
-        ({"corrupt": "0:label_noise"}, UnknownNameError, "names the module '0'"),
+        ({"corrupt": "0:label_noise"}, ConfigurationError, r"has the item '0:label_noise'. Write 'name\(share\)'"),
         ({"corrupt": "symmetric(0.4)"}, UnknownNameError, "Did you mean 'symmetric_noise'"),
         ({"corrupt": "easy(2)"}, ConfigurationError, r"Write 'name\(share\)' with a share above 0 and up to 1"),
         ({"reference": "next"}, ConfigurationError, "reference='next' is unknown"),
