@@ -262,6 +262,11 @@ def main(args: list[str] | None = None) -> None:
     except GarEnvError as error:
         print(f"gar-env: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:  # a folder that cannot be written, a disk that is full
+        if error.filename is None:
+            raise
+        print(f"gar-env: {error.filename}: {error.strerror}. Check the path and its permissions.", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

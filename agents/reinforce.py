@@ -73,6 +73,8 @@ class Reinforce:
         check_choice("normalise", normalise, NORMALISATIONS)
         if aggregate < 1:
             raise ConfigurationError(f"aggregate={aggregate} must be at least 1.")
+        if not step_size > 0:
+            raise ConfigurationError(f"step_size={step_size} must be above 0.")
         self.policy = policy
         self.delay = 1 if reward_timing == "next_step" else 0
         self.reward_timing = reward_timing

@@ -45,6 +45,11 @@ class SB3Options(ABC):
 
         from agents.sb3 import SB3VecEnv, check_controller
 
+        for name in ("n_steps", "minibatches", "n_epochs", "buffer_size", "batch_size", "gradient_steps"):
+            if getattr(self, name, 1) < 1:
+                raise ConfigurationError(f"{name}={getattr(self, name)} must be at least 1.")
+        if any(width < 1 for width in self.hidden):
+            raise ConfigurationError(f"hidden={self.hidden} must be widths of at least 1.")
         if not 0 <= self.gamma <= 1 or not self.learning_rate > 0:
             raise ConfigurationError(
                 f"gamma={self.gamma} must be in [0, 1], learning_rate={self.learning_rate} above 0."
@@ -64,7 +69,7 @@ class SB3Options(ABC):
             model = self.algorithm()("MlpPolicy", adapter, **common, **self.more(env.num_envs, late))
         except GarEnvError:
             raise
-        except (AssertionError, ValueError, TypeError) as error:
+        except (AssertionError, ValueError, TypeError, RuntimeError) as error:
             raise ConfigurationError(f"{self.name} cannot be built for {env.single_action_space}: {error}") from error
         check_controller(model)
         return model

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,10 @@ def save_checkpoint(path: Path, header: Row, graph: Any, shared: dict[str, Any])
         # A second name for the old file, not a move: at no moment is there no checkpoint.
         spare = path.with_name(path.name + ".old")
         spare.unlink(missing_ok=True)
-        os.link(path, spare)
+        try:
+            os.link(path, spare)
+        except OSError:  # a file system without hard links
+            shutil.copy2(path, spare)
         os.replace(spare, previous(path))
     os.replace(aside, path)
 
@@ -104,10 +108,10 @@ def _read(path: Path) -> tuple[Row, bytes]:
             header = None
     if not isinstance(header, dict):
         raise CheckpointError(f"{path} is no checkpoint of gar-env.{_other(path)}")
-    if header["version"] != __version__:
+    if header.get("version") != __version__:
         raise CheckpointError(
-            f"{path} was written by gar-env {header['version']}; this is {__version__}. Go on with that version, or "
-            "train again."
+            f"{path} was written by gar-env {header.get('version')}; this is {__version__}. Go on with that version, "
+            "or train again."
         )
     if len(content) != header["bytes"] or hashlib.sha256(content).hexdigest() != header["sha256"]:
         raise CheckpointError(

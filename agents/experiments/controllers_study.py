@@ -27,6 +27,7 @@ from agents.experiments.statistics import summarise
 from agents.experiments.tables import Table, data_fingerprint
 from gar_env.envs import DataSplitVectorEnv, DataWeightVectorEnv
 from gar_env.errors import ConfigurationError
+from gar_env.registry import check_choice
 
 Study = Literal["splits", "weights"]
 SPLITS_ARMS = ("uniform", "reinforce", "sb3-ppo", "sb3-a2c", "sb3-dqn", "sb3-maskable-ppo", "sb3-ppo late", "oracle")
@@ -132,6 +133,7 @@ class _Watch:
     def window(self, start: float, end: float) -> torch.Tensor:
         """Decisions in a share of the run, but for its last step, after which the environment has moved on."""
         first, last = int(start * len(self.counts)), int(end * len(self.counts))
+        last = max(last, first + 1)
         return self.counts[last - 1] - (self.counts[first - 1] if first else 0)
 
 
@@ -169,12 +171,12 @@ def study_jobs(
         ConfigurationError: If there are no seeds, or a controller is not part of the study.
     """
     known = SPLITS_ARMS if study == "splits" else WEIGHTS_ARMS
-    unknown = [arm for arm in arms or () if arm not in known]
-    if seeds < 1 or unknown:
+    if seeds < 1 or num_steps < 11:
         raise ConfigurationError(
-            f"seeds={seeds} must be at least 1; found no such controllers: {', '.join(unknown) or 'none'}. "
-            f"Known to this study: {', '.join(known)}."
+            f"seeds={seeds} must be at least 1, steps={num_steps} at least 11: tenths are compared."
         )
+    for arm in arms or ():
+        check_choice("arms", arm, known)
     return [
         StudyJob(study, arm, seed, dataset, num_envs, num_steps, env_options or {}, agent_options or {})
         for seed in range(seeds)

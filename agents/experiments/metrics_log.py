@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ STEP = "time/total_timesteps"
 class MetricsLog:
     """Rows of numbers by name, as Stable-Baselines3 calls them: ``rollout/ep_rew_mean``, ``time/fps``, ...
 
-    A row is on disk when :meth:`write` returns. A name that appears later widens the file.
+    A row survives a kill of the process once :meth:`write` has returned. A name that appears later widens the file.
 
     Args:
         folder: Of the run; holds ``progress.csv`` and ``tensorboard/``.
@@ -42,7 +43,9 @@ class MetricsLog:
                     f"TensorBoard logs need tensorboard, which cannot be imported ({error}): pip install "
                     "'gar-env[cli]', or leave them out with --no-tensorboard."
                 ) from error
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=after + 1 if after else None)
+            board = folder / "tensorboard"
+            # TensorBoard drops what a run that was cut off wrote after the checkpoint, or before its first one.
+            self._board = SummaryWriter(str(board), purge_step=after + 1 if board.exists() else None)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Add a row.
@@ -71,10 +74,12 @@ class MetricsLog:
             self._board.close()
 
     def _rewrite(self) -> None:
-        with self.path.open("w", newline="") as file:
+        aside = self.path.with_suffix(".tmp")  # a kill in between must not cost the rows that are there
+        with aside.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.names)
             writer.writeheader()
             writer.writerows(self.rows)
+        os.replace(aside, self.path)
 
 
 def read_metrics(path: str | Path) -> list[dict[str, str]]:

@@ -34,7 +34,7 @@ class ResultsFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self.path.with_suffix(".lock"))
+        self._lock = lock(self.path.with_suffix(".lock"), self.path)
         self.rows: list[Row] = read_rows(self.path) if self.path.exists() else []
         if self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
             whole = self.path.with_suffix(".tmp")
@@ -54,15 +54,23 @@ class ResultsFile:
         self._lock.close()
 
 
-def _lock(path: Path) -> IO[str]:
-    """An open file that no second process can lock. The system releases it when the process ends, killed or not."""
+def lock(path: Path, what: Path) -> IO[str]:
+    """An open file that no second process can lock. The system releases it when the process ends, killed or not.
+
+    Args:
+        path: The file to lock.
+        what: What it stands for, in the message.
+
+    Raises:
+        CheckpointError: If another process has it.
+    """
     file = path.open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         file.close()
         raise CheckpointError(
-            f"Another process is writing to {path.with_suffix('.jsonl')}. Wait for it, or choose another folder."
+            f"Another process is writing to {what}. Wait for it, or choose another folder."
         ) from error
     return file
 

@@ -30,25 +30,29 @@ def parse(args: list[str]) -> tuple[TrainConfig[Any, Any], bool]:
         CheckpointError: If there is nothing to resume.
         UnknownNameError: If there is no such environment or controller.
     """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    fields = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
-    first.add_argument("--env", default=fields["env"])
-    first.add_argument("--agent", default=fields["agent"])
-    first.add_argument("--resume", type=Path)
-    chosen, others = first.parse_known_args(args)
+    first = argparse.ArgumentParser(prog="gar-env train", add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in ("--env", "--agent", "--resume"):
+        first.add_argument(name)
+    try:
+        chosen, others = first.parse_known_args(args)
+    except argparse.ArgumentError as error:
+        raise ConfigurationError(f"{error}. See gar-env train --help.") from error
     if chosen.resume is not None:
-        if len(args) > len([a for a in args if a.startswith("--resume=")]) and (others or len(args) != 2):
+        if others or chosen.env or chosen.agent or sum(a.startswith("--resume") for a in args) > 1:
             raise ConfigurationError(
                 "--resume goes on with exactly the run that its folder holds. Leave the other options out."
             )
-        return config_of(chosen.resume), True
-    env_kind, agent_kind = env_options_of(chosen.env), CONTROLLERS[chosen.agent]
+        folder = Path(chosen.resume)
+        return config_of(folder.parent if folder.name == "checkpoint.pkl" else folder), True
+    defaults: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    env, agent = chosen.env or defaults["env"], chosen.agent or defaults["agent"]
+    env_kind, agent_kind = env_options_of(env), CONTROLLERS[agent]
     kind: Any = TrainConfig[_for_command_line(env_kind), agent_kind]
     parsed: Any = tyro.cli(
         kind,
         args=args,
         prog="gar-env train",
-        description=f"{_HELP}\n\nBelow: the options of {chosen.env} and {chosen.agent}.",
+        description=f"{_HELP}\n\nBelow: the options of {env} and {agent}.",
     )
     options = {f.name: getattr(parsed.env_options, f.name) for f in dataclasses.fields(parsed.env_options)}
     return dataclasses.replace(parsed, env_options=env_kind(**options)), False

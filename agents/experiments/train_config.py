@@ -34,7 +34,8 @@ class TrainConfig(Generic[EnvOptions, AgentOptions]):
         env: A registered environment: gar-env list.
         agent: A registered controller: gar-env list.
         num_envs: Slots, the batch size of the network's training.
-        episodes: Training runs of the network; the controller goes on learning from one to the next.
+        episodes: Training runs of the network, of num_steps each; the controller goes on learning from one to the next.
+            A run that diverges ends early, and another one takes the steps that it left.
         seed: Of everything.
         out: Folder of the run; runs/train/ENV-AGENT-SEED by default.
         log_every: Environment steps between rows of progress.csv.
@@ -62,6 +63,8 @@ class TrainConfig(Generic[EnvOptions, AgentOptions]):
         for name in ("num_envs", "episodes", "log_every", "checkpoint_every", "threads"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name}={getattr(self, name)} must be at least 1.")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigurationError(f"seed={self.seed} must be at least 0 and below 2**32.")
 
     @property
     def folder(self) -> Path:
@@ -72,7 +75,7 @@ class TrainConfig(Generic[EnvOptions, AgentOptions]):
     def as_json(self) -> Row:
         """All options as plain values, environment's and controller's included."""
         plain = dataclasses.asdict(self)  # pyright: ignore[reportArgumentType]
-        return {**plain, "out": str(self.folder)}
+        return {**plain, "out": str(self.folder), "env_options": {**plain["env_options"], **SET_HERE}}
 
 
 def make_env(config: TrainConfig[Any, Any]) -> gymnasium.vector.VectorEnv:

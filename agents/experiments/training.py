@@ -18,7 +18,7 @@ from rich.console import Console
 from agents.experiments.checkpoints import load_checkpoint, read_header, save_checkpoint
 from agents.experiments.metrics_log import MetricsLog
 from agents.experiments.progress import step_progress
-from agents.experiments.results import provenance
+from agents.experiments.results import lock, provenance
 from agents.experiments.sessions import NativeSession, Session, start_session
 from agents.experiments.train_config import TrainConfig, make_env
 from gar_env.envs import SlotVectorEnv
@@ -78,7 +78,9 @@ class Training:
             torch.set_num_threads(threads)
             if hasattr(self, "log"):
                 self.log.close()
-        return self.slots.finished or {}
+            if hasattr(self, "_lock"):
+                self._lock.close()
+        return self._finished
 
     # Hooks of the session
 
@@ -91,6 +93,7 @@ class Training:
         ended = slots.finished is not self._seen_episode
         if ended:
             self._seen_episode = slots.finished
+            self._finished = slots.finished or {}
         if steps % self.config.log_every == 0 or ended or steps == self.total:
             self.log.write(steps * self.config.num_envs, self._row(ended))
 
@@ -117,6 +120,8 @@ class Training:
     def _prepare(self) -> None:
         config, folder = self.config, self.config.folder
         env = make_env(config)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = lock(folder / "run.lock", folder)
         self.total = config.episodes * config.env_options.num_steps
         self._started = time.time()
         if self.resume:
@@ -129,12 +134,13 @@ class Training:
                 )
             options = config.agent_options
             self.session = start_session(env, options.build, config.seed)
-            folder.mkdir(parents=True, exist_ok=True)
             text = json.dumps({**config.as_json(), "provenance": provenance()}, indent=2)
             (folder / "config.json").write_text(text + "\n")
         self._steps_before = self.session.steps
         self._saved_at = self.session.steps if self.resume else -1
         self._seen_episode = self.slots.finished
+        # Stable-Baselines3 may have finished its rollout in an episode more than was asked for; that is in no log.
+        self._finished = self.session.finished
         after = self.session.steps * config.num_envs
         self.log = MetricsLog(folder, after=after, tensorboard=config.tensorboard)
 
@@ -154,11 +160,17 @@ class Training:
     def _save(self) -> None:
         if self._saved_at == self.session.steps:
             return
+        self.session.finished = self._finished
         header = {"config": self.config.as_json(), "steps": self.session.steps, "episode_seed": self.slots.episode_seed}
         save_checkpoint(self.checkpoint, header, self.session, {**_remade(self.slots), **self.session.leave_out()})
         self._saved_at = self.session.steps
 
     def _load(self, env: Any) -> Session:
+        if not self.checkpoint.exists():
+            raise CheckpointError(
+                f"{self.config.folder} was stopped before its first checkpoint. Start it again with the same command "
+                "line."
+            )
         header = read_header(self.checkpoint)
         saved, here = dict(header["config"]), json.loads(json.dumps(self.config.as_json()))
         different = [key for key in here if key != "out" and saved.get(key) != here[key]]
@@ -182,7 +194,8 @@ class Training:
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         if self.stop:
-            self.console.print("Stopped at once; the last checkpoint is kept.")
+            kept = "the last checkpoint is kept" if self.checkpoint.exists() else "there was no checkpoint yet"
+            self.console.print(f"Stopped at once; {kept}.")
             sys.exit(130)
         self.stop = True
         self.console.print("Stopping as soon as the state is whole; once more stops at once ...")

@@ -60,14 +60,7 @@ COMBINATIONS = [
 def test_a_killed_run_goes_on_to_the_same_metrics(tmp_path, monkeypatch, env, agent, more):
     more = [*more, "--episodes", "2", "--checkpoint-every", "5"]
     run(tmp_path / "whole", *more, agent=agent, env=env)
-    usual = Training.on_step
-
-    def die(self):
-        usual(self)
-        if self.session.steps == 14:
-            raise Killed
-
-    monkeypatch.setattr(Training, "on_step", die)
+    kill_at(14, monkeypatch)
     with pytest.raises(Killed):
         run(tmp_path / "cut", *more, agent=agent, env=env)
     monkeypatch.undo()
@@ -78,32 +71,106 @@ def test_a_killed_run_goes_on_to_the_same_metrics(tmp_path, monkeypatch, env, ag
     assert float(metrics(tmp_path / "whole")[-1]["env/test_accuracy"]) > 0
 
 
-def started(out, *more):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "agents.cli", "train", *arguments(out, *more)], stderr=subprocess.PIPE, text=True
-    )
+def started(out, steps, *more):
+    """A run in a process of its own that has saved at least so many steps."""
+    command = [sys.executable, "-m", "agents.cli", "train", *arguments(out, *more)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     limit = time.time() + 60
-    while not (out / "progress.csv").exists() or len((out / "progress.csv").read_text().splitlines()) < 3:
+    while not (out / "checkpoint.pkl").exists() or read_header(out / "checkpoint.pkl")["steps"] < steps:
         assert time.time() < limit, "the run did not start"
-        time.sleep(0.02)
+        assert process.poll() is None, "the run is over already"
+        time.sleep(0.01)
     return process
 
 
 def test_kill_9_loses_nothing_and_ctrl_c_saves(tmp_path):
     long = ["--env-options.num-steps", "400", "--checkpoint-every", "50"]
-    process = started(tmp_path / "killed", *long)
+    run(tmp_path / "whole", *long)
+    process = started(tmp_path / "killed", 50, *long)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    main(["train", "--resume", str(tmp_path / "killed")])
-    process = started(tmp_path / "stopped", *long)
+    assert 50 <= read_header(tmp_path / "killed" / "checkpoint.pkl")["steps"] < 400
+    main(["train", "--resume", str(tmp_path / "killed" / "checkpoint.pkl")])
+    process = started(tmp_path / "stopped", 50, *long)
     process.send_signal(signal.SIGINT)
     error = process.communicate(timeout=60)[1]
     assert process.returncode == 130
     assert f"Go on with: gar-env train --resume {tmp_path / 'stopped'}" in error
-    assert read_header(tmp_path / "stopped" / "checkpoint.pkl")["steps"] > 0
     main(["train", "--resume", str(tmp_path / "stopped")])
-    assert metrics(tmp_path / "killed") == metrics(tmp_path / "stopped")
-    assert len(metrics(tmp_path / "killed")) == 134
+    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
+    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
+    assert len(metrics(tmp_path / "whole")) == 134
+
+
+def kill_at(step, monkeypatch):
+    usual = Training.on_step
+
+    def die(self):
+        usual(self)
+        if self.session.steps == step:
+            raise Killed
+
+    monkeypatch.setattr(Training, "on_step", die)
+
+
+@pytest.mark.parametrize("every", [5, 100], ids=["from a checkpoint", "from the start"])
+def test_tensorboard_has_each_step_once_after_a_kill(tmp_path, monkeypatch, every):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    kill_at(8, monkeypatch)
+    with pytest.raises(Killed):
+        run(tmp_path, "--tensorboard", "--log-every", "1", "--checkpoint-every", str(every))
+    monkeypatch.undo()
+    main(["train", "--resume", str(tmp_path)])
+    events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("env/loss")] == [16 * step for step in range(1, 13)]
+
+
+def test_a_kill_while_the_log_is_rewritten_costs_no_row(tmp_path, monkeypatch):
+    log = MetricsLog(tmp_path, tensorboard=False)
+    log.write(10, {"a": 1.0})
+
+    def die(*_):
+        raise Killed
+
+    monkeypatch.setattr(csv.DictWriter, "writerows", die)
+    with pytest.raises(Killed):
+        log.write(20, {"b": 1.0})
+    assert [row[STEP] for row in read_metrics(log.path)] == ["10"]
+
+
+def test_what_is_printed_at_the_end_is_of_the_last_logged_episode(tmp_path, capsys):
+    main(["train", *arguments(tmp_path, "--agent-options.n-steps", "32", "--log-every", "1", agent="sb3-ppo")])
+    assert len(metrics(tmp_path)) == 12
+    logged = float(metrics(tmp_path)[-1]["env/test_accuracy"])
+    assert f"test_accuracy   {logged:.4f}" in capsys.readouterr().out
+    main(["train", "--resume", str(tmp_path)])
+    assert f"test_accuracy   {logged:.4f}" in capsys.readouterr().out
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path):
+    from agents.experiments.results import lock
+
+    held = lock(tmp_path / "run.lock", tmp_path)
+    with pytest.raises(CheckpointError, match="Another process is writing to"):
+        run(tmp_path)
+    held.close()
+    run(tmp_path)
+
+
+def test_a_run_without_a_checkpoint_says_how_to_start_again(tmp_path, capsys):
+    run(tmp_path)
+    (tmp_path / "checkpoint.pkl").unlink()
+    with pytest.raises(SystemExit):
+        main(["train", "--resume", str(tmp_path)])
+    assert "stopped before its first checkpoint. Start it again with the same command line" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_is_one_message(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit):
+        main(["train", *arguments(tmp_path / "file")])
+    assert "file: File exists. Check the path and its permissions." in capsys.readouterr().err
 
 
 def test_the_resolved_configuration_is_kept_and_a_finished_run_stays(tmp_path, capsys):
@@ -111,6 +178,7 @@ def test_the_resolved_configuration_is_kept_and_a_finished_run_stays(tmp_path, c
     saved = json.loads((tmp_path / "config.json").read_text())
     assert saved["env_options"]["momentum"] == 0.5
     assert saved["env_options"]["step_size"] == 0.1, "defaults are resolved"
+    assert saved["env_options"]["autoreset_mode"] == "SameStep", "what the run decides is in it"
     assert saved["agent_options"]["normalise"] == "step"
     assert saved["provenance"]["torch"]
     before = metrics(tmp_path)
@@ -153,6 +221,9 @@ def test_logs_have_sb3s_names_in_csv_and_tensorboard(tmp_path):
         (["--env", "CartPole-v1"], ConfigurationError, "CartPole-v1 is no slot environment"),
         (["--env", "no_such_package:Mine-v0"], UnknownNameError, "names the module 'no_such_package'"),
         (["--resume", "somewhere", "--seed", "3"], ConfigurationError, "Leave the other options out"),
+        (["--resume=somewhere", "--agent=sb3-ppo"], ConfigurationError, "Leave the other options out"),
+        (["--resume=somewhere", "--resume=elsewhere"], ConfigurationError, "Leave the other options out"),
+        (["--resume"], ConfigurationError, "expected one argument. See gar-env train --help"),
         (["--resume", "nowhere"], CheckpointError, "No run at nowhere: there is no nowhere/config.json"),
         (["--env-options.momentum", "3"], ConfigurationError, "momentum=3.0 must be at least 0 and below 1"),
     ],
@@ -182,7 +253,11 @@ def test_an_option_out_of_range_is_refused_on_the_command_line(capsys):
         ),
         ({"agent": "random-drop", "env": "GAR/DataWeight-v0"}, ["--agent-options.drop-share", "2"], "must be in"),
         ({"agent": "sb3-ppo"}, ["--agent-options.minibatches", "0"], "minibatches=0 must be at least 1"),
-        ({"agent": "sb3-ppo"}, ["--agent-options.n-steps", "0"], "must be at least 1"),
+        ({"agent": "sb3-ppo"}, ["--agent-options.n-steps", "0"], "n_steps=0 must be at least 1"),
+        ({"agent": "sb3-ppo"}, ["--agent-options.n-epochs", "0"], "n_epochs=0 must be at least 1"),
+        ({"agent": "sb3-ppo"}, ["--agent-options.hidden", "0"], r"hidden=\(0,\) must be widths"),
+        ({"agent": "sb3-dqn"}, ["--agent-options.buffer-size", "0"], "buffer_size=0 must be at least 1"),
+        ({"agent": "reinforce"}, ["--agent-options.step-size", "-1"], "step_size=-1.0 must be above 0"),
         ({"agent": "sb3-ppo"}, ["--agent-options.gamma", "7"], "gamma=7.0 must be in"),
         (
             {"agent": "sb3-a2c"},
