@@ -20,6 +20,11 @@ def test_an_example_runs_and_is_short(path, capsys):
     assert capsys.readouterr().out.strip()
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "examples" / "clients").glob("*.py")), ids=lambda path: path.name)
+def test_a_client_is_short_too(path):
+    assert len(path.read_text().splitlines()) < 80  # skrl's users write their models out
+
+
 CLEANRL_SHAPED = """
 import gymnasium as gym
 import numpy as np
@@ -124,6 +129,16 @@ def test_a_package_of_ones_own_is_found_by_module_and_name(tmp_path):
     command = [sys.executable, "-m", "agents.cli", "train", "--resume", str(folder)]
     done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("folder", "study"), [("digits", "splits"), ("digits", "weights"), ("cifar10", "weights")])
+def test_the_readmes_study_of_controllers_is_that_of_the_committed_results(folder, study):
+    from agents.experiments.controllers_study import study_table
+    from agents.experiments.results import read_rows
+
+    rows = read_rows(ROOT / "examples" / "results" / "controllers" / folder / f"{study}.jsonl")
+    for line in study_table(rows, study).markdown().splitlines():
+        assert line in (ROOT / "README.md").read_text()
 
 
 def test_the_readmes_table_is_that_of_the_committed_results():

@@ -2,7 +2,7 @@
 
     python examples/clients/cleanrl_ppo.py path/to/cleanrl/ppo.py
 
-Any further options are ppo.py's own. Needs what ppo.py needs (tyro, tensorboard) and nothing of the cleanrl package.
+Further options are ppo.py's own. Needs what it needs (tyro, tensorboard), not the cleanrl package.
 """
 
 import ast
@@ -27,16 +27,15 @@ OPTIONS = (
 class TellEpisodes(VectorWrapper):
     """Prints how long each episode was, and how often it drew from the noisy split."""
 
-    length = 0
+    drawn = ()
 
     def step(self, actions):
-        self.length += 1
         observations, rewards, terminations, truncations, infos = self.env.step(actions)
-        self.drawn = [*getattr(self, "drawn", []), np.mean(actions == 0)]
+        self.drawn = [*self.drawn, np.mean(actions == 0)]
         if terminations.all():
             first, last = np.mean(self.drawn[:30]), np.mean(self.drawn[-30:])
-            print(f"episode lengths [{self.length}], noisy split: {first:.3f} at first, {last:.3f} at last")
-            self.length, self.drawn = 0, []
+            print(f"episode lengths [{len(self.drawn)}], noisy split: {first:.3f} at first, {last:.3f} at last")
+            self.drawn = ()
         # Gradients shrink in training, and rewards with them; ppo.py does not scale rewards itself.
         return observations, rewards / (rewards.std() + 1e-8), terminations, truncations, infos
 
@@ -58,6 +57,5 @@ for node in ast.walk(tree):
 if replaced != 1:
     sys.exit(f"{source} has {replaced} lines with SyncVectorEnv; expected 'envs = gym.vector.SyncVectorEnv(...)' once.")
 sys.argv = [str(source), *OPTIONS, *sys.argv[2:]]
-scope = {"__name__": "__main__", "__file__": str(source), "slots": slots}
-sys.modules["__main__"].__dict__.update(scope)
-exec(compile(ast.fix_missing_locations(tree), source, "exec"), sys.modules["__main__"].__dict__)
+__file__ = str(source)  # ppo.py names its run after its file
+exec(compile(ast.fix_missing_locations(tree), source, "exec"))
