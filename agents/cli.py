@@ -81,6 +81,7 @@ def reproduce_controllers(
     seeds: int = 5,
     arms: tuple[str, ...] = (),
     network: str = "fc_bn",
+    corrupt: str | None = None,
     step_size: float | None = None,
     learning_rate: float | None = None,
     batch_size: int = 128,
@@ -99,6 +100,7 @@ def reproduce_controllers(
         seeds: Runs per controller.
         arms: Controllers; all of the study by default.
         network: What is trained.
+        corrupt: What is wrong with the data; the environment's own by default. For weights: "asymmetric_noise(0.3)".
         step_size: Of its training; the environment's own by default.
         learning_rate: Of controllers that learn; their own by default.
         batch_size: Slots.
@@ -112,6 +114,7 @@ def reproduce_controllers(
     from agents.experiments.runner import rows_of, run_jobs
 
     console = Console()
+    chosen = {"network": network, "corrupt": corrupt, "step_size": step_size}
     jobs = study_jobs(
         study,
         dataset=dataset,
@@ -119,7 +122,7 @@ def reproduce_controllers(
         num_envs=batch_size,
         num_steps=steps,
         arms=arms or None,
-        env_options={"network": network, **({} if step_size is None else {"step_size": step_size})},
+        env_options={name: value for name, value in chosen.items() if value is not None},
         agent_options={} if learning_rate is None else {"learning_rate": learning_rate},
     )
     results = ResultsFile(out / f"{study}.jsonl")

@@ -4,7 +4,7 @@ Two studies, each one training run of the network per controller and seed:
 
 - ``splits``: ``GAR/DataSplit-v0`` on ten splits, one with random labels. How often is it drawn from, at first and at
   last? Uniform sampling draws from it with 0.10.
-- ``weights``: ``GAR/DataWeight-v0`` with 40 % symmetric label noise. Which examples are dropped, and what is the
+- ``weights``: ``GAR/DataWeight-v0`` with 40 % symmetric label noise, unless it is told otherwise. Which examples are dropped, and what is the
   network's test accuracy? Beside keeping all, dropping at random, small-loss selection (told the share of noise) and an
   oracle (told the wrong labels).
 """
@@ -25,6 +25,7 @@ from agents.experiments.results import Row, fingerprint, provenance
 from agents.experiments.sessions import start_session
 from agents.experiments.statistics import summarise
 from agents.experiments.tables import Table, data_fingerprint
+from gar_env.data import parse_shares
 from gar_env.envs import DataSplitVectorEnv, DataWeightVectorEnv
 from gar_env.errors import ConfigurationError
 from gar_env.registry import check_choice
@@ -93,6 +94,9 @@ class StudyJob:
 
     def _controller(self) -> Any:
         name = self.arm.split()[0]
+        if name in ("random-drop", "small-loss") and "corrupt" in self.env_options:
+            told = sum(share for _, share in parse_shares(self.env_options["corrupt"]))
+            return CONTROLLERS[name](drop_share=told)
         return CONTROLLERS[name](**(self.agent_options if name.startswith("sb3-") else {}))
 
     def run(self, on_step: Callable[[], None]) -> Row:
@@ -193,7 +197,7 @@ def study_table(rows: Sequence[Row], study: Study) -> Table:
         )
         header = ["first tenth", "last tenth", "whole run"]
     else:
-        title = "Dropping examples with wrong labels (40 % of all)"
+        title = "Dropping examples with wrong labels"
         columns = ("precision", "recall", "precision_late", "recall_late")
         header = ["precision", "recall", "precision, last quarter", "recall, last quarter"]
     table = Table(title, ["controller", *header, "test accuracy", "seeds"])

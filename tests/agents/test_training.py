@@ -367,7 +367,11 @@ def test_check_prints_what_was_checked(capsys):
 @pytest.mark.parametrize("study", ["splits", "weights"])
 def test_a_study_of_controllers_runs_through(study, tmp_path, capsys):
     size = ["--seeds", "1", "--batch-size", "16", "--steps", "12", "--workers", "1", "--out", str(tmp_path)]
-    main(["reproduce", "controllers", study, *size])
+    corrupt = {"splits": "3:easy", "weights": "asymmetric_noise(0.2)"}[study]
+    main(["reproduce", "controllers", study, *size, "--corrupt", corrupt])
     printed = capsys.readouterr().out
     assert "| sb3-ppo |" in printed
     assert "| oracle |" in printed
+    with pytest.raises(SystemExit):
+        main(["reproduce", "controllers", study, *size, "--steps", "3"])
+    assert "steps=3 at least 11" in capsys.readouterr().err
