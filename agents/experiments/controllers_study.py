@@ -4,9 +4,9 @@ Two studies, each one training run of the network per controller and seed:
 
 - ``splits``: ``GAR/DataSplit-v0`` on ten splits, one with random labels. How often is it drawn from, at first and at
   last? Uniform sampling draws from it with 0.10.
-- ``weights``: ``GAR/DataWeight-v0`` with 40 % symmetric label noise, unless it is told otherwise. Which examples are dropped, and what is the
-  network's test accuracy? Beside keeping all, dropping at random, small-loss selection (told the share of noise) and an
-  oracle (told the wrong labels).
+- ``weights``: ``GAR/DataWeight-v0`` with 40 % symmetric label noise, or what ``corrupt`` says. Which examples are
+  dropped, and what is the network's test accuracy? Beside keeping all, dropping at random, small-loss selection (told
+  the share of noise) and an oracle (told the wrong labels).
 """
 
 from __future__ import annotations
@@ -95,9 +95,10 @@ class StudyJob:
     def _controller(self) -> Any:
         name = self.arm.split()[0]
         if name in ("random-drop", "small-loss") and "corrupt" in self.env_options:
-            told = sum(share for _, share in parse_shares(self.env_options["corrupt"]))
-            return CONTROLLERS[name](drop_share=told)
-        return CONTROLLERS[name](**(self.agent_options if name.startswith("sb3-") else {}))
+            options = {"drop_share": sum(share for _, share in parse_shares(self.env_options["corrupt"]))}
+        else:
+            options = self.agent_options if name.startswith("sb3-") else {}
+        return CONTROLLERS[name](**options)
 
     def run(self, on_step: Callable[[], None]) -> Row:
         """Train one network with one controller."""
