@@ -135,7 +135,10 @@ def test_a_package_of_ones_own_is_found_by_module_and_name(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(("folder", "study"), [("digits", "splits"), ("digits", "weights"), ("cifar10", "weights")])
+@pytest.mark.parametrize(
+    ("folder", "study"),
+    [("digits", "splits"), ("digits", "weights"), ("asymmetric", "weights"), ("cifar10", "weights")],
+)
 def test_the_readmes_study_of_controllers_is_that_of_the_committed_results(folder, study):
     from agents.experiments.controllers_study import study_table
     from agents.experiments.results import read_rows

@@ -32,7 +32,8 @@ class DataWeightConfig(SlotConfig):
     ``reference`` is ``"policy"``: the next batch, each example with the weight of the slot whose observation was
     nearest; ``"uniform"``: the next batch as it is drawn; or ``"heldout"``. None is trained on, so an episode has one
     SGD step per environment step. With label noise, ``"uniform"`` pays a controller that drops wrong labels to take
-    them back: once the network is not fitted to them, they are most of that batch's gradient.
+    them back: once the network is not fitted to them, they are most of that batch's gradient. ``"policy"`` finds random
+    mistakes, which cancel out; systematic ones (``"asymmetric_noise"``) agree with each other, and need ``"heldout"``.
 
     Args:
         corrupt: ``"name(share)"`` of all examples, comma-separated; without a share, all. ``"symmetric_noise"`` and
