@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from gymnasium.vector import VectorEnv
 
 from agents.agent import Agent
+from gar_env.errors import ConfigurationError, GarEnvError
 
 
 class Hooks(Protocol):
@@ -103,12 +104,22 @@ class SB3Session:
             logger.name_to_count.update(self._pending[1])
             logger.name_to_excluded.update(self._pending[2])
         self.model.set_logger(logger)
-        self.model.learn(
-            steps * self.num_envs - self.model.num_timesteps,
-            callback=_callback(self, hooks),
-            reset_num_timesteps=not self.started,
-            log_interval=1,
-        )
+        try:
+            self.model.learn(
+                steps * self.num_envs - self.model.num_timesteps,
+                callback=_callback(self, hooks),
+                reset_num_timesteps=not self.started,
+                log_interval=1,
+            )
+        except GarEnvError:
+            raise
+        except ValueError as error:
+            if all(bool(p.isfinite().all()) for p in self.model.policy.parameters()):
+                raise
+            raise ConfigurationError(
+                f"The policy of {type(self.model).__name__} has become NaN or infinite after {self.steps} steps. Train "
+                "again with a lower learning_rate."
+            ) from error
         self._remember()
         hooks.at_rest()
 

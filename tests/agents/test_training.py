@@ -272,6 +272,13 @@ def test_pairs_that_cannot_work_are_refused(tmp_path, chosen, more, message):
     assert not (tmp_path / "checkpoint.pkl").exists()
 
 
+def test_a_policy_that_is_no_longer_finite_is_said_to_be(tmp_path):
+    with pytest.raises(
+        ConfigurationError, match=r"The policy of PPO has become NaN or infinite.*a lower learning_rate"
+    ):
+        run(tmp_path, "--agent-options.learning-rate", "1e30", agent="sb3-ppo")
+
+
 def test_a_cut_checkpoint_is_refused_and_names_the_one_before(tmp_path):
     run(tmp_path, "--checkpoint-every", "4")
     path = tmp_path / "checkpoint.pkl"
