@@ -41,6 +41,31 @@ def check_choice(option: str, value: object, choices: Iterable[str]) -> None:
         raise ConfigurationError(f"{option}={value!r} is unknown.{hint} Choose one of {', '.join(choices)}.")
 
 
+def import_module_of(kind: str, name: str) -> str:
+    """Import the module of ``"package.module:name"``, whose decorators register what it has.
+
+    Args:
+        kind: What is named, in the words of the error message.
+        name: With or without a module.
+
+    Returns:
+        The name after the colon.
+
+    Raises:
+        UnknownNameError: If there is no such module.
+    """
+    module, _, short = name.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise UnknownNameError(
+                f"{kind.capitalize()} {name!r} names the module {module!r}, which cannot be "
+                f"imported: {error}. Install it, or put its folder on the Python path."
+            ) from error
+    return short
+
+
 class Registry(Generic[T]):
     """Objects of one kind by name.
 
@@ -87,15 +112,7 @@ class Registry(Generic[T]):
         Raises:
             UnknownNameError: If there is none; the message lists the known names.
         """
-        module, _, short = name.rpartition(":")
-        if module:
-            try:
-                importlib.import_module(module)
-            except ModuleNotFoundError as error:
-                raise UnknownNameError(
-                    f"{self.kind.capitalize()} {name!r} names the module {module!r}, which cannot be "
-                    f"imported: {error}. Install it, or put its folder on the Python path."
-                ) from error
+        short = import_module_of(self.kind, name)
         if short not in self._objects:
             raise UnknownNameError(
                 f"No {self.kind} is called {short!r}.{did_you_mean(short, self._objects)}\nKnown: {', '.join(self)}."

@@ -10,7 +10,7 @@ ENVIRONMENT_LAYERS = (
     "errors", "registry", "seeding", "data", "networks", "augment", "alignment", "learner", "rewards", "envs",
     "registration",
 )  # fmt: skip
-AGENT_LAYERS = ("agent", "policies", "reinforce", "sb3", "controllers", "experiments", "plots", "cli")
+AGENT_LAYERS = ("files", "agent", "policies", "reinforce", "sb3", "controllers", "experiments", "plots", "cli")
 # The demo draws its own picture: it is the one experiment that ends in a figure.
 ALLOWED = {("agents/experiments/demo.py", "plots")}
 

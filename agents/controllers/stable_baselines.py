@@ -100,7 +100,7 @@ class RolloutOptions(SB3Options):
         """With late rewards, the buffer that credits them to the action before."""
         from agents.sb3 import ShiftedRolloutBuffer
 
-        if self.n_steps < 1 or self.n_steps * num_envs < 2:
+        if self.n_steps * num_envs < 2:
             raise ConfigurationError(
                 f"n_steps={self.n_steps} with {num_envs} slots: a rollout needs at least 2 actions to compare."
             )
@@ -131,10 +131,9 @@ class PPOOptions(RolloutOptions):
 
     def more(self, num_envs: int, late: bool) -> dict[str, Any]:
         """Of PPO."""
-        if not 1 <= self.minibatches <= self.n_steps * num_envs:
+        if self.minibatches > self.n_steps * num_envs:
             raise ConfigurationError(
-                f"minibatches={self.minibatches} must be at least 1 and at most n_steps * num_envs, "
-                f"{self.n_steps * num_envs}."
+                f"minibatches={self.minibatches} must be at most n_steps * num_envs, {self.n_steps * num_envs}."
             )
         size = -(-self.n_steps * num_envs // self.minibatches)
         return {**self.rollouts(num_envs, late), "batch_size": size, "n_epochs": self.n_epochs}

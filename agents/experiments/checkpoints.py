@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from agents.experiments.results import Row
+from agents.files import write_whole
 from gar_env import __version__
 from gar_env.errors import CheckpointError
 
@@ -38,12 +39,6 @@ def save_checkpoint(path: Path, header: Row, graph: Any, shared: dict[str, Any])
     line = json.dumps(
         {**header, "version": __version__, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".tmp")
-    with aside.open("wb") as file:
-        file.write(MAGIC + line.encode() + b"\n" + content)
-        file.flush()
-        os.fsync(file.fileno())
     if path.exists():
         # A second name for the old file, not a move: at no moment is there no checkpoint.
         spare = path.with_name(path.name + ".old")
@@ -53,7 +48,7 @@ def save_checkpoint(path: Path, header: Row, graph: Any, shared: dict[str, Any])
         except OSError:  # a file system without hard links
             shutil.copy2(path, spare)
         os.replace(spare, previous(path))
-    os.replace(aside, path)
+    write_whole(path, MAGIC + line.encode() + b"\n" + content)
 
 
 def previous(path: Path) -> Path:

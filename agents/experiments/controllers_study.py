@@ -35,7 +35,7 @@ SPLITS_ARMS = ("uniform", "reinforce", "sb3-ppo", "sb3-a2c", "sb3-dqn", "sb3-mas
 WEIGHTS_ARMS = ("keep-all", "random-drop", "small-loss", "sb3-ppo", "sb3-ppo heldout", "oracle")
 
 # DQN acts greedily, so nearly all slots draw from one split; a reference drawn like the actions would come from that
-# split alone, and a noisy split agrees with itself (share of noisy draws 0.3 at the end instead of 0.02).
+# split alone, and a noisy split agrees with itself (share of noisy draws 0.3 at the end instead of 0.04).
 PER_ARM: dict[str, dict[str, Any]] = {
     "sb3-dqn": {"reference": "uniform"},
     "sb3-ppo late": {"reward_timing": "next_step"},

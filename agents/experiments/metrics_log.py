@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
 from pathlib import Path
 from typing import Any
 
+from agents.files import write_whole
 from gar_env.errors import MissingExtraError
 
 STEP = "time/total_timesteps"
@@ -74,12 +75,11 @@ class MetricsLog:
             self._board.close()
 
     def _rewrite(self) -> None:
-        aside = self.path.with_suffix(".tmp")  # a kill in between must not cost the rows that are there
-        with aside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.names)
-            writer.writeheader()
-            writer.writerows(self.rows)
-        os.replace(aside, self.path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.names)
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_whole(self.path, text.getvalue().encode())  # a kill in between must not cost the rows that are there
 
 
 def read_metrics(path: str | Path) -> list[dict[str, str]]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import platform
 import subprocess
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
+from agents.files import lock, write_whole
 from gar_env.errors import CheckpointError
 
 Row = dict[str, Any]
@@ -37,9 +37,7 @@ class ResultsFile:
         self._lock = lock(self.path.with_suffix(".lock"), self.path)
         self.rows: list[Row] = read_rows(self.path) if self.path.exists() else []
         if self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
-            whole = self.path.with_suffix(".tmp")
-            whole.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
-            os.replace(whole, self.path)
+            write_whole(self.path, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
 
     def append(self, row: Row) -> None:
         """Write one row through to the disk."""
@@ -52,27 +50,6 @@ class ResultsFile:
     def close(self) -> None:
         """Let another process open the file."""
         self._lock.close()
-
-
-def lock(path: Path, what: Path) -> IO[str]:
-    """An open file that no second process can lock. The system releases it when the process ends, killed or not.
-
-    Args:
-        path: The file to lock.
-        what: What it stands for, in the message.
-
-    Raises:
-        CheckpointError: If another process has it.
-    """
-    file = path.open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise CheckpointError(
-            f"Another process is writing to {what}. Wait for it, or choose another folder."
-        ) from error
-    return file
 
 
 def read_rows(path: str | Path) -> list[Row]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from agents.controllers import CONTROLLERS
 from agents.experiments.results import Row
 from gar_env.envs import SlotVectorEnv
 from gar_env.errors import CheckpointError, ConfigurationError, GarEnvError, UnknownNameError
-from gar_env.registry import did_you_mean
+from gar_env.registry import did_you_mean, import_module_of
 
 EnvOptions = TypeVar("EnvOptions")
 AgentOptions = TypeVar("AgentOptions")
@@ -94,14 +93,7 @@ def env_options_of(env: str) -> type:
         UnknownNameError: If there is none of that id.
         ConfigurationError: If it is no slot environment.
     """
-    module, _, name = env.rpartition(":")
-    if module:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise UnknownNameError(
-                f"{env!r} names the module {module!r}, which cannot be imported: {error}."
-            ) from error
+    name = import_module_of("environment", env)
     if name not in gymnasium.registry:
         known = slot_environments()
         raise UnknownNameError(

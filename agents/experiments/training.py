@@ -18,9 +18,10 @@ from rich.console import Console
 from agents.experiments.checkpoints import load_checkpoint, read_header, save_checkpoint
 from agents.experiments.metrics_log import MetricsLog
 from agents.experiments.progress import step_progress
-from agents.experiments.results import lock, provenance
+from agents.experiments.results import provenance
 from agents.experiments.sessions import NativeSession, Session, start_session
 from agents.experiments.train_config import TrainConfig, make_env
+from agents.files import lock, write_whole
 from gar_env.envs import SlotVectorEnv
 from gar_env.errors import CheckpointError, ConfigurationError, GarEnvError
 
@@ -135,7 +136,7 @@ class Training:
             options = config.agent_options
             self.session = start_session(env, options.build, config.seed)
             text = json.dumps({**config.as_json(), "provenance": provenance()}, indent=2)
-            (folder / "config.json").write_text(text + "\n")
+            write_whole(folder / "config.json", f"{text}\n".encode())
         self._steps_before = self.session.steps
         self._saved_at = self.session.steps if self.resume else -1
         self._seen_episode = self.slots.finished

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import io
-import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -15,6 +14,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecNormalize
 
 import gar_env
+from agents.files import write_whole
 from agents.sb3.checks import check_controller, slots_of
 from agents.sb3.vec_env import SB3VecEnv
 from gar_env.errors import CheckpointError
@@ -109,17 +109,6 @@ def load_controller(path: str | Path, env: SB3VecEnv, **options: Any) -> BaseAlg
     model = algorithm.load(path, env=whole, **options)
     check_controller(model)
     return model
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that there is always either the old one or the new one, also after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".tmp")
-    with aside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
 
 
 def _identity(adapter: SB3VecEnv) -> dict[str, Any]:

@@ -11,6 +11,10 @@ from torch import Generator, Tensor
 from gar_env.errors import ConfigurationError
 from gar_env.registry import Registry
 
+# For messages: the form of an item, and an example.
+OF_SPLITS = ("'split:name' or 'split:name(share)'", "'0:label_noise, 3:easy(0.5)'")
+OF_ALL = ("'name(share)'", "'symmetric_noise(0.4)'")
+
 Corruption = Callable[[Tensor, Tensor, int, Generator], tuple[Tensor, Tensor]]
 
 CORRUPTIONS: Registry[Corruption] = Registry("corruption")
@@ -76,9 +80,9 @@ def parse_corruptions(text: str) -> dict[int, tuple[str, float]]:
     for item in _items(text):
         split, colon, rest = item.partition(":")
         if not colon or not split.strip().isdecimal():
-            raise _unreadable(item, "'split:name' or 'split:name(share)'", "'0:label_noise, 3:easy(0.5)'")
+            raise _unreadable(item, *OF_SPLITS)
         number = int(split)
-        name, share = _name_and_share(item, rest, "'split:name' or 'split:name(share)'", "'0:label_noise, 3:easy(0.5)'")
+        name, share = _name_and_share(item, rest, *OF_SPLITS)
         if number in found:
             raise ConfigurationError(
                 f"corrupt names split {number} twice: {found[number][0]} and {name}. Keep one of them."
@@ -98,7 +102,7 @@ def parse_shares(text: str) -> list[tuple[str, float]]:
         >>> parse_shares("symmetric_noise(0.3), easy(0.1)")
         [('symmetric_noise', 0.3), ('easy', 0.1)]
     """
-    found = [_name_and_share(item, item, "'name(share)'", "'symmetric_noise(0.4)'") for item in _items(text)]
+    found = [_name_and_share(item, item, *OF_ALL) for item in _items(text)]
     if sum(share for _, share in found) > 1 + 1e-9:
         raise ConfigurationError(f"corrupt={text!r} spoils more than all examples. Lower the shares.")
     return found

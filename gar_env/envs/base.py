@@ -14,9 +14,9 @@ from gar_env.alignment import BatchNormReading, Tape
 from gar_env.data import Batch, Pool, load_dataset, normalisation
 from gar_env.envs.config import SlotConfig
 from gar_env.envs.dashboard import Dashboard
-from gar_env.envs.features import Feature, observation_box, observe
+from gar_env.envs.features import RUNNING, Feature, RunningSize, observation_box, observe
 from gar_env.envs.paying import Trained, pay_slots
-from gar_env.envs.together import Outcome, TogetherVectorEnv
+from gar_env.envs.together import Outcome, TogetherVectorEnv, own_gradients
 from gar_env.errors import ConfigurationError
 from gar_env.learner import Learner
 from gar_env.networks import build_network
@@ -24,7 +24,6 @@ from gar_env.rewards import REWARDS, Evidence, Need
 from gar_env.seeding import named_generator
 
 EVALUATION_BATCH = 1000
-RUNNING = 0.9  # decay per step of the running loss and of the running size of rewards
 
 
 class SlotVectorEnv(TogetherVectorEnv):
@@ -45,6 +44,7 @@ class SlotVectorEnv(TogetherVectorEnv):
         GarEnvError: Whatever building the data or the network raises.
     """
 
+    @own_gradients()
     def __init__(self, num_envs: int, config: SlotConfig) -> None:
         super().__init__(
             num_envs,
@@ -138,6 +138,7 @@ class SlotVectorEnv(TogetherVectorEnv):
 
     # One episode
 
+    @own_gradients()
     def _begin(self, seed: int) -> None:
         config = self.config
         shape, classes = self.dataset.image_shape, len(self.dataset.classes)
@@ -163,8 +164,7 @@ class SlotVectorEnv(TogetherVectorEnv):
         self._unpaid: Trained | None = None  # next_step: the last batch, whose slots wait to be paid
         # A network that knows nothing answers uniformly; its loss is a fair value before the first step.
         self._running_loss = torch.tensor(float(classes), device=self.device).log()
-        self._running_square = torch.zeros((), device=self.device)
-        self._paid_steps = 0
+        self._reward_size = RunningSize(self.device)
         self._return = torch.zeros((), device=self.device)
         self._last_reward = torch.zeros(self.num_envs, device=self.device)
         if self.dashboard:
@@ -196,7 +196,7 @@ class SlotVectorEnv(TogetherVectorEnv):
         else:
             self._running_loss = RUNNING * self._running_loss + (1 - RUNNING) * loss
             if valid:
-                self._note_rewards(rewards)
+                self._last_reward = torch.tanh(rewards / self._reward_size.of(rewards))
         if self.dashboard:
             self.dashboard.add(float(loss), float(rewards.mean()))
         self._look()
@@ -257,13 +257,6 @@ class SlotVectorEnv(TogetherVectorEnv):
             heldout = self.learner.side_pass(self._heldout_batch()).gradient
         evidence = Evidence(self.num_envs, next_loss, None, next_gradient, heldout)
         return pay_slots(self.signal, self.config.reward, trained, evidence, step=self.steps + 1)
-
-    def _note_rewards(self, rewards: Tensor) -> None:
-        """Keep what the ``last_reward`` feature shows."""
-        self._paid_steps += 1
-        self._running_square = RUNNING * self._running_square + (1 - RUNNING) * rewards.square().mean()
-        size = (self._running_square / (1 - RUNNING**self._paid_steps)).sqrt()
-        self._last_reward = torch.tanh(rewards / size.clamp_min(torch.finfo(torch.float32).tiny))
 
     def _observe(self) -> Tensor:
         return observe(self.features, self._columns(), self.num_envs, self.device)

@@ -34,6 +34,28 @@ RUNNING_LOSS = Feature("running_loss", 0, 1, "x / (1 + x) of the batch loss x in
 LAST_REWARD = Feature("last_reward", -1, 1, "tanh of the slot's last reward / running root mean square of rewards")
 
 
+RUNNING = 0.9  # decay per step of running means
+
+
+class RunningSize:
+    """Root mean square of what it was shown, decay 0.9 per call, corrected for its start from 0.
+
+    Args:
+        device: Of what it is shown.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._square = torch.zeros((), device=device)
+        self._calls = 0
+
+    def of(self, rewards: Tensor) -> Tensor:
+        """Take in rewards ``[n]``; the size so far, a scalar above 0."""
+        self._calls += 1
+        self._square = RUNNING * self._square + (1 - RUNNING) * rewards.square().mean()
+        size = (self._square / (1 - RUNNING**self._calls)).sqrt()
+        return size.clamp_min(torch.finfo(torch.float32).tiny)
+
+
 def squashed(positive: Tensor) -> Tensor:
     """``x / (1 + x)`` of non-negative numbers, in [0, 1]; NaN and infinity, as after divergence, are 1."""
     return (positive / (1 + positive)).nan_to_num(nan=1.0, posinf=1.0)

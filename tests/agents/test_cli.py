@@ -42,3 +42,31 @@ def test_a_real_data_set_runs_through(cifar10_path, tmp_path, capsys):
     options = ["--dataset", cifar10_path, "--seeds", "1", "--arms", "gar", "--batch-size", "50", "--steps", "10"]
     main(["reproduce", "table1", *options, "--workers", "1", "--out", str(tmp_path)])
     assert len(Path(tmp_path / "paper.jsonl").read_text().splitlines()) == 3
+
+
+def test_list_names_what_there_is(capsys):
+    main(["list"])
+    printed = capsys.readouterr().out
+    for name in ("GAR/DataWeight-v0", "sb3-ppo", "small-loss", "gar", "fc_bn", "digits", "symmetric_noise"):
+        assert name in printed
+
+
+def test_check_prints_what_was_checked(capsys):
+    main(["check", "GAR/DataWeight-v0"])
+    assert "GAR/DataWeight-v0 keeps the contract." in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["check", "GAR/DataWeigt-v0"])
+    assert "Did you mean 'GAR/DataWeight-v0'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("study", ["splits", "weights"])
+def test_a_study_of_controllers_runs_through(study, tmp_path, capsys):
+    size = ["--seeds", "1", "--batch-size", "16", "--steps", "12", "--workers", "1", "--out", str(tmp_path)]
+    corrupt = {"splits": "3:easy", "weights": "asymmetric_noise(0.2)"}[study]
+    main(["reproduce", "controllers", study, *size, "--corrupt", corrupt])
+    printed = capsys.readouterr().out
+    assert "| sb3-ppo |" in printed
+    assert "| oracle |" in printed
+    with pytest.raises(SystemExit):
+        main(["reproduce", "controllers", study, *size, "--steps", "3"])
+    assert "steps=3 at least 11" in capsys.readouterr().err

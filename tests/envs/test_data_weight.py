@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 import gar_env  # noqa: F401 - registers the environments
-from gar_env.data import load_dataset, make_pool
 from gar_env.envs import DataWeightVectorEnv
 from gar_env.envs.checks import check_vector_env
 from gar_env.errors import ConfigurationError, UnknownNameError
@@ -259,27 +258,6 @@ def test_metrics_count_what_was_dropped_and_what_should_have_been():
     )
 
 
-@pytest.mark.parametrize("noise", ["symmetric_noise", "asymmetric_noise"])
-def test_label_noise_makes_the_given_share_of_labels_wrong_and_marks_them(noise):
-    dataset = load_dataset("digits")
-    pool = make_pool(dataset, torch.Generator().manual_seed(0), corrupt=f"{noise}(0.4)", heldout_share=0.1)
-    wrong = pool.labels != dataset.y_train
-    assert torch.equal(wrong, pool.spoiled)
-    assert int(wrong.sum()) == round(0.4 * len(pool.members))
-    assert not wrong[pool.heldout].any()
-    moved = (pool.labels - dataset.y_train)[wrong] % 10
-    assert set(moved.tolist()) == ({1} if noise == "asymmetric_noise" else set(range(1, 10)))
-
-
-def test_two_corruptions_share_out_the_examples():
-    dataset = load_dataset("digits")
-    pool = make_pool(dataset, torch.Generator().manual_seed(0), corrupt="symmetric_noise(0.3), pixel_noise(0.2)")
-    relabelled = pool.labels != dataset.y_train
-    redrawn = (pool.images != dataset.x_train).flatten(1).any(1)
-    assert not (relabelled & redrawn).any()
-    assert torch.equal(relabelled | redrawn, pool.spoiled)
-
-
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -309,17 +287,3 @@ def test_bad_options_say_what_to_do(options, error, message):
 )
 def test_the_environment_keeps_the_contract(options):
     check_vector_env(gymnasium.make_vec("GAR/DataWeight-v0", num_envs=6, num_steps=4, **options))
-
-
-@pytest.mark.parametrize("name", ["GAR/DataSplit-v0", "GAR/DataWeight-v0"])
-@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
-def test_agents_may_step_without_gradients(name, off):
-    """TorchRL's collectors do; the network inside has to train all the same."""
-    found = []
-    for context in (torch.enable_grad, off):
-        with context():
-            env = gymnasium.make_vec(name, num_envs=N, num_steps=3)
-            env.reset(seed=0)
-            found.append(np.stack([env.step(np.ones(N, int))[1] for _ in range(3)]))
-    assert np.array_equal(*found)
-    assert (found[0] != 0).any()
