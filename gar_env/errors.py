@@ -15,8 +15,10 @@
     │   ├── DirectionMismatchError  a direction that does not fit the parameters (ValueError)
     │   ├── LossShapeError          losses that are not one number per example (ValueError)
     │   ├── LostGradientError       per-example entries that do not add up to the batch gradient
+    │   ├── MemoryCapError          no way of recording stays below the allowed memory (MemoryError)
     │   ├── MixedExamplesError      rows of a layer that belong to several examples
-    │   ├── StaleTapeError          a recorded input that was overwritten since
+    │   ├── NonFiniteGradientError  NaN or infinity in a recorded pass or a direction (ArithmeticError)
+    │   ├── StaleTapeError          a tape read twice, or a recorded input that was overwritten since
     │   └── UnsupportedLayerError   a layer no rule covers and the fallback cannot replay
     ├── CheckpointError             a state that belongs to something else (ValueError)
     ├── InvalidActionError          actions of the wrong shape, type or range (ValueError)
@@ -84,12 +86,32 @@ class LostGradientError(AlignmentError):
     """Per-example entries that do not add up to the batch gradient."""
 
 
+class MemoryCapError(AlignmentError, MemoryError):
+    """No way of recording stays below the allowed memory."""
+
+
 class MixedExamplesError(AlignmentError):
     """Rows of a layer that belong to several examples."""
 
 
+class NonFiniteGradientError(AlignmentError, ArithmeticError):
+    """NaN or infinity in a recorded pass or a direction.
+
+    Args:
+        parameters: The names of the parameters it was found at.
+    """
+
+    def __init__(self, parameters: tuple[str, ...]) -> None:
+        names = ", ".join(parameters)
+        super().__init__(
+            f"The recorded gradient or the direction is NaN or infinite at {names}. Training has diverged: lower the "
+            "step size, or clip. With a GradScaler, skip this step's entries as it skips the update."
+        )
+        self.parameters = parameters
+
+
 class StaleTapeError(AlignmentError):
-    """A recorded input that was overwritten since."""
+    """A tape that was read already, or a recorded input that was overwritten since."""
 
 
 class UnsupportedLayerError(AlignmentError):

@@ -3,28 +3,43 @@
 =====================================================  ==================================================
 layer                                                  rule
 =====================================================  ==================================================
-Linear, Conv1d, Conv2d, Conv3d, Embedding              output tangent (:mod:`gar_env.alignment.rules`)
+Linear, Conv1d, Conv2d, Conv3d, Embedding              output tangent (:mod:`gar_env.alignment.rules`), or
+                                                       per-example weight gradients (:mod:`.materialise`)
 BatchNorm1d/2d/3d, GroupNorm, LayerNorm                per-example gradients, at once
 any other module that owns parameters                  replayed in forward mode (:mod:`.fallback`)
 =====================================================  ==================================================
 
+Ways to compute it, and which one is taken: :mod:`gar_env.alignment.ways`.
+
 What the conservation check cannot see: examples mixed up with one another inside a layer whose sums are right.
-``record(..., probe=True)`` looks for that. What neither sees: batch statistics computed by hand (``F.batch_norm`` in a
-forward of one's own); a module that is replayed then gives the derivative reading inside itself.
+``probe=True`` looks for that. What neither sees: batch statistics computed by hand (``F.batch_norm`` in a forward of
+one's own), where a module that is replayed gives the derivative reading inside itself; and mixing that depends on the
+values, and happens in other batches than the probed one.
 """
 
-from gar_env.alignment.align import BATCH_NORM_READINGS, BatchNormReading, align, record
+from gar_env.alignment.align import align, record
+from gar_env.alignment.collect import Paid, aligning
 from gar_env.alignment.direction import Direction, dot, gradient, trainable_parameters
+from gar_env.alignment.engine import Alignment
 from gar_env.alignment.put_back import put_back
+from gar_env.alignment.replayed import FiniteDifferenceTape
 from gar_env.alignment.rules import register_example_gradients, register_output_tangent
 from gar_env.alignment.tape import Tape
+from gar_env.alignment.ways import BATCH_NORM_READINGS, WAYS, BatchNormReading, Way, check_way
 
 __all__ = [
     "BATCH_NORM_READINGS",
+    "WAYS",
+    "Alignment",
     "BatchNormReading",
     "Direction",
+    "FiniteDifferenceTape",
+    "Paid",
     "Tape",
+    "Way",
     "align",
+    "aligning",
+    "check_way",
     "dot",
     "gradient",
     "put_back",

@@ -1,55 +1,56 @@
-"""``record`` a pass, ``align`` it with a direction."""
+"""``record`` a pass, ``align`` it with a direction, at once or while the direction's backward pass runs."""
 
 from __future__ import annotations
-
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from gar_env.alignment.conservation import check_conservation
+from gar_env.alignment.conservation import add_up
 from gar_env.alignment.direction import Direction, check_direction
-from gar_env.alignment.forward_mode import record_forward
-from gar_env.alignment.layerwise import record_layers
-from gar_env.alignment.probe import check_separation
-from gar_env.alignment.tape import Losses, Tape
-from gar_env.registry import check_choice
-
-BatchNormReading = Literal["share", "derivative"]
-BATCH_NORM_READINGS = ("share", "derivative")
+from gar_env.alignment.engine import Alignment
+from gar_env.alignment.tape import Inputs, Losses, Tape
+from gar_env.alignment.ways import BatchNormReading, Way
 
 
 def record(
     network: nn.Module,
-    inputs: Tensor | tuple,
+    inputs: Inputs,
     loss: Losses,
     *,
+    way: Way = "auto",
     batch_norm: BatchNormReading = "share",
+    max_overhead: float | None = None,
+    autotune: bool = False,
     probe: bool = False,
+    loss_scale: float = 1.0,
 ) -> Tape:
     r"""Run forward and backward of the mean loss, and keep what :func:`align` needs.
 
-    ``.grad`` is filled as by ``loss(network(inputs)).mean().backward()``, so an optimizer can step next.
+    ``.grad`` is filled as by ``loss(network(inputs)).mean().backward()``, so an optimizer can step next. In a loop, an
+    :class:`~gar_env.alignment.Alignment` does the same and remembers what it found out about the network.
 
     Args:
         network: Any module whose layers have the batch as their first dimension.
-        inputs: The batch ``[n, ...]``, or a tuple of arguments.
-        loss: From the network's output to one loss per example, ``[n]``.
-        batch_norm: What ``grad l_i`` means under training-mode batch normalisation. ``"share"``: ``n`` times
-            example i's share of the batch gradient, layer by layer (the paper's). ``"derivative"``: the derivative
-            of example i's own loss, through the batch statistics (forward mode, a second forward pass at
-            ``align``). Without batch normalisation in training mode both are the same number.
-        probe: With ``"share"``, first check by two extra passes that the rows of every layer are examples: the
-            conservation check of :func:`align` cannot see examples that are mixed up with one another. Pass True
-            with the first batch of a network that you have not used here before.
+        inputs: The batch ``[n, ...]``, a tuple of arguments, or a dictionary of named ones.
+        loss: From the network's output to one loss per example, ``[n]``. With the ways ``"forward"`` and
+            ``"finite_difference"`` also one per token, ``[n, T]``; the mean is then taken over both.
+        way: See :class:`~gar_env.alignment.Alignment`.
+        batch_norm: Likewise.
+        max_overhead: Likewise.
+        autotune: Likewise.
+        probe: Likewise.
+        loss_scale: The backward pass starts from this times the mean loss, and the tape divides it out again:
+            ``scaler.get_scale()`` with a ``torch.amp.GradScaler``, ``1 / k`` for ``k`` accumulated micro-batches.
 
     Returns:
         A tape, to be read once the direction is known.
 
     Raises:
+        ConfigurationError: If ``way`` and ``batch_norm`` contradict each other.
         LossShapeError: If the loss is not one number per example.
+        MemoryCapError: If no way stays below ``max_overhead``.
         MixedExamplesError: If a layer's first dimension is not the batch.
-        UnsupportedLayerError: If a layer has neither a rule nor a replay.
+        UnsupportedLayerError: If a layer has neither a rule nor a replay, or was compiled before it was hooked.
 
     Example:
         >>> network = nn.Linear(2, 1, bias=False)
@@ -61,33 +62,33 @@ def record(
     Source:
         Mueller, Biedenkapp & Hutter (2021), section 5, lemmas 2 and 3.
     """
-    check_choice("batch_norm", batch_norm, BATCH_NORM_READINGS)
-    inputs = inputs if isinstance(inputs, tuple) else (inputs,)
-    if batch_norm == "share":
-        if probe:
-            check_separation(network, inputs, loss)
-        return record_layers(network, inputs, loss)
-    return record_forward(network, inputs, loss)
+    alignment = Alignment(
+        network, way=way, batch_norm=batch_norm, max_overhead=max_overhead, autotune=autotune, probe=probe
+    )
+    return alignment.record(inputs, loss, loss_scale=loss_scale)
 
 
-def align(tape: Tape, direction: Direction) -> Tensor:
+def align(tape: Tape, direction: Direction, *, retain_tape: bool = False) -> Tensor:
     r"""Dot each example's gradient with one direction in parameter space.
 
     Entry ``i`` is the first-order change of example ``i``'s loss if the parameters moved by ``direction``.
     No per-example gradient of a large layer is stored.
 
     Args:
-        tape: One recorded pass over ``n`` examples.
+        tape: One recorded pass over ``n`` examples. What it kept is freed.
         direction: One tensor per trainable parameter, keyed as in ``named_parameters()``.
+        retain_tape: Keep the tape for another direction, as ``retain_graph`` does for a backward pass.
 
     Returns:
-        Shape ``[n]``. Under training-mode batch normalisation, what ``batch_norm`` said when recording.
+        Shape ``[n]``, or that of the recorded losses. Under training-mode batch normalisation, what ``batch_norm``
+        said when recording.
 
     Raises:
         DirectionMismatchError: If a trainable parameter has no entry, or an entry does not fit.
         LostGradientError: If the entries do not add up to ``n`` times the batch gradient's dot product with the
             direction: a weight was used outside its layer, or changed between forward and backward.
-        StaleTapeError: If a recorded input was overwritten in place.
+        NonFiniteGradientError: If the direction or the recorded pass is NaN or infinite; it names the parameters.
+        StaleTapeError: If the tape was read already, or a recorded input was overwritten in place.
 
     Example:
         See :func:`record`.
@@ -95,9 +96,11 @@ def align(tape: Tape, direction: Direction) -> Tensor:
     Source:
         Mueller, Biedenkapp & Hutter (2021), section 5, lemmas 2 and 3.
     """
+    tape.check_unused()
     check_direction(direction, tape.batch_gradient)
     direction = {name: tensor.detach() for name, tensor in direction.items()}
     with torch.no_grad():
-        parts = tape.entries(direction)
-        check_conservation(tape, direction, parts)
-        return torch.stack(list(parts.values())).sum(0)
+        entries = add_up(tape, tape.entries(direction), direction)
+    if not retain_tape:
+        tape.release()
+    return entries

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
-from gar_env.alignment.conservation import check_conservation
+from gar_env.alignment.conservation import add_up
 from gar_env.alignment.direction import Direction, trainable_parameters
 from gar_env.alignment.layerwise import record_layers
 from gar_env.alignment.put_back import put_back
@@ -17,7 +19,7 @@ from gar_env.seeding import global_state, replay_global
 TOLERANCE = 1e-3  # of the largest entry; rounding stays below 1e-5 in float32, mixed examples are of the order of 0.1
 
 
-def check_separation(network: nn.Module, inputs: tuple, loss: Losses) -> None:
+def check_separation(network: nn.Module, inputs: tuple | dict[str, Any], loss: Losses) -> None:
     """Record a batch twice, the second time with random weights on the losses: entries must be weighed alike.
 
     The parameters' sums cannot tell examples that are mixed up with one another; single entries under different
@@ -51,12 +53,13 @@ def check_separation(network: nn.Module, inputs: tuple, loss: Losses) -> None:
     with torch.no_grad():
         expected, found = plain.entries(direction), weighed.entries(direction)
         # Terms that cancel over the batch with equal weights do not cancel with these.
-        check_conservation(weighed, direction, found)
+        add_up(weighed, found, direction)
         for names, entry in expected.items():
             gap = (found[names] - weights * entry).abs().max()
             if bool(gap > TOLERANCE * entry.abs().max()):
                 raise MixedExamplesError(
                     f"Rows belong to several examples at the parameters {', '.join(names)}: with other weights on the "
                     f"losses, their entries change by {float(gap / entry.abs().max()):.0%} more than the weights. Put "
-                    "the batch first in every layer, and let no example's loss depend on another's rows."
+                    "the batch first in every layer, and let no example's loss depend on another's rows; or pass "
+                    "way='forward' for the derivative of each example's own loss, whatever it depends on."
                 )

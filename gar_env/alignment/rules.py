@@ -87,6 +87,10 @@ def embedding(layer: nn.Embedding, x: Tensor, direction: Direction) -> Tensor:
     return tangent
 
 
+FRESH = (linear, convolution, embedding)
+"""Rules whose tangent is a tensor of its own, that may be overwritten."""
+
+
 def _scale_and_shift(layer: nn.Module, normalised: Tensor, delta: Tensor, over: tuple[int, ...]) -> dict[str, Tensor]:
     """Gradients of ``weight`` and ``bias`` in ``normalised * weight + bias``, summed over positions, not examples."""
     gradients = {}
@@ -105,11 +109,29 @@ def uses_batch_statistics(layer: nn.Module) -> bool:
 @register_example_gradients(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 def batch_norm(layer: nn.modules.batchnorm._BatchNorm, x: Tensor, delta: Tensor) -> dict[str, Tensor]:
     """``[n, c, ...]`` to ``[n, c]``, with the statistics that the forward pass used."""
+    channels, count = (-1, *(1,) * (x.ndim - 2)), x.numel() / x.shape[1]
+    positions = tuple(range(2, x.ndim))
+
+    # Sums over positions first, in place where the tensor is ours: torch's own normalisation, var_mean and reductions
+    # over several dimensions take several times as long on a CPU.
+    def over_positions(tensor: Tensor) -> Tensor:
+        return tensor.sum(positions) if positions else tensor
+
     if uses_batch_statistics(layer):
-        normalised = F.batch_norm(x, None, None, training=True, eps=layer.eps)
+        centred = x - (over_positions(x).sum(0) / count).view(channels)
+        lengths = torch.linalg.vector_norm(centred, dim=positions) if positions else centred
+        deviation = (lengths.square().sum(0) / count + layer.eps).sqrt()
     else:
-        normalised = F.batch_norm(x, layer.running_mean, layer.running_var, training=False, eps=layer.eps)
-    return _scale_and_shift(layer, normalised, delta, tuple(range(2, x.ndim)))
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        centred = x - layer.running_mean.view(channels)
+        deviation = (layer.running_var + layer.eps).sqrt()
+    gradients = {}
+    if layer.weight is not None:
+        gradients["weight"] = over_positions(centred.mul_(delta)) / deviation
+    if layer.bias is not None:
+        gradients["bias"] = over_positions(delta)
+    return gradients
 
 
 @register_example_gradients(nn.GroupNorm)
@@ -129,8 +151,11 @@ def layer_norm(layer: nn.LayerNorm, x: Tensor, delta: Tensor) -> dict[str, Tenso
 def has_rule(layer: nn.Module) -> bool:
     """Whether a rule covers all of this layer's own trainable parameters.
 
-    A layer under ``weight_norm`` or ``parametrize`` owns other parameters than its type promises; it has none.
+    A layer under ``weight_norm`` or ``parametrize`` owns other parameters than its type promises; it has none. Nor has
+    one whose ``forward`` was replaced on the instance.
     """
+    if "forward" in vars(layer):
+        return False
     if type(layer) not in OUTPUT_TANGENTS and type(layer) not in EXAMPLE_GRADIENTS:
         return False
     own = dict(layer.named_parameters(recurse=False))

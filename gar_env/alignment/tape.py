@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from gar_env.alignment.direction import Direction, trainable_parameters
 from gar_env.errors import LossShapeError, StaleTapeError
 
-Losses = Callable[[Tensor], Tensor]
+Losses = Callable[[Any], Tensor]
+Inputs = Tensor | tuple | dict[str, Any]
+Parts = dict[tuple[str, ...], Tensor]
+"""``{names of the parameters a part covers: each example's entry [n]}``; together they cover every parameter once."""
 
 
 @dataclass(eq=False)
@@ -23,13 +26,23 @@ class Tape(ABC):
 
     Args:
         network: The recorded network; its parameters may move on before the tape is read.
-        losses: Each example's loss at the recorded parameters, detached, ``[n]``.
+        losses: Each example's loss at the recorded parameters, detached, ``[n]`` (``[n, T]``: one per token).
         batch_gradient: A copy of the mean loss's gradient, for the conservation check.
+        low_precision: Whether it ran in half precision or under ``torch.autocast``.
+        used: Whether the tape has been read and what it kept is gone.
     """
 
     network: nn.Module
     losses: Tensor
     batch_gradient: dict[str, Tensor]
+    low_precision: bool = field(default=False, kw_only=True)
+    used: bool = field(default=False, kw_only=True)
+
+    way: ClassVar[str]
+    """The name of the way it was recorded in."""
+
+    exact: ClassVar[bool] = True
+    """Whether the entries add up to the batch gradient but for rounding."""
 
     why_lost: ClassVar[str]
     """What to think of, and to do, when the parts do not add up to the batch gradient."""
@@ -39,32 +52,86 @@ class Tape(ABC):
         """How many examples were recorded."""
         return len(self.losses)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the tape keeps alive until it is read, each storage once."""
+        return count_bytes([*self.batch_gradient.values(), *self.kept()])
+
     @abstractmethod
-    def entries(self, direction: Direction) -> dict[tuple[str, ...], Tensor]:
-        """Each example's alignment ``[n]``, in parts: ``{names of the parameters a part covers: [n]}``.
+    def kept(self) -> Iterable[Tensor]:
+        """The tensors that the tape holds beside the batch gradient."""
 
-        Together the parts cover every trainable parameter once; ``align`` adds them up and checks each.
+    @abstractmethod
+    def entries(self, direction: Direction) -> Parts:
+        """Each example's alignment, in parts; ``align`` adds them up and checks each."""
+
+    def release(self) -> None:
+        """Let go of everything kept, but for the losses."""
+        self.used = True
+        self.batch_gradient = {}
+
+    def check_unused(self) -> None:
+        """Refuse a second reading.
+
+        Raises:
+            StaleTapeError: If the tape was read before.
         """
+        if self.used:
+            raise StaleTapeError(
+                "This tape was read already, and what it kept is freed. To read one pass along several directions, "
+                "pass align(..., retain_tape=True) for all but the last."
+            )
 
 
-def backward_of_mean(network: nn.Module, losses: Tensor) -> dict[str, Tensor]:
-    """Backpropagate the mean of ``losses``; add to ``.grad`` as usual; return a copy of this pass's part alone."""
+def count_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of the storages behind ``tensors``, each once."""
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    return sum(storages.values())
+
+
+def call(network: Callable[..., Any], inputs: tuple | dict[str, Any]) -> Any:
+    """The network's output for positional or named inputs."""
+    return network(**inputs) if isinstance(inputs, dict) else network(*inputs)
+
+
+def backward_of_mean(network: nn.Module, losses: Tensor, loss_scale: float) -> dict[str, Tensor]:
+    """Backpropagate ``loss_scale`` times the mean of ``losses``, and add to ``.grad`` as usual.
+
+    Returns:
+        A copy of this pass's own gradient, by parameter: of this process alone under DistributedDataParallel, and
+        with the scale divided out.
+    """
     parameters = trainable_parameters(network)
     earlier = {name: p.grad for name, p in parameters.items()}
+    fresh: dict[str, Tensor] = {}
+
+    def copy_of(name: str) -> Callable[[Tensor], None]:
+        # A copy: optimizers with Nesterov momentum write into .grad, and then the check would compare with that. Taken
+        # in the hook, before other processes' gradients are averaged in.
+        def take(p: Tensor) -> None:
+            assert p.grad is not None
+            fresh[name] = p.grad.detach().clone() if loss_scale == 1 else p.grad.detach() / loss_scale
+
+        return take
+
+    handles = [p.register_post_accumulate_grad_hook(copy_of(name)) for name, p in parameters.items()]
     for p in parameters.values():
         p.grad = None
-    fresh = {}
+    finished = False
     try:
-        losses.mean().backward()
-        for name, p in parameters.items():
-            # A copy: optimizers with Nesterov momentum write into .grad, and then the check would compare with that.
-            fresh[name] = torch.zeros_like(p) if p.grad is None else p.grad.detach().clone()
+        mean = losses.mean()
+        (mean if loss_scale == 1 else mean * loss_scale).backward()
+        finished = True
     finally:
+        for handle in handles:
+            handle.remove()
         for name, p in parameters.items():
             before = earlier[name]
-            if before is not None:
-                p.grad = before if name not in fresh else before.add_(fresh[name])
-    return fresh
+            if not finished:
+                p.grad = before
+            elif before is not None:
+                p.grad = before if p.grad is None else before.add_(p.grad)
+    return {name: fresh[name] if name in fresh else torch.zeros_like(p) for name, p in parameters.items()}
 
 
 class Kept:
@@ -117,23 +184,50 @@ def unkept(tree: Any, label: str) -> Any:
     return tree_map(read, tree)
 
 
-def sum_per_example(products: Tensor) -> Tensor:
-    """``[n, ...]`` to ``[n]``."""
-    return products.reshape(len(products), -1).sum(1)
+def working_dtype(tensor: Tensor) -> torch.dtype:
+    """What per-example sums are accumulated in: float32 for half precision, else the tensor's own type."""
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def check_losses(losses: Tensor, inputs: tuple) -> None:
+def dot_per_example(a: Tensor, b: Tensor, *, own: bool = False) -> Tensor:
+    """``[n, ...]`` twice to ``[n]``; ``own`` says that ``a`` may be overwritten, which saves an allocation."""
+    dtype = working_dtype(b)
+    a, b = a.to(dtype), b.to(dtype)
+    return (a.mul_(b) if own else a * b).reshape(len(b), -1).sum(1)
+
+
+def runs_in_low_precision(network: nn.Module) -> bool:
+    """Whether a pass at this point would be in half precision, all or in part."""
+    floating = [p for p in network.parameters() if p.is_floating_point()]
+    autocast = any(torch.is_autocast_enabled(p.device.type) for p in floating[:1])
+    return autocast or any(p.dtype.itemsize < 4 for p in floating)
+
+
+def rows_of(inputs: tuple | dict[str, Any]) -> int | None:
+    """How many examples the inputs seem to hold: the length of the first tensor."""
+    leaves = tree_leaves(inputs)
+    return next((len(x) for x in leaves if isinstance(x, Tensor) and x.ndim), None)
+
+
+def check_losses(losses: Any, inputs: tuple | dict[str, Any], *, per_token: bool = False) -> None:
     """Refuse losses that are not one number per example.
+
+    Args:
+        losses: What the loss returned.
+        inputs: Of the network.
+        per_token: Whether more dimensions than the first are allowed.
 
     Raises:
         LossShapeError: With what was found and how to reduce it.
     """
-    expected = next((len(x) for x in inputs if isinstance(x, Tensor) and x.ndim), None)
-    if not isinstance(losses, Tensor) or losses.ndim != 1 or (expected is not None and len(losses) != expected):
+    rows = rows_of(inputs)
+    fits = isinstance(losses, Tensor) and losses.ndim >= 1 and (losses.ndim == 1 or per_token)
+    if not fits or (rows is not None and len(losses) != rows):
         found = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
         raise LossShapeError(
-            f"loss must return one number per example, shape [{'n' if expected is None else expected}]; found {found}. "
-            "Use reduction='none', and take the mean over every other dimension: losses.flatten(1).mean(1)."
+            f"loss must return one number per example, shape [{'n' if rows is None else rows}]; found {found}. Use "
+            "reduction='none', and take the mean over every other dimension: losses.flatten(1).mean(1). For one entry "
+            "per token, shape [n, T], pass way='forward' or way='finite_difference'."
         )
     if not losses.requires_grad:
         raise LossShapeError(

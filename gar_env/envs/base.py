@@ -10,12 +10,12 @@ import torch
 from gymnasium.vector.utils import batch_space
 from torch import Tensor, nn
 
-from gar_env.alignment import BatchNormReading, Tape
+from gar_env.alignment import BatchNormReading, FiniteDifferenceTape, Tape, Way
 from gar_env.data import Batch, Pool, load_dataset, normalisation
 from gar_env.envs.config import SlotConfig
 from gar_env.envs.dashboard import Dashboard
 from gar_env.envs.features import RUNNING, Feature, RunningSize, observation_box, observe
-from gar_env.envs.paying import Trained, pay_slots
+from gar_env.envs.paying import Collected, Trained, collecting, pay_slots, reads_examples
 from gar_env.envs.together import Outcome, TogetherVectorEnv, own_gradients
 from gar_env.errors import ConfigurationError
 from gar_env.learner import Learner
@@ -155,12 +155,15 @@ class SlotVectorEnv(TogetherVectorEnv):
             schedule=config.schedule,
             warmup_steps=config.warmup_steps,
             gradient_clip=config.gradient_clip,
+            way=cast(Way, config.way),
+            batch_norm=cast(BatchNormReading, config.batch_norm),
         )
         if self.num_envs == 1 and any(isinstance(m, nn.BatchNorm1d) for m in self.learner.network.modules()):
             raise ConfigurationError(
                 f"network={config.network!r} normalises over the batch, which needs at least 2 examples; num_envs is 1."
             )
         self.steps = 0
+        self._alignment_error: float | None = None  # of a finite difference, as estimated
         self._unpaid: Trained | None = None  # next_step: the last batch, whose slots wait to be paid
         # A network that knows nothing answers uniformly; its loss is a fair value before the first step.
         self._running_loss = torch.tensor(float(classes), device=self.device).log()
@@ -175,12 +178,15 @@ class SlotVectorEnv(TogetherVectorEnv):
         self._look()
 
     def _advance(self, actions: Tensor) -> Outcome:
-        trained, loss = self._train(actions)
         if self.config.reward_timing == "same_step":
+            trained, loss = self._train(actions)
             self.learner.update()
             rewards = self._pay_with_reference(trained, actions)
         else:
-            rewards = self._pay(self._unpaid, loss, self.learner.gradient()) if self._unpaid else None
+            paid = self._unpaid
+            with collecting(self.signal, paid) as collected:
+                trained, loss = self._train(actions)
+            rewards = self._pay(paid, loss, self.learner.gradient(), collected) if paid else None
             self.learner.update()
             self._unpaid = trained
         self.steps += 1
@@ -217,6 +223,8 @@ class SlotVectorEnv(TogetherVectorEnv):
             "diverged": (diverged, True),
             "test_accuracy": (accuracy, ended and not diverged),
         }
+        if self._estimates_error:
+            infos["alignment_error"] = (self._alignment_error or 0.0, self._alignment_error is not None)
         return Outcome(rewards, ended, infos)
 
     def _blank_infos(self) -> dict[str, tuple[Any, Any]]:
@@ -225,13 +233,20 @@ class SlotVectorEnv(TogetherVectorEnv):
             "reward_valid": (False, False),
             "diverged": (False, False),
             "test_accuracy": (0.0, False),
+            **({"alignment_error": (0.0, False)} if self._estimates_error else {}),
         }
 
-    def _pass(self, batch: Batch, weights: Tensor | None = None) -> tuple[Tape | None, Tensor]:
+    @property
+    def _estimates_error(self) -> bool:
+        return self.config.way == "finite_difference" and reads_examples(self.signal)
+
+    def _pass(
+        self, batch: Batch, weights: Tensor | None = None, *, loss_scale: float = 1.0
+    ) -> tuple[Tape | None, Tensor]:
         """Forward and backward, recorded if the signal needs a tape; losses ``[n]``."""
-        if Need.TAPE not in self.signal.needs:
-            return None, self.learner.plain_pass(batch, weights)
-        tape = self.learner.recorded_pass(batch, cast(BatchNormReading, self.config.batch_norm), weights)
+        if not reads_examples(self.signal):
+            return None, self.learner.plain_pass(batch, weights, loss_scale=loss_scale)
+        tape = self.learner.recorded_pass(batch, weights, loss_scale=loss_scale)
         return tape, tape.losses
 
     def _heldout_batch(self) -> Batch:
@@ -242,21 +257,30 @@ class SlotVectorEnv(TogetherVectorEnv):
 
     def _pay_with_reference(self, trained: Trained, actions: Tensor) -> Tensor:
         """Pay the step before from a reference batch at theta_{t+1}, and train on that if it is training data."""
-        if self.reference == "heldout":
-            side = self.learner.side_pass(self._heldout_batch())
-            return self._pay(trained, side.losses.mean(), side.gradient)
-        rewards = self._pay(trained, *self._reference(actions))
+        with collecting(self.signal, trained) as collected:
+            if self.reference == "heldout":
+                side = self.learner.side_pass(self._heldout_batch())
+                loss, gradient = side.losses.mean(), side.gradient
+            else:
+                loss, gradient = self._reference(actions)
+        rewards = self._pay(trained, loss, gradient, collected)
         if self.config.trains_on_reference:
             self.learner.update()
         return rewards
 
-    def _pay(self, trained: Trained, next_loss: Tensor, next_gradient: dict[str, Tensor]) -> Tensor:
+    def _pay(
+        self, trained: Trained, next_loss: Tensor, next_gradient: dict[str, Tensor], collected: Collected
+    ) -> Tensor:
         """Rewards of all slots, ``[n]``."""
+        alignment = collected.with_gradient(self.signal, trained, next_gradient)
         heldout = None
         if Need.HELDOUT_GRADIENT in self.signal.needs:
             heldout = self.learner.side_pass(self._heldout_batch()).gradient
-        evidence = Evidence(self.num_envs, next_loss, None, next_gradient, heldout)
-        return pay_slots(self.signal, self.config.reward, trained, evidence, step=self.steps + 1)
+        evidence = Evidence(self.num_envs, next_loss, alignment, None, next_gradient, heldout)
+        rewards = pay_slots(self.signal, self.config.reward, trained, evidence, step=self.steps + 1)
+        if isinstance(trained.tape, FiniteDifferenceTape) and trained.tape.error is not None:
+            self._alignment_error = trained.tape.error
+        return rewards
 
     def _observe(self) -> Tensor:
         return observe(self.features, self._columns(), self.num_envs, self.device)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 
 from gymnasium.vector import AutoresetMode
 
-from gar_env.alignment import BATCH_NORM_READINGS
+from gar_env.alignment import check_way
 from gar_env.envs.options import check_types
 from gar_env.errors import ConfigurationError
 from gar_env.learner import check_schedule
@@ -40,7 +40,9 @@ class SlotConfig:
         num_steps: Environment steps in an episode, that is, one training run.
         reward: A registered signal: ``"gar"``, ``"nslr"``, ``"module:name"``.
         batch_norm: Reading of per-example gradients, ``"share"`` or ``"derivative"``:
-            :func:`gar_env.alignment.record`.
+            :class:`gar_env.alignment.Alignment`.
+        way: How it is computed: ``"auto"``, ``"hooks"``, ``"forward"`` or ``"finite_difference"``, likewise. With the
+            last, ``infos["alignment_error"]`` estimates its relative error.
         reward_timing: ``"same_step"``: after the controlled batch a reference batch is drawn, and its gradient pays
             the actions just taken. ``"next_step"``: the next controlled batch plays the reference, so the rewards of
             step ``t`` belong to the actions of step ``t - 1``; the first are 0 with ``info["reward_valid"]`` False.
@@ -73,6 +75,7 @@ class SlotConfig:
     num_steps: int = 200
     reward: str = "gar"
     batch_norm: str = "share"
+    way: str = "auto"
     reward_timing: str = "same_step"
     reference: str | None = None
     heldout_share: float | None = None
@@ -89,7 +92,7 @@ class SlotConfig:
     def __post_init__(self) -> None:
         check_types(self)
         check_choice("reward_timing", self.reward_timing, REWARD_TIMINGS)
-        check_choice("batch_norm", self.batch_norm, BATCH_NORM_READINGS)
+        check_way(self.way, self.batch_norm)
         if self.num_steps < 1:
             raise ConfigurationError(f"num_steps={self.num_steps} must be at least 1.")
         for name, low, high in (("momentum", 0, 1), ("weight_decay", 0, math.inf), ("heldout_share", 0, 1)):

@@ -173,10 +173,9 @@ class DataWeightVectorEnv(SlotVectorEnv):
         if len(slots) < self._fewest:
             return Trained(None, slots[:0]), loss  # no gradient waits, so the update leaves the parameters alone
         batch, uneven = self._weighed(weights)
-        tape, _ = self._pass(batch, uneven)
-        # The pass took the mean over the m kept examples; over the whole batch it is m / n of that. The tape stays as
-        # it is: its entries are w_i times the alignments.
-        self.learner.scale_gradient(len(slots) / self.num_envs)
+        # The pass takes the mean over the m kept examples; over the whole batch it is m / n of that. The tape is of
+        # w_i times the losses all the same.
+        tape, _ = self._pass(batch, uneven, loss_scale=len(slots) / self.num_envs)
         return Trained(tape, slots), loss
 
     def _weighed(self, weights: Tensor) -> tuple[Batch, Tensor | None]:
@@ -197,8 +196,8 @@ class DataWeightVectorEnv(SlotVectorEnv):
         left = int((weights > 0).sum())
         if left < self._fewest:
             return self._losses.mean(), self.learner.gradient()  # zeros: nothing points anywhere
-        gradient = self.learner.side_pass(*self._weighed(weights)).gradient
-        return self._losses.mean(), {name: g * (left / self.num_envs) for name, g in gradient.items()}
+        side = self.learner.side_pass(*self._weighed(weights), loss_scale=left / self.num_envs)
+        return self._losses.mean(), side.gradient
 
     def _look(self) -> None:
         if not self._drawn:

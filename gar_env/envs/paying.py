@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from gar_env.alignment import Tape, dot
-from gar_env.errors import RewardError
+from gar_env.alignment import Paid, Tape, align, aligning, dot
+from gar_env.errors import ConfigurationError, NonFiniteGradientError, RewardError
 from gar_env.rewards import Evidence, Need, RewardSignal
 
 
@@ -23,6 +25,60 @@ class Trained(NamedTuple):
 
     tape: Tape | None
     slots: Tensor | None = None
+
+
+def reads_examples(signal: RewardSignal) -> bool:
+    """Whether a signal pays what was trained on, and so needs a tape of it."""
+    return bool(signal.needs & (Need.TAPE | Need.ALIGNMENT))
+
+
+@contextmanager
+def collecting(signal: RewardSignal, trained: Trained | None) -> Iterator[Collected]:
+    """Collect the alignment of a batch that waits to be paid inside the next backward pass, if the signal asks for it.
+
+    A signal that wants the tape as well gets it whole, and the alignment is computed afterwards. Where gradients are
+    not finite, the alignment is NaN: divergence, for the environment to see.
+    """
+    collected = Collected()
+    if trained is None or trained.tape is None or Need.ALIGNMENT not in signal.needs or Need.TAPE in signal.needs:
+        yield collected
+        return
+    losses = trained.tape.losses
+    try:
+        with aligning(trained.tape) as collected.paid:
+            yield collected
+        collected.alignment = collected.paid.entries
+    except NonFiniteGradientError:
+        collected.alignment = torch.full_like(losses, torch.nan)
+
+
+@dataclass(eq=False)
+class Collected:
+    """What :func:`collecting` came to."""
+
+    paid: Paid | None = None
+    alignment: Tensor | None = None
+
+    def with_gradient(self, signal: RewardSignal, trained: Trained, gradient: Mapping[str, Tensor]) -> Tensor | None:
+        """The alignment that the signal asks for, ``[m]``, now that the reference's gradient is known.
+
+        Raises:
+            ConfigurationError: If the environment pays by another gradient than the one that was listened to.
+        """
+        if Need.ALIGNMENT not in signal.needs or trained.tape is None:
+            return None
+        if self.alignment is None:
+            try:
+                return align(trained.tape, gradient, retain_tape=True)
+            except NonFiniteGradientError:
+                return torch.full_like(trained.tape.losses, torch.nan)
+        if self.paid is not None and not self.paid.is_of(gradient):
+            raise ConfigurationError(
+                "The environment's reference returned another gradient than that of its one backward pass, so the "
+                "alignment computed inside that pass is not with it. Return learner.gradient() or side_pass(...)."
+                "gradient as they are (loss_scale= multiplies them), or use a reward that needs TAPE | NEXT_GRADIENT."
+            )
+        return self.alignment
 
 
 def pay_slots(signal: RewardSignal, name: str, trained: Trained, evidence: Evidence, *, step: int) -> Tensor:
@@ -41,7 +97,7 @@ def pay_slots(signal: RewardSignal, name: str, trained: Trained, evidence: Evide
     Raises:
         RewardError: If the signal returns another shape, type or device, or NaN while training is finite.
     """
-    if Need.TAPE not in signal.needs:
+    if not reads_examples(signal):
         return _checked(signal, name, evidence, step)
     if trained.slots is None:
         return _checked(signal, name, replace(evidence, tape=trained.tape), step)
@@ -55,7 +111,11 @@ def pay_slots(signal: RewardSignal, name: str, trained: Trained, evidence: Evide
 def _checked(signal: RewardSignal, name: str, evidence: Evidence, step: int) -> Tensor:
     n, gradient = evidence.n, evidence.next_gradient or {}
     asked = evidence if Need.NEXT_GRADIENT in signal.needs else replace(evidence, next_gradient=None)
-    rewards, device = signal(asked), evidence.next_loss.device
+    device = evidence.next_loss.device
+    try:
+        rewards = signal(asked)
+    except NonFiniteGradientError:
+        rewards = torch.full((n,), torch.nan, device=device)
     if not isinstance(rewards, Tensor) or rewards.shape != (n,) or not rewards.is_floating_point():
         found = f"{rewards.dtype} {list(rewards.shape)}" if isinstance(rewards, Tensor) else type(rewards).__name__
         raise RewardError(

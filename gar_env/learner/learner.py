@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from gar_env.alignment import BatchNormReading, Tape, gradient, put_back, record
+from gar_env.alignment import Alignment, BatchNormReading, Tape, Way, gradient, put_back
 from gar_env.data import Batch
 from gar_env.errors import CheckpointError, ConfigurationError
 from gar_env.learner.optimizers import build_optimizer, check_schedule, step_size_factor
@@ -84,6 +84,8 @@ class Learner:
         warmup_steps: SGD steps of linear warm-up.
         num_steps: SGD steps in all, for the schedule.
         gradient_clip: Largest Euclidean length of the gradient the optimizer sees. Rewards see the unclipped one.
+        way: How tapes are recorded, see :class:`gar_env.alignment.Alignment`.
+        batch_norm: What they measure under batch normalisation, likewise.
 
     Example:
         >>> learner = Learner(lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), seed=0, num_steps=1)
@@ -108,6 +110,8 @@ class Learner:
         schedule: str = "constant",
         warmup_steps: int = 0,
         gradient_clip: float | None = None,
+        way: Way = "auto",
+        batch_norm: BatchNormReading = "share",
     ) -> None:
         if not step_size > 0:
             raise ConfigurationError(f"step_size={step_size} must be above 0.")
@@ -140,51 +144,34 @@ class Learner:
             "gradient_clip": gradient_clip,
         }
         self.steps = 0
-        self._probed = False
         self.network.train()
+        self.alignment = Alignment(self.network, way=way, batch_norm=batch_norm)
 
-    def recorded_pass(
-        self, batch: Batch, batch_norm: BatchNormReading = "share", weights: Tensor | None = None
-    ) -> Tape:
+    def recorded_pass(self, batch: Batch, weights: Tensor | None = None, *, loss_scale: float = 1.0) -> Tape:
         """Forward and backward of the mean loss, with a tape. The gradient waits for :meth:`update`.
 
         Args:
             batch: ``n`` examples.
-            batch_norm: See :func:`gar_env.alignment.record`.
             weights: ``[n]``: the loss is the mean of ``w_i l_i``, and the tape is of those.
+            loss_scale: What the gradient is multiplied by; the tape is not.
         """
         with lend_to_global(self.generator):
-            # The probe costs two passes, once in a run: it finds networks whose rows are not examples.
-            tape = record(
-                self.network,
-                batch.inputs,
-                _losses(batch, weights),
-                batch_norm=batch_norm,
-                probe=not self._probed,
-            )
-        self._probed = True
-        return tape
+            return self.alignment.record(batch.inputs, _losses(batch, weights), loss_scale=loss_scale)
 
-    def plain_pass(self, batch: Batch, weights: Tensor | None = None) -> Tensor:
-        """Forward and backward of the mean loss, without a tape; ``weights`` as in :meth:`recorded_pass`.
+    def plain_pass(self, batch: Batch, weights: Tensor | None = None, *, loss_scale: float = 1.0) -> Tensor:
+        """Forward and backward of the mean loss, without a tape; arguments as in :meth:`recorded_pass`.
 
         Returns:
             Each example's loss, ``[n]``, detached.
         """
         with lend_to_global(self.generator):
             losses = _losses(batch, weights)(self.network(batch.inputs))
-            losses.mean().backward()
+            (losses.mean() * loss_scale).backward()
         return losses.detach()
 
     def gradient(self) -> dict[str, Tensor]:
         """The gradient that :meth:`update` will use, before clipping, without weight decay or momentum. Not copied."""
         return gradient(self.network)
-
-    def scale_gradient(self, factor: float) -> None:
-        """Multiply the gradient that waits for :meth:`update`; tapes and what was read of it before stay."""
-        for p in self.network.parameters():
-            if p.grad is not None:
-                p.grad = p.grad * factor
 
     def update(self) -> None:
         """One optimizer step along the gradient of the last pass."""
@@ -197,19 +184,22 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         self.steps += 1
 
-    def side_pass(self, batch: Batch, weights: Tensor | None = None, *, gradient: bool = True) -> SidePass:
+    def side_pass(
+        self, batch: Batch, weights: Tensor | None = None, *, gradient: bool = True, loss_scale: float = 1.0
+    ) -> SidePass:
         """A pass in training mode over a batch that is not trained on; ``.grad`` and buffers stay as they are.
 
         Args:
             batch: ``n`` examples.
             weights: As in :meth:`recorded_pass`.
             gradient: Whether to go backward as well.
+            loss_scale: What the gradient is multiplied by.
         """
         with put_back(self.network), lend_to_global(self.generator), torch.set_grad_enabled(gradient):
             logits = self.network(batch.inputs)
             losses = _losses(batch, weights)(logits)
             if gradient:
-                losses.mean().backward()
+                (losses.mean() * loss_scale).backward()
             return SidePass(logits.detach(), losses.detach(), self.gradient() if gradient else {})
 
     @property
@@ -258,7 +248,7 @@ class Learner:
                 "optimizer": self.optimizer.state_dict(),
                 "generator": self.generator.get_state(),
                 "steps": self.steps,
-                "probed": self._probed,
+                "probed": self.alignment.probed,
                 "built": self._built,
             }
         )
@@ -291,7 +281,7 @@ class Learner:
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self.generator.set_state(state["generator"])
         self.steps = int(state["steps"])
-        self._probed = bool(state["probed"])
+        self.alignment.probed = bool(state["probed"])
 
 
 def _losses(batch: Batch, weights: Tensor | None) -> CrossEntropy:

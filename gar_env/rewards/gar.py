@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from gar_env.alignment import align
 from gar_env.rewards.signal import Evidence, Need, RewardSignal, register_reward
 
 
@@ -19,10 +18,9 @@ class GradientAlignmentReward(RewardSignal):
         Mueller, Biedenkapp & Hutter (2021), sections 4 and 5.
     """
 
-    needs = Need.TAPE | Need.NEXT_GRADIENT
+    needs = Need.ALIGNMENT
 
     def __call__(self, evidence: Evidence) -> Tensor:
         """One alignment per slot, ``[n]``."""
-        assert evidence.tape is not None
-        assert evidence.next_gradient is not None
-        return align(evidence.tape, evidence.next_gradient)
+        assert evidence.alignment is not None
+        return evidence.alignment

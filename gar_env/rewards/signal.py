@@ -17,6 +17,8 @@ from gar_env.registry import Registry
 class Need(Flag):
     """What an environment has to prepare for a signal. Nothing is computed that no signal asked for."""
 
+    ALIGNMENT = auto()
+    """Each paid example's alignment with the gradient of the next batch's mean loss, at theta_{t+1}."""
     TAPE = auto()
     """The recorded pass over the paid batch, at theta_t."""
     NEXT_GRADIENT = auto()
@@ -34,6 +36,8 @@ class Evidence:
     Args:
         n: How many slots.
         next_loss: Scalar; always there.
+        alignment: With :attr:`Need.ALIGNMENT`, ``[n]``: the same numbers as ``align(tape, next_gradient)``, with less
+            memory, since each layer's part of the tape is freed within the next backward pass.
         tape: With :attr:`Need.TAPE`.
         next_gradient: With :attr:`Need.NEXT_GRADIENT`. Loss gradient alone: no weight decay, momentum or clipping.
         heldout_gradient: With :attr:`Need.HELDOUT_GRADIENT`.
@@ -41,6 +45,7 @@ class Evidence:
 
     n: int
     next_loss: Tensor
+    alignment: Tensor | None = None
     tape: Tape | None = None
     next_gradient: Mapping[str, Tensor] | None = None
     heldout_gradient: Mapping[str, Tensor] | None = None

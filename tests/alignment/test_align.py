@@ -17,7 +17,7 @@ def test_align_equals_one_backward_pass_per_example(case, dtype):
     network, inputs, direction, loss = case.build(seed=0, dtype=dtype)
     expected = derivative_by_backward(network, inputs, loss, direction)
     assert_close(align(record(network, inputs, loss, probe=True), direction), expected)
-    assert_close(align(record(network, inputs, loss, batch_norm="derivative"), direction), expected)
+    assert_close(align(record(network, inputs, loss, way="forward"), direction), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])

@@ -1,0 +1,63 @@
+"""Time and memory, side by side."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+
+def seconds(call: Callable[[], object], device: str) -> float:
+    """Wall-clock seconds of one call, the device's work included."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def peak_bytes(call: Callable[[], object], device: str) -> int:
+    """Most bytes of tensors alive at once of those made inside ``call``: build everything there that is to be counted."""
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        call()
+    assert recorded.profiler is not None
+    events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
+    alive = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        alive += event.nbytes()
+        peak = max(peak, alive)
+    return peak
+
+
+def interleaved(calls: dict[str, Callable[[], object]], plain: str, rounds: int, device: str) -> dict[str, list[float]]:
+    """Time every call once a round, and divide by the plain one of the same round.
+
+    Returns:
+        ``{name: one ratio per round}``; the first two rounds, which allocate, are left out.
+    """
+    ratios: dict[str, list[float]] = {name: [] for name in calls}
+    for round_ in range(rounds + 2):
+        taken = {name: seconds(call, device) for name, call in calls.items()}
+        if round_ >= 2:
+            for name in calls:
+                ratios[name].append(taken[name] / taken[plain])
+    return ratios
+
+
+def median_and_quartiles(values: list[float]) -> tuple[float, float, float]:
+    """``(median, lower quartile, upper quartile)``."""
+    if len(values) < 2:
+        return values[0], values[0], values[0]
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return middle, low, high

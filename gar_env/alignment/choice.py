@@ -1,0 +1,87 @@
+"""How a layer's part is computed: kept until the direction is known, or per-example gradients at once.
+
+``"deferred"`` keeps the layer's input and its output's gradient, and costs one forward pass of the layer at ``align``.
+``"materialised"`` (:mod:`.materialise`) keeps an example's weight gradients. Both give the same numbers to rounding.
+
+The rule, from shapes alone, so that a run is repeatable bit for bit: materialise where an example's weight gradient is
+at most :data:`LARGEST` times as large as its input and output gradient together, and the layer is one that the CPU
+library does well in groups. ``autotune=True`` measures instead, as ``torch.backends.cudnn.benchmark`` does, on a slice
+of the batch (a whole batch would spoil the peak of memory), and remembers by layer shape; two processes may then choose
+differently and differ by rounding.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from gar_env.alignment.materialise import can_materialise, example_weight_gradients, output_shape, weight_gradient
+from gar_env.alignment.rules import OUTPUT_TANGENTS
+
+Choice = Literal["deferred", "materialised"]
+
+LARGEST = 1.2
+"""Largest numel(weight) over numel(x_i) + numel(delta_i) at which materialising was faster in the measured networks."""
+
+SLICE = 8  # examples that autotuning measures with
+REPEATS = 5
+_measured: dict[tuple, Choice] = {}
+
+
+def choose(layer: nn.Module, x: Tensor, *, autotune: bool) -> Choice:
+    """The faster choice for a layer with input ``x`` ``[n, ...]``, by the rule or measured."""
+    if not can_materialise(layer, x):
+        return "deferred"
+    if autotune:
+        key = layer_shape(layer, x)
+        if key not in _measured:
+            _measured[key] = _measure(layer, x)
+        return _measured[key]
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    if weight.numel() > LARGEST * (x[0].numel() + output_shape(layer, x)[1:].numel()):
+        return "deferred"
+    if type(layer) is nn.Linear:
+        return "materialised"
+    # On channels-last tensors groups are slower than the layer itself.
+    return "materialised" if x.is_contiguous() else "deferred"
+
+
+def layer_shape(layer: nn.Module, x: Tensor) -> tuple:
+    """What the measured choice depends on."""
+    weight: Any = layer.weight
+    options = tuple(str(getattr(layer, name, None)) for name in ("stride", "padding", "dilation", "groups"))
+    contiguous = x.is_contiguous()
+    return (type(layer), tuple(x.shape[1:]), tuple(weight.shape), options, x.dtype, x.device, contiguous)
+
+
+def _measure(layer: nn.Module, x: Tensor) -> Choice:
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        x = x[:SLICE].detach().clone(memory_format=torch.preserve_format)
+        delta = torch.randn(output_shape(layer, x), dtype=x.dtype, device=x.device)
+        if not x.is_contiguous():
+            delta = delta.to(memory_format=torch.channels_last if delta.ndim == 4 else torch.preserve_format)
+        local = {name: p.detach() for name, p in layer.named_parameters(recurse=False)}
+        rule = OUTPUT_TANGENTS[type(layer)]
+        deferred = _seconds(lambda: rule(layer, x, local).mul_(delta).flatten(1).sum(1), x.device)
+        apart = _seconds(lambda: example_weight_gradients(layer, x, delta).sum(0), x.device)
+        # What materialising saves: the usual weight gradient.
+        usual = _seconds(lambda: weight_gradient(layer, x, delta), x.device)
+    return "materialised" if apart - usual < deferred else "deferred"
+
+
+def _seconds(call: Callable[[], object], device: torch.device) -> float:
+    def once() -> float:
+        start = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    once()
+    return statistics.median(once() for _ in range(REPEATS))

@@ -1,0 +1,195 @@
+"""Alignment inside the next backward pass: each layer's part is computed, and freed, when its gradient is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from gar_env.alignment.align import align
+from gar_env.alignment.conservation import check_conservation, product
+from gar_env.alignment.direction import Direction, gradient, trainable_parameters
+from gar_env.alignment.gram import Gram, can_use_gram
+from gar_env.alignment.layerwise import LayerTape, merge
+from gar_env.alignment.pausing import pausable
+from gar_env.alignment.tape import Tape
+from gar_env.alignment.units import Unit
+from gar_env.errors import ConfigurationError, StaleTapeError
+
+
+class Paid:
+    """What :func:`aligning` collects; :attr:`entries` is there when the block has ended."""
+
+    def __init__(self) -> None:
+        self._entries: Tensor | None = None
+        self._sources: dict[str, int] = {}
+
+    def is_of(self, direction: Direction) -> bool:
+        """Whether these tensors are the very ones whose gradients were listened to."""
+        return all(direction[name].data_ptr() == pointer for name, pointer in self._sources.items())
+
+    @property
+    def entries(self) -> Tensor:
+        """Each example's alignment with the gradient of the pass inside the block, ``[n]``.
+
+        Raises:
+            StaleTapeError: If the block has not ended, or ended in an error.
+        """
+        if self._entries is None:
+            raise StaleTapeError("The alignment is there when the block of aligning(tape) has ended without an error.")
+        return self._entries
+
+
+@contextmanager
+def aligning(tape: Tape, *, loss_scale: float = 1.0) -> Iterator[Paid]:
+    r"""Align a tape with the gradient of the one backward pass inside this block, layer by layer as it arrives.
+
+    The same numbers as ``align(tape, gradient(network))`` after that pass, with less memory: a layer's part of the tape
+    is freed as soon as its new gradient is there, while the pass inside still frees its own activations.
+
+    Args:
+        tape: Of the same network. It is read and freed.
+        loss_scale: What the loss of the pass inside is multiplied by; divided out.
+
+    Yields:
+        Where to find the entries afterwards.
+
+    Raises:
+        ConfigurationError: If there are two backward passes inside: with accumulated gradients, align after the last.
+        LostGradientError: See :func:`~gar_env.alignment.align`.
+        NonFiniteGradientError: Likewise.
+        StaleTapeError: If the tape was read already, or a recorded input was overwritten in place.
+
+    Example:
+        >>> from gar_env.alignment import record
+        >>> network, inputs = nn.Linear(2, 1, bias=False), torch.tensor([[1.0, 2.0], [3.0, 0.0]])
+        >>> tape = record(network, inputs, lambda outputs: outputs[:, 0])
+        >>> network.zero_grad()
+        >>> with aligning(tape) as paid:
+        ...     network(torch.tensor([[1.0, 4.5]])).sum().backward()
+        >>> paid.entries
+        tensor([10.,  3.])
+
+    Note:
+        Begin with empty gradients. Under DistributedDataParallel the global gradient exists only after the backward
+        pass; the alignment is then computed at the end of the block.
+    """
+    tape.check_unused()
+    paid = Paid()
+    collector = (_LayerCollector if isinstance(tape, LayerTape) and not _distributed(tape) else _Collector)(
+        tape, loss_scale
+    )
+    try:
+        with pausable(collector):
+            yield paid
+        with torch.no_grad():
+            paid._entries = collector.finish()
+        paid._sources = collector.sources
+    finally:
+        collector.remove_hooks()
+        tape.release()
+
+
+def _distributed(tape: Tape) -> bool:
+    return isinstance(tape.network, DistributedDataParallel)
+
+
+class _Collector:
+    """Listens to one backward pass through a recorded network, and aligns when it is over."""
+
+    def __init__(self, tape: Tape, loss_scale: float) -> None:
+        self.tape, self.loss_scale = tape, loss_scale
+        self.paused = False
+        self.parameters = trainable_parameters(tape.network)
+        self.gradients: dict[str, Tensor] = {}
+        self.sources: dict[str, int] = {}
+        self.handles = [p.register_post_accumulate_grad_hook(self._hook(name)) for name, p in self.parameters.items()]
+
+    def remove_hooks(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _hook(self, name: str) -> Callable[[Tensor], None]:
+        def arrived(p: Tensor) -> None:
+            if self.paused:
+                return
+            if name in self.sources:
+                raise ConfigurationError(
+                    f"The gradient of {name} arrived twice inside aligning(tape): the first one has been used already. "
+                    "With several backward passes, call align(tape, gradient(network)) after the last."
+                )
+            assert p.grad is not None
+            self.sources[name] = p.grad.data_ptr()
+            with torch.no_grad():
+                self.take(name, p.grad)
+
+        return arrived
+
+    def take(self, name: str, g: Tensor) -> None:
+        """A gradient arrived. Held, not copied: whoever restores an earlier ``.grad`` afterwards does not matter."""
+        self.gradients[name] = g
+
+    def finish(self) -> Tensor:
+        """The entries ``[n]``, checked; parameters that no gradient arrived for have the gradient zero."""
+        # Averaged over processes only now that the backward pass is over, and not always in the same tensor.
+        arrived = gradient(self.tape.network) if _distributed(self.tape) else self.gradients
+        direction = {
+            name: arrived.get(name, torch.zeros_like(p)) / self.loss_scale for name, p in self.parameters.items()
+        }
+        return align(self.tape, direction)
+
+
+class _LayerCollector(_Collector):
+    """Computes each layer's part when the gradients of its parameters are there, and frees it."""
+
+    tape: LayerTape
+
+    def __init__(self, tape: LayerTape, loss_scale: float) -> None:
+        super().__init__(tape, loss_scale)
+        self.waiting = {unit: set(unit.parameters.values()) for unit in tape.units}
+        self.entries: list[tuple[Unit, Tensor]] = []
+        self.products: dict[str, Tensor] = {}
+        self.squares: list[Tensor] = []
+        self.users: dict[str, list[Unit]] = {}
+        for unit in tape.units:
+            for name in unit.parameters.values():
+                self.users.setdefault(name, []).append(unit)
+        alone = [unit for unit in tape.units if all(len(self.users[name]) == 1 for name in unit.parameters.values())]
+        dense = [unit for unit in alone if not tape.low_precision and can_use_gram(unit)]
+        self.grams = {unit: Gram(unit, lambda: not self.paused) for unit in dense}
+
+    def remove_hooks(self) -> None:
+        super().remove_hooks()
+        for gram in self.grams.values():
+            gram.remove_hooks()
+
+    def take(self, name: str, g: Tensor) -> None:
+        self.gradients[name] = g = g if self.loss_scale == 1 else g / self.loss_scale
+        recorded = self.tape.batch_gradient.pop(name)
+        self.products[name] = product(recorded, g)
+        self.squares.append(torch.stack([product(recorded, recorded), product(g, g)]))
+        for unit in self.users.get(name, ()):
+            self.waiting[unit].discard(name)
+            if not self.waiting[unit]:
+                self._pay(unit)
+
+    def _pay(self, unit: Unit) -> None:
+        gram = self.grams.get(unit)
+        total = gram.total() if gram else None
+        if total is None:
+            entry = self.tape.entry(unit, {name: self.gradients[name] for name in unit.parameters.values()})
+        else:
+            entry = total * (self.tape.n / (self.tape.loss_scale * self.loss_scale))
+        self.entries.append((unit, entry))
+        unit.calls.clear()
+
+    def finish(self) -> Tensor:
+        for name in [name for name in self.parameters if name not in self.products]:
+            self.take(name, torch.zeros_like(self.parameters[name]))
+        parts = merge(self.entries)
+        lengths = torch.stack(self.squares).sum(0).sqrt()
+        check_conservation(self.tape, parts, self.products, lengths[0] * lengths[1])
+        return torch.stack(list(parts.values())).sum(0)

@@ -1,0 +1,139 @@
+"""What a recorded step holds at its peak, beside what a plain step holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._pytree import tree_leaves
+
+from gar_env.alignment.choice import Choice, choose
+from gar_env.alignment.materialise import can_materialise
+from gar_env.alignment.put_back import put_back
+from gar_env.alignment.rules import EXAMPLE_GRADIENTS
+from gar_env.alignment.tape import Losses, call, count_bytes
+from gar_env.alignment.units import Unit, plan
+from gar_env.seeding import global_state, replay_global
+
+
+@dataclass(frozen=True)
+class UnitMemory:
+    """Bytes that one unit's calls leave on a tape, by choice."""
+
+    deferred: int
+    materialised: int | None
+    preferred: Choice
+
+    def bytes(self, choice: Choice) -> int:
+        """Of one choice."""
+        return self.materialised if choice == "materialised" and self.materialised is not None else self.deferred
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Bytes of a plain step, and what recording adds until the tape is read.
+
+    Args:
+        plain: Parameters, buffers, gradients, the batch, and what autograd keeps for the backward pass.
+        gradients: Of all trainable parameters: the tape keeps a copy for the conservation check.
+        replay: What the ways that replay keep.
+        units: What ``hooks`` keep, by unit name.
+    """
+
+    plain: int
+    gradients: int
+    replay: int
+    units: dict[str, UnitMemory]
+
+    def overhead(self, kept: int) -> float:
+        """Peak of a recorded step over that of a plain one, if the tape keeps so many bytes."""
+        return 1 + kept / self.plain
+
+    def fit(self, cap: float) -> tuple[dict[str, Choice], float]:
+        """Choices that stay below ``cap`` if there are any: as the layers prefer, the largest savings changed first.
+
+        Returns:
+            ``({unit name: choice}, the overhead they come to)``.
+        """
+        choices: dict[str, Choice] = {name: unit.preferred for name, unit in self.units.items()}
+        kept = self.gradients + sum(unit.bytes(choices[name]) for name, unit in self.units.items())
+        savings: list[tuple[int, str, Choice]] = []
+        for name, unit in self.units.items():
+            other: Choice = "materialised" if unit.preferred == "deferred" else "deferred"
+            if other == "deferred" or unit.materialised is not None:
+                savings.append((unit.bytes(unit.preferred) - unit.bytes(other), name, other))
+        for saved, name, other in sorted(savings, reverse=True):
+            if saved <= 0 or self.overhead(kept) <= cap:
+                break
+            choices[name] = other
+            kept -= saved
+        return choices, self.overhead(kept)
+
+
+def measure(
+    network: nn.Module, inputs: tuple | dict[str, Any], loss: Losses, *, layerwise: bool, autotune: bool
+) -> StepMemory:
+    """Run one forward pass as a plain step would, and count; nothing that the training sees is changed.
+
+    Args:
+        network: In the mode it trains in.
+        inputs: One batch.
+        loss: From output to losses.
+        layerwise: Whether to count what hooks would keep.
+        autotune: See :mod:`gar_env.alignment.choice`.
+    """
+    device = next(network.parameters()).device
+    saved: list[Tensor] = []
+    units: dict[str, UnitMemory] = {}
+    state = list(network.parameters()) + list(network.buffers())
+    batch = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    handles = []
+    seen: set[int] = set()
+    try:
+        for unit in plan(network) if layerwise else ():
+            count = _counter(unit, units, seen, autotune)
+            handles.append(unit.module.register_forward_hook(count, with_kwargs=True))
+        with (
+            put_back(network),
+            replay_global(global_state(device), device),
+            saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor),
+        ):
+            loss(call(network, inputs))
+    finally:
+        for handle in handles:
+            handle.remove()
+    trainable = count_bytes(p for p in network.parameters() if p.requires_grad)
+    plain = count_bytes([*state, *saved, *batch]) + trainable
+    return StepMemory(plain, trainable, trainable + count_bytes([*state, *batch]), units)
+
+
+def _counter(unit: Unit, units: dict[str, UnitMemory], seen: set[int], autotune: bool) -> Callable[..., None]:
+    def after_forward(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        arguments = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        outputs = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+        deltas = sum(t.numel() * t.element_size() for t in outputs)
+        own = sum(p.numel() * p.element_size() for p in module.parameters())
+        # An input that two layers share is kept once.
+        fresh = [t for t in arguments if t.untyped_storage().data_ptr() not in seen]
+        seen.update(t.untyped_storage().data_ptr() for t in fresh)
+        rows = len(arguments[0]) if arguments and arguments[0].ndim else 1
+        materialised, preferred = None, "deferred"
+        if unit.replayed:
+            deferred = count_bytes(fresh) + deltas + own
+        elif type(module) in EXAMPLE_GRADIENTS:
+            deferred = rows * own
+        else:
+            deferred = count_bytes(fresh) + deltas
+            if can_materialise(module, arguments[0]):
+                materialised = rows * own
+                preferred = choose(module, arguments[0], autotune=autotune)
+        before = units.get(unit.name)
+        if before is not None:  # called again
+            deferred += before.deferred
+            materialised = None if materialised is None or before.materialised is None else 2 * materialised
+        units[unit.name] = UnitMemory(deferred, materialised, preferred)
+
+    return after_forward

@@ -1,0 +1,178 @@
+"""Recording without activations: the pass is run again, with parameters that move.
+
+Both ways give the derivative of each example's own loss, batch statistics included, for any use of the parameters, and
+keep the batch, the parameters, the buffers and the random state of the recorded pass.
+
+===================  ================================  ==========================================================
+way                  at ``align``                      result
+===================  ================================  ==========================================================
+forward              one pass in forward mode          exact
+finite_difference    one more forward pass             ``(l_i(theta + eps d) - l_i(theta)) / eps``, error estimated
+===================  ================================  ==========================================================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_leaves
+
+from gar_env.alignment.direction import Direction, dot, norm
+from gar_env.alignment.snapshot import Snapshot
+from gar_env.alignment.tape import (
+    Kept,
+    Losses,
+    Parts,
+    Tape,
+    backward_of_mean,
+    call,
+    check_losses,
+    keep,
+    runs_in_low_precision,
+    unkept,
+)
+from gar_env.errors import StaleTapeError, UnsupportedLayerError
+
+STEP = 10.0
+"""Length of a finite difference's step in parameter space, in units of sqrt(machine epsilon): 3.5e-3 in float32."""
+
+ROUGH = 0.1
+"""Largest error of a finite difference, as estimated, that is returned and not refused."""
+
+
+@dataclass(eq=False)
+class ReplayedTape(Tape):
+    """The recorded batch, parameters, buffers and random state; no activations."""
+
+    snapshot: Snapshot
+    inputs: Any
+    loss: Losses
+
+    why_lost = (
+        "Replaying the pass gave another derivative: the network or the loss is not the same function each time (state "
+        "outside its buffers, numpy randomness), or a layer's backward is not its derivative. Pass way='hooks'."
+    )
+
+    def kept(self) -> Iterable[Tensor]:
+        """See :meth:`Tape.kept`."""
+        batch = [leaf.tensor for leaf in tree_leaves(self.inputs) if isinstance(leaf, Kept)]
+        return [*batch, *self.snapshot.parameters.values(), *self.snapshot.buffers.values()]
+
+    def tangents(self, direction: Direction) -> dict[str, Tensor]:
+        """The direction by the names of the module that is replayed."""
+        inside = unwrapped(self.network) is not self.network
+        return {name.removeprefix("module.") if inside else name: tensor for name, tensor in direction.items()}
+
+    def release(self) -> None:
+        """See :meth:`Tape.release`."""
+        super().release()
+        self.inputs, self.snapshot.parameters, self.snapshot.buffers = (), {}, {}
+
+
+@dataclass(eq=False)
+class ForwardTape(ReplayedTape):
+    """Read in forward mode."""
+
+    way = "forward"
+
+    def entries(self, direction: Direction) -> Parts:
+        """See :meth:`Tape.entries`; one part for all parameters."""
+        inputs = unkept(self.inputs, "the network")
+        try:
+            losses, entry = self.snapshot.tangent(
+                self.tangents(direction), lambda module: self.loss(call(module, inputs))
+            )
+        except NotImplementedError as error:
+            raise UnsupportedLayerError(
+                f"The network has an operation without forward-mode derivative: {error}\n"
+                "Pass way='finite_difference', or way='hooks' with batch_norm='share': layers with a rule do not need "
+                "one."
+            ) from error
+        if not torch.allclose(losses, self.losses, rtol=_replay_tolerance(losses), atol=1e-5, equal_nan=True):
+            raise StaleTapeError(
+                f"Replaying the recorded pass gave other losses, by up to {(losses - self.losses).abs().max():.2g}: "
+                "inputs or targets were overwritten, or network or loss depend on something else than their buffers. "
+                "Keep each batch in its own tensors until its rewards are computed."
+            )
+        return {tuple(sorted(direction)): entry}
+
+
+def _replay_tolerance(losses: Tensor) -> float:
+    return 1e-3 if losses.dtype in (torch.float32, torch.float64) else 5e-2
+
+
+@dataclass(eq=False)
+class FiniteDifferenceTape(ReplayedTape):
+    """Read by one more forward pass, a small step along the direction.
+
+    The entries' sum is known exactly from the batch gradient; how far it is missed, relative to the entries' size, is
+    the error estimate in :attr:`error`. It sees what curvature does on average, and not what rounding does to a single
+    entry.
+    """
+
+    error: float | None = None
+
+    way = "finite_difference"
+    exact = False  # the gap is the error estimate, and is checked as that
+
+    def entries(self, direction: Direction) -> Parts:
+        """See :meth:`Tape.entries`; one part for all parameters.
+
+        Raises:
+            UnsupportedLayerError: If the estimated error is above :data:`ROUGH`.
+        """
+        inputs = unkept(self.inputs, "the network")
+        length = float(norm(direction))
+        if length == 0 or not math.isfinite(length):
+            self.error = 0.0 if length == 0 else math.nan
+            return {tuple(sorted(direction)): self.losses * length}
+        step = STEP * math.sqrt(torch.finfo(self.losses.dtype).eps) / length
+        losses = self.snapshot.moved(self.tangents(direction), step, lambda module: self.loss(call(module, inputs)))
+        entry = (losses.detach() - self.losses) / step
+        expected = entry.numel() * dot(self.batch_gradient, direction)
+        self.error = float((entry.sum() - expected).abs() / entry.abs().sum().clamp_min(1e-30))
+        if self.error > ROUGH:
+            raise UnsupportedLayerError(
+                f"The finite difference is off by about {self.error:.0%}: the loss is too curved at a step of "
+                f"{step * length:.1g}, the inputs or targets were overwritten, or the pass is not the same function "
+                "each time. Pass way='forward', which is exact."
+            )
+        return {tuple(sorted(direction)): entry}
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    """The network inside DistributedDataParallel, whose own forward waits for the other processes."""
+    return network.module if isinstance(network, DistributedDataParallel) else network
+
+
+def record_replayed(
+    tape: type[ForwardTape] | type[FiniteDifferenceTape],
+    network: nn.Module,
+    inputs: tuple | dict[str, Any],
+    loss: Losses,
+    *,
+    run: Callable[..., Any] | None = None,
+    loss_scale: float = 1.0,
+) -> ReplayedTape:
+    """Run forward and backward of the mean loss, and keep what a replay needs; see :func:`gar_env.alignment.record`.
+
+    Raises:
+        UnsupportedLayerError: For a finite difference in half precision, which rounding would drown.
+    """
+    snapshot = Snapshot.take(unwrapped(network))
+    losses = loss(call(run or network, inputs))
+    check_losses(losses, inputs, per_token=True)
+    low = runs_in_low_precision(network)
+    if tape is FiniteDifferenceTape and low:
+        raise UnsupportedLayerError(
+            "A finite difference in half precision is rounding and nothing else. Leave torch.autocast, or pass "
+            "way='hooks' or way='forward'."
+        )
+    batch_gradient = backward_of_mean(network, losses, loss_scale)
+    return tape(network, losses.detach(), batch_gradient, snapshot, keep(inputs), loss, low_precision=low)
