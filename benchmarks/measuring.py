@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -22,7 +23,7 @@ def seconds(call: Callable[[], object], device: str) -> float:
 
 
 def peak_bytes(call: Callable[[], object], device: str) -> int:
-    """Most bytes of tensors alive at once of those made inside ``call``: build everything there that is to be counted."""
+    """Most bytes of tensors alive at once, of those made inside ``call``: build there what is to be counted."""
     if device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -31,10 +32,11 @@ def peak_bytes(call: Callable[[], object], device: str) -> int:
         return torch.cuda.max_memory_allocated() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         call()
-    assert recorded.profiler is not None
-    events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
+    results: Any = recorded.profiler and recorded.profiler.kineto_results
     alive = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
+    for event in sorted(results.events(), key=lambda event: event.start_ns()):
+        if event.name() != "[memory]":
+            continue
         alive += event.nbytes()
         peak = max(peak, alive)
     return peak

@@ -64,6 +64,7 @@ def aligning(tape: Tape, *, loss_scale: float = 1.0) -> Iterator[Paid]:
         StaleTapeError: If the tape was read already, or a recorded input was overwritten in place.
 
     Example:
+        >>> from torch import nn
         >>> from gar_env.alignment import record
         >>> network, inputs = nn.Linear(2, 1, bias=False), torch.tensor([[1.0, 2.0], [3.0, 0.0]])
         >>> tape = record(network, inputs, lambda outputs: outputs[:, 0])
@@ -79,9 +80,10 @@ def aligning(tape: Tape, *, loss_scale: float = 1.0) -> Iterator[Paid]:
     """
     tape.check_unused()
     paid = Paid()
-    collector = (_LayerCollector if isinstance(tape, LayerTape) and not _distributed(tape) else _Collector)(
-        tape, loss_scale
-    )
+    if isinstance(tape, LayerTape) and not _distributed(tape):
+        collector: _Collector = _LayerCollector(tape, loss_scale)
+    else:
+        collector = _Collector(tape, loss_scale)
     try:
         with pausable(collector):
             yield paid
@@ -136,10 +138,8 @@ class _Collector:
         """The entries ``[n]``, checked; parameters that no gradient arrived for have the gradient zero."""
         # Averaged over processes only now that the backward pass is over, and not always in the same tensor.
         arrived = gradient(self.tape.network) if _distributed(self.tape) else self.gradients
-        direction = {
-            name: arrived.get(name, torch.zeros_like(p)) / self.loss_scale for name, p in self.parameters.items()
-        }
-        return align(self.tape, direction)
+        direction = {name: arrived.get(name, torch.zeros_like(p)) for name, p in self.parameters.items()}
+        return align(self.tape, {name: g / self.loss_scale for name, g in direction.items()})
 
 
 class _LayerCollector(_Collector):

@@ -66,7 +66,9 @@ class Alignment:
         check_way(way, batch_norm)
         if max_overhead is not None and not max_overhead > 1:
             raise ConfigurationError(f"max_overhead={max_overhead} must be above 1, or None for no limit.")
-        self.network, self.way, self.batch_norm = network, way, batch_norm
+        self.network = network
+        self.way: Way = way
+        self.batch_norm: BatchNormReading = batch_norm
         self.max_overhead, self.autotune, self.probe = max_overhead, autotune, probe
         self.probed = False
         self._rows_are_examples: bool | None = None  # found out by the first pass that hooks record

@@ -22,7 +22,7 @@ def can_use_gram(unit: Unit) -> bool:
 
 
 class Gram:
-    r"""``< x_i delta_i, sum_j x'_j delta'_j > = sum_j < x_i, x'_j > < delta_i, delta'_j >``, from the pass that follows.
+    r"""``< x_i delta_i, sum_j x'_j delta'_j > = sum_j < x_i, x'_j > < delta_i, delta'_j >``, j from the next pass.
 
     ``n'(i + o)`` products an example instead of ``i o``: for 64 examples in a layer of 4,096 by 4,096, a 32nd.
 

@@ -46,7 +46,7 @@ class LayerTape(Tape):
 
     def kept(self) -> Iterable[Tensor]:
         """See :meth:`Tape.kept`."""
-        return (tensor for unit in self.units for call in unit.calls for tensor in call.kept())
+        return (tensor for unit in self.units for one in unit.calls for tensor in one.kept())
 
     def entries(self, direction: Direction) -> Parts:
         """See :meth:`Tape.entries`; one part per unit, units with a common parameter in one part."""
@@ -55,8 +55,8 @@ class LayerTape(Tape):
     def entry(self, unit: Unit, direction: Direction) -> Tensor:
         """One unit's part, ``[n]``; ``direction`` needs the unit's own parameters only."""
         entry = torch.zeros_like(self.losses, dtype=working_dtype(self.losses))
-        for call in unit.calls:
-            entry = entry + call.entry(unit, direction)
+        for kept in unit.calls:
+            entry = entry + kept.entry(unit, direction)
         # The pass was a mean: each output gradient carries 1/n of its example's own.
         return entry * (self.n / self.loss_scale)
 

@@ -1,0 +1,195 @@
+"""Time and memory of training with a reward per example, over plain SGD: our ways and other people's.
+
+    python benchmarks/alignment.py [--only wrn-16-2 ...] [--rounds 21] [--device cpu] [--out benchmarks/results/alignment]
+    python benchmarks/alignment.py --plot benchmarks/results/alignment
+
+All contenders of a workload run in one process, interleaved: each round times one plain step and one step of every
+contender, and the ratio is taken round by round. "every": a reward at every step. "2nd": at every second step only, two
+steps over two plain ones. Memory is the peak of the tensors alive over three steps, network and optimizer included, over
+that of three plain ones. ``pip install backpack-for-pytorch opacus`` for the peers; one that cannot do a network is
+listed with its reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from contenders import (  # pyright: ignore[reportMissingImports]
+    BackpackBatchGrad,
+    Contender,
+    DoubleBackward,
+    Opacus,
+    Ours,
+    Plain,
+    VmapGrad,
+)
+from measuring import interleaved, median_and_quartiles, peak_bytes  # pyright: ignore[reportMissingImports]
+from workloads import WORKLOADS, Workload  # pyright: ignore[reportMissingImports]
+
+from agents.experiments.results import provenance
+
+CONTENDERS: dict[str, Callable[[Workload, str], Contender]] = {
+    "hooks": Ours,
+    "hooks, autotuned": functools.partial(Ours, autotune=True),
+    "forward": functools.partial(Ours, way="forward", batch_norm="derivative"),
+    "finite_difference": functools.partial(Ours, way="finite_difference", batch_norm="derivative"),
+    "vmap(grad)": VmapGrad,
+    "Opacus": Opacus,
+    "BackPACK": BackpackBatchGrad,
+    "double backward": DoubleBackward,
+}
+OURS = ("hooks", "hooks, autotuned", "forward", "finite_difference")
+# A thousand per-example gradients of 616,000 parameters are 2.5 GB, and these keep two sets of them.
+SLOW = {("fc", "vmap(grad)"), ("fc", "Opacus"), ("fc", "BackPACK"), ("fc_bn", "BackPACK")}
+
+
+def run(build: Callable[[], Contender], step: str, times: int = 3) -> None:
+    """A few steps of a fresh contender."""
+    contender = build()
+    for _ in range(times):
+        getattr(contender, step)()
+
+
+def measure(workload: str, device: str, rounds: int, peers: bool) -> list[dict]:
+    """One row for every contender: ratios of time and memory, or why it could not run."""
+    case = WORKLOADS[workload]
+    builders = {name: make for name, make in CONTENDERS.items() if peers or name in OURS}
+    rows: dict[str, dict] = {name: {"workload": workload, "n": case.n, "way": name} for name in builders}
+    contenders: dict[str, Contender] = {"plain": Plain(case, device)}
+    for name, make in builders.items():
+        try:
+            contenders[name] = make(case, device)
+            contenders[name].every()
+            contenders[name].second()
+        # Whatever a peer raises is what its users would see.
+        except Exception as error:
+            contenders.pop(name, None)
+            rows[name]["refused"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]}"
+    slow = {name for name in contenders if (workload, name) in SLOW}
+    for names, repeats in ((set(contenders) - slow, rounds), ({"plain", *slow}, min(rounds, 3))):
+        if names == {"plain"}:
+            continue
+        calls: dict[str, Callable[[], object]] = {"plain": contenders["plain"].every}
+        for name in sorted(names - {"plain"}):
+            calls[f"{name}/every"], calls[f"{name}/second"] = contenders[name].every, contenders[name].second
+        ratios = interleaved(calls, "plain", repeats, device)
+        for name in names - {"plain"}:
+            every = median_and_quartiles(ratios[f"{name}/every"])
+            second = median_and_quartiles([ratio / 2 for ratio in ratios[f"{name}/second"]])
+            rows[name] |= {"every": every, "second": second, "rounds": repeats}
+    measured = [name for name in contenders if name != "plain"]
+    contenders.clear()
+    plain = peak_bytes(lambda: run(lambda: Plain(case, device), "every"), device)
+    for name in measured:
+        build = functools.partial(builders[name], case, device)
+        rows[name]["memory"] = peak_bytes(functools.partial(run, build, "every"), device) / plain
+        rows[name]["memory_second"] = peak_bytes(functools.partial(run, build, "second"), device) / plain
+        rows[name]["plain_bytes"] = plain
+    return list(rows.values())
+
+
+def table(rows: list[dict]) -> str:
+    """Markdown."""
+    lines = [
+        "| network | n | way | every step | every 2nd | memory | memory, 2nd |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        if "refused" in row:
+            cells = [row["refused"], "", "", ""]
+        else:
+            every, second = ("{:.2f} [{:.2f}, {:.2f}]".format(*row[key]) for key in ("every", "second"))
+            cells = [every, second, f"{row['memory']:.2f}", f"{row['memory_second']:.2f}"]
+        lines.append(f"| {row['workload']} | {row['n']} | {row['way']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def plot(rows: list[dict], path: Path) -> None:
+    """Time against memory, one panel per network."""
+    import matplotlib.pyplot as plt
+
+    workloads = list(dict.fromkeys(row["workload"] for row in rows))
+    columns = min(4, len(workloads))
+    figure, axes = plt.subplots(
+        -(-len(workloads) // columns),
+        columns,
+        figsize=(3.6 * columns, 3.2 * (-(-len(workloads) // columns))),
+        squeeze=False,
+    )
+    colors = {name: f"C{i}" for i, name in enumerate(CONTENDERS)}
+    for axis in axes.flat[len(workloads) :]:
+        axis.axis("off")
+    for axis, workload in zip(axes.flat, workloads, strict=False):
+        for row in rows:
+            if row["workload"] == workload and "refused" not in row:
+                marker = "o" if row["way"] in OURS else "^"
+                axis.plot(row["every"][0], row["memory"], marker, color=colors[row["way"]])
+        axis.set(xscale="log", yscale="log", title=f"{workload}, n = {row_n(rows, workload)}")
+        axis.axvline(1, color="0.8", linewidth=0.8)
+        axis.axhline(1, color="0.8", linewidth=0.8)
+        for which in (axis.xaxis, axis.yaxis):
+            which.set_major_formatter(plt.FuncFormatter(lambda value, _: f"{value:g}"))
+            which.set_minor_formatter(plt.FuncFormatter(lambda value, _: f"{value:.2g}" if value < 3 else ""))
+        axis.tick_params(axis="both", which="both", labelsize=6)
+    handles = [
+        plt.Line2D([], [], color=color, marker="o" if name in OURS else "^", linestyle="", label=name)
+        for name, color in colors.items()
+    ]
+    figure.supxlabel("time of a step, plain SGD = 1")
+    figure.supylabel("peak memory, plain SGD = 1")
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    figure.set_layout_engine("constrained")
+    figure.savefig(path, dpi=150)
+
+
+def row_n(rows: list[dict], workload: str) -> int:
+    """Batch size of a workload."""
+    return next(row["n"] for row in rows if row["workload"] == workload)
+
+
+def write(rows: list[dict], out: Path) -> None:
+    """Results as JSON lines and as a table."""
+    machines = sorted({f"{r['machine']}, {r['device']}, torch {r['torch']}, commit {r['commit']}" for r in rows})
+    head = (
+        "# Time and memory over plain SGD\n\nMedian of the rounds and quartiles; one thread; "
+        + "; ".join(machines)
+        + ".\n"
+    )
+    out.with_suffix(".md").write_text(f"{head}\n{table(rows)}\n")
+    plot(rows, out.with_suffix(".png"))
+
+
+def main() -> None:
+    """Measure, print, and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="NETWORK")
+    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/alignment"))
+    parser.add_argument("--plot", type=Path, help="only draw what is in this results file")
+    args = parser.parse_args()
+    out = args.plot or args.out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    lines = out.with_suffix(".jsonl")
+    rows = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
+    if args.plot is None:
+        torch.set_num_threads(1)
+        machine = provenance() | {"device": torch.cuda.get_device_name() if args.device == "cuda" else "CPU"}
+        for workload in args.only:
+            fresh = [row | machine for row in measure(workload, args.device, args.rounds, not args.no_peers)]
+            print(table(fresh), flush=True)
+            rows = [row for row in rows if row["workload"] != workload or row["device"] != machine["device"]] + fresh
+            order = {name: i for i, name in enumerate(WORKLOADS)}
+            rows.sort(key=lambda row: order[row["workload"]])
+            lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write(rows, out)
+
+
+if __name__ == "__main__":
+    main()
