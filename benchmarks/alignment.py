@@ -1,13 +1,14 @@
 """Time and memory of training with a reward per example, over plain SGD: our ways and other people's.
 
-    python benchmarks/alignment.py [--only wrn-16-2 ...] [--rounds 21] [--device cpu] [--out benchmarks/results/alignment]
+    python benchmarks/alignment.py [--only wrn-16-2 ...] [--rounds 21] [--device cpu] [--no-peers]
     python benchmarks/alignment.py --plot benchmarks/results/alignment
 
 All contenders of a workload run in one process, interleaved: each round times one plain step and one step of every
-contender, and the ratio is taken round by round. "every": a reward at every step. "2nd": at every second step only, two
-steps over two plain ones. Memory is the peak of the tensors alive over three steps, network and optimizer included, over
-that of three plain ones. ``pip install backpack-for-pytorch opacus`` for the peers; one that cannot do a network is
-listed with its reason.
+contender, and the ratio is taken round by round. "every": a reward at every step. "2nd": at every second step only,
+two steps over two plain ones. Memory is the peak of the tensors alive over three steps, network and optimizer included,
+over that of three plain ones. "agrees": correlation of the second step's rewards with those of our forward mode (the
+derivative of each example's own loss). ``pip install backpack-for-pytorch opacus`` for the peers; one that cannot do a
+network is listed with its reason.
 """
 
 from __future__ import annotations
@@ -55,6 +56,15 @@ def run(build: Callable[[], Contender], step: str, times: int = 3) -> None:
         getattr(contender, step)()
 
 
+def second_rewards(build: Callable[[Workload, str], Contender], case: Workload, device: str) -> torch.Tensor:
+    """What a fresh contender pays in its second step; every contender sees the same batches."""
+    contender = build(case, device)
+    contender.every()
+    contender.every()
+    assert contender.rewards is not None
+    return contender.rewards.detach().cpu().double()
+
+
 def measure(workload: str, device: str, rounds: int, peers: bool) -> list[dict]:
     """One row for every contender: ratios of time and memory, or why it could not run."""
     case = WORKLOADS[workload]
@@ -84,6 +94,11 @@ def measure(workload: str, device: str, rounds: int, peers: bool) -> list[dict]:
             rows[name] |= {"every": every, "second": second, "rounds": repeats}
     measured = [name for name in contenders if name != "plain"]
     contenders.clear()
+    rewards = {name: second_rewards(builders[name], case, device) for name in measured}
+    for name in measured:
+        reference = rewards.get("forward")
+        agrees = None if reference is None else torch.corrcoef(torch.stack([rewards[name], reference]))[0, 1]
+        rows[name]["agrees"] = None if agrees is None else float(agrees)
     plain = peak_bytes(lambda: run(lambda: Plain(case, device), "every"), device)
     for name in measured:
         build = functools.partial(builders[name], case, device)
@@ -93,18 +108,19 @@ def measure(workload: str, device: str, rounds: int, peers: bool) -> list[dict]:
     return list(rows.values())
 
 
+HEAD = ("network", "n", "way", "every step", "every 2nd", "memory", "memory, 2nd", "agrees")
+
+
 def table(rows: list[dict]) -> str:
     """Markdown."""
-    lines = [
-        "| network | n | way | every step | every 2nd | memory | memory, 2nd |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    lines = [f"| {' | '.join(HEAD)} |", f"|{' --- |' * len(HEAD)}"]
     for row in rows:
         if "refused" in row:
-            cells = [row["refused"], "", "", ""]
+            cells = [row["refused"], *[""] * 4]
         else:
             every, second = ("{:.2f} [{:.2f}, {:.2f}]".format(*row[key]) for key in ("every", "second"))
-            cells = [every, second, f"{row['memory']:.2f}", f"{row['memory_second']:.2f}"]
+            agrees = "" if row.get("agrees") is None else f"{row['agrees']:.3f}"
+            cells = [every, second, f"{row['memory']:.2f}", f"{row['memory_second']:.2f}", agrees]
         lines.append(f"| {row['workload']} | {row['n']} | {row['way']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -115,36 +131,33 @@ def plot(rows: list[dict], path: Path) -> None:
 
     workloads = list(dict.fromkeys(row["workload"] for row in rows))
     columns = min(4, len(workloads))
-    figure, axes = plt.subplots(
-        -(-len(workloads) // columns),
-        columns,
-        figsize=(3.6 * columns, 3.2 * (-(-len(workloads) // columns))),
-        squeeze=False,
-    )
-    colors = {name: f"C{i}" for i, name in enumerate(CONTENDERS)}
+    lines = -(-len(workloads) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(3.4 * columns, 3.1 * lines), squeeze=False)
+    figure.set_layout_engine("constrained")
+    styles = {name: (f"C{i}", "o" if name in OURS else "^") for i, name in enumerate(CONTENDERS)}
     for axis in axes.flat[len(workloads) :]:
         axis.axis("off")
     for axis, workload in zip(axes.flat, workloads, strict=False):
+        axis.set(xscale="log", yscale="log", title=f"{workload}, n = {row_n(rows, workload)}")
         for row in rows:
             if row["workload"] == workload and "refused" not in row:
-                marker = "o" if row["way"] in OURS else "^"
-                axis.plot(row["every"][0], row["memory"], marker, color=colors[row["way"]])
-        axis.set(xscale="log", yscale="log", title=f"{workload}, n = {row_n(rows, workload)}")
+                color, marker = styles[row["way"]]
+                axis.plot(row["every"][0], row["memory"], marker, color=color, alpha=0.85)
         axis.axvline(1, color="0.8", linewidth=0.8)
         axis.axhline(1, color="0.8", linewidth=0.8)
-        for which in (axis.xaxis, axis.yaxis):
-            which.set_major_formatter(plt.FuncFormatter(lambda value, _: f"{value:g}"))
-            which.set_minor_formatter(plt.FuncFormatter(lambda value, _: f"{value:.2g}" if value < 3 else ""))
-        axis.tick_params(axis="both", which="both", labelsize=6)
+        for one in (axis.xaxis, axis.yaxis):
+            one.set_major_formatter(lambda value, _: f"{value:g}")
+            one.set_minor_formatter(lambda value, _: f"{value:.2g}" if value < 3 else "")
+        axis.tick_params(which="both", labelsize=6)
     handles = [
-        plt.Line2D([], [], color=color, marker="o" if name in OURS else "^", linestyle="", label=name)
-        for name, color in colors.items()
+        plt.Line2D([], [], color=color, marker=marker, linestyle="", label=name)
+        for name, (color, marker) in styles.items()
     ]
-    figure.supxlabel("time of a step, plain SGD = 1")
+    figure.supxlabel("time of a step with a reward at every step, plain SGD = 1")
     figure.supylabel("peak memory, plain SGD = 1")
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
-    figure.set_layout_engine("constrained")
     figure.savefig(path, dpi=150)
+    plt.close(figure)
 
 
 def row_n(rows: list[dict], workload: str) -> int:

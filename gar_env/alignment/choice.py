@@ -4,10 +4,11 @@
 ``"materialised"`` (:mod:`.materialise`) keeps an example's weight gradients. Both give the same numbers to rounding.
 
 The rule, from shapes alone, so that a run is repeatable bit for bit: materialise where an example's weight gradient is
-at most :data:`LARGEST` times as large as its input and output gradient together, and the layer is one that the CPU
-library does well in groups. ``autotune=True`` measures instead, as ``torch.backends.cudnn.benchmark`` does, on a slice
-of the batch (a whole batch would spoil the peak of memory), and remembers by layer shape; two processes may then choose
-differently and differ by rounding.
+at most :data:`LARGEST` times as large as its input and output gradient together (for linear layers on sequences
+:data:`LARGEST_LINEAR`, which buys time with memory), but not convolutions on channels-last tensors.
+``autotune=True`` measures instead, as ``torch.backends.cudnn.benchmark`` does, on a slice of the batch (a whole batch
+would spoil the peak of memory), and remembers by layer shape; two processes may then choose differently, and differ by
+rounding.
 """
 
 from __future__ import annotations
@@ -28,7 +29,12 @@ Choice = Literal["deferred", "materialised"]
 LARGEST = 1.2
 """Largest numel(weight) over numel(x_i) + numel(delta_i) at which materialising was faster in the measured networks."""
 
-SLICE = 8  # examples that autotuning measures with
+LARGEST_LINEAR = 2.0
+"""The same for linear layers: products in batches are about as fast as one large one."""
+
+SLICE = 2**21
+"""Numbers, of input and output together, that autotuning measures with: few enough not to move the peak of memory."""
+
 REPEATS = 5
 _measured: dict[tuple, Choice] = {}
 
@@ -40,16 +46,15 @@ def choose(layer: nn.Module, x: Tensor, *, autotune: bool) -> Choice:
     if autotune:
         key = layer_shape(layer, x)
         if key not in _measured:
-            _measured[key] = _measure(layer, x)
+            size = x[0].numel() + output_shape(layer, x)[1:].numel()
+            _measured[key] = _measure(layer, x[: max(4, SLICE // size)])
         return _measured[key]
     weight = layer.weight
     assert isinstance(weight, Tensor)
-    if weight.numel() > LARGEST * (x[0].numel() + output_shape(layer, x)[1:].numel()):
-        return "deferred"
-    if type(layer) is nn.Linear:
-        return "materialised"
-    # On channels-last tensors groups are slower than the layer itself.
-    return "materialised" if x.is_contiguous() else "deferred"
+    linear = type(layer) is nn.Linear
+    largest = (LARGEST_LINEAR if linear else LARGEST) * (x[0].numel() + output_shape(layer, x)[1:].numel())
+    # On channels-last tensors groups are slower than the convolution itself.
+    return "materialised" if weight.numel() <= largest and (linear or x.is_contiguous()) else "deferred"
 
 
 def layer_shape(layer: nn.Module, x: Tensor) -> tuple:
@@ -57,12 +62,21 @@ def layer_shape(layer: nn.Module, x: Tensor) -> tuple:
     weight: Any = layer.weight
     options = tuple(str(getattr(layer, name, None)) for name in ("stride", "padding", "dilation", "groups"))
     contiguous = x.is_contiguous()
-    return (type(layer), tuple(x.shape[1:]), tuple(weight.shape), options, x.dtype, x.device, contiguous)
+    return (
+        type(layer),
+        len(x).bit_length(),
+        tuple(x.shape[1:]),
+        tuple(weight.shape),
+        options,
+        x.dtype,
+        x.device,
+        contiguous,
+    )
 
 
 def _measure(layer: nn.Module, x: Tensor) -> Choice:
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        x = x[:SLICE].detach().clone(memory_format=torch.preserve_format)
+        x = x.detach().clone(memory_format=torch.preserve_format)
         delta = torch.randn(output_shape(layer, x), dtype=x.dtype, device=x.device)
         if not x.is_contiguous():
             delta = delta.to(memory_format=torch.channels_last if delta.ndim == 4 else torch.preserve_format)

@@ -165,7 +165,7 @@ def record_replayed(
     Raises:
         UnsupportedLayerError: For a finite difference in half precision, which rounding would drown.
     """
-    snapshot = Snapshot.take(unwrapped(network))
+    snapshot = Snapshot.take(unwrapped(network), parameters=False)
     losses = loss(call(run or network, inputs))
     check_losses(losses, inputs, per_token=True)
     low = runs_in_low_precision(network)
@@ -175,4 +175,5 @@ def record_replayed(
             "way='hooks' or way='forward'."
         )
     batch_gradient = backward_of_mean(network, losses, loss_scale)
+    snapshot.take_parameters()
     return tape(network, losses.detach(), batch_gradient, snapshot, keep(inputs), loss, low_precision=low)

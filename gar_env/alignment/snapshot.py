@@ -40,6 +40,11 @@ Run = Callable[[Callable[..., Any]], Any]
 """What to do with the module's call: from ``call`` to what is wanted of it."""
 
 
+def parameters_of(module: nn.Module) -> dict[str, Tensor]:
+    """Copies."""
+    return {name: p.detach().clone() for name, p in module.named_parameters()}
+
+
 @dataclass(eq=False)
 class Snapshot:
     """All that is needed to run a module again as it ran once."""
@@ -53,19 +58,22 @@ class Snapshot:
     autocast: Autocast
 
     @classmethod
-    def take(cls, module: nn.Module) -> Snapshot:
-        """Copy what the next steps will change."""
-        parameters = {name: p.detach().clone() for name, p in module.named_parameters()}
-        device = next((p.device for p in parameters.values()), torch.device("cpu"))
+    def take(cls, module: nn.Module, *, parameters: bool = True) -> Snapshot:
+        """Copy what the next steps will change; without parameters, call :meth:`take_parameters` before they move."""
+        device = next((p.device for p in module.parameters()), torch.device("cpu"))
         return cls(
             module,
-            parameters,
+            parameters_of(module) if parameters else {},
             {name: buffer.detach().clone() for name, buffer in module.named_buffers()},
             [inner.training for inner in module.modules()],
             global_state(device),
             device,
             Autocast.now(device),
         )
+
+    def take_parameters(self) -> None:
+        """Copy them now: after a pass, when its activations are free again, is early enough."""
+        self.parameters = parameters_of(self.module)
 
     def tangent(self, tangents: dict[str, Tensor], run: Run) -> tuple[Any, Any]:
         """``run(call)``, and how it moves with the parameters; ``call(*args, **kwargs)`` is the module as it was.
