@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from gar_env.alignment.conservation import add_up
 from gar_env.alignment.direction import Direction, check_direction
 from gar_env.alignment.engine import Alignment
-from gar_env.alignment.tape import Inputs, Losses, Tape
+from gar_env.alignment.tape import Inputs, Losses, LossScale, Tape
 from gar_env.alignment.ways import BatchNormReading, Way
 
 
@@ -22,7 +22,7 @@ def record(
     max_overhead: float | None = None,
     autotune: bool = False,
     probe: bool = False,
-    loss_scale: float = 1.0,
+    loss_scale: LossScale = 1.0,
 ) -> Tape:
     r"""Run forward and backward of the mean loss, and keep what :func:`align` needs.
 
@@ -39,8 +39,8 @@ def record(
         max_overhead: Likewise.
         autotune: Likewise.
         probe: Likewise.
-        loss_scale: The backward pass starts from this times the mean loss, and the tape divides it out again:
-            ``scaler.get_scale()`` with a ``torch.amp.GradScaler``, ``1 / k`` for ``k`` accumulated micro-batches.
+        loss_scale: The backward pass starts from this times the mean loss, and the tape divides it out again: a
+            ``torch.amp.GradScaler``, or ``1 / k`` for ``k`` accumulated micro-batches.
 
     Returns:
         A tape, to be read once the direction is known.

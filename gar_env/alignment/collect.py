@@ -15,7 +15,7 @@ from gar_env.alignment.direction import Direction, gradient, trainable_parameter
 from gar_env.alignment.gram import Gram, can_use_gram
 from gar_env.alignment.layerwise import LayerTape, merge
 from gar_env.alignment.pausing import pausable
-from gar_env.alignment.tape import Tape
+from gar_env.alignment.tape import LossScale, Tape, check_loss_scale, value_of
 from gar_env.alignment.units import Unit
 from gar_env.errors import ConfigurationError, StaleTapeError
 
@@ -44,7 +44,7 @@ class Paid:
 
 
 @contextmanager
-def aligning(tape: Tape, *, loss_scale: float = 1.0) -> Iterator[Paid]:
+def aligning(tape: Tape, *, loss_scale: LossScale = 1.0) -> Iterator[Paid]:
     r"""Align a tape with the gradient of the one backward pass inside this block, layer by layer as it arrives.
 
     The same numbers as ``align(tape, gradient(network))`` after that pass, with less memory: a layer's part of the tape
@@ -52,7 +52,8 @@ def aligning(tape: Tape, *, loss_scale: float = 1.0) -> Iterator[Paid]:
 
     Args:
         tape: Of the same network. It is read and freed.
-        loss_scale: What the loss of the pass inside is multiplied by; divided out.
+        loss_scale: What the loss of the pass inside is multiplied by, a number or a ``torch.amp.GradScaler``; divided
+            out.
 
     Yields:
         Where to find the entries afterwards.
@@ -79,6 +80,7 @@ def aligning(tape: Tape, *, loss_scale: float = 1.0) -> Iterator[Paid]:
         pass; the alignment is then computed at the end of the block.
     """
     tape.check_unused()
+    check_loss_scale(loss_scale)
     paid = Paid()
     if isinstance(tape, LayerTape) and not _distributed(tape):
         collector: _Collector = _LayerCollector(tape, loss_scale)
@@ -102,8 +104,9 @@ def _distributed(tape: Tape) -> bool:
 class _Collector:
     """Listens to one backward pass through a recorded network, and aligns when it is over."""
 
-    def __init__(self, tape: Tape, loss_scale: float) -> None:
-        self.tape, self.loss_scale = tape, loss_scale
+    def __init__(self, tape: Tape, loss_scale: LossScale) -> None:
+        self.tape, self._given_scale = tape, loss_scale
+        self.loss_scale = 1.0
         self.paused = False
         self.parameters = trainable_parameters(tape.network)
         self.gradients: dict[str, Tensor] = {}
@@ -124,6 +127,8 @@ class _Collector:
                     "With several backward passes, call align(tape, gradient(network)) after the last."
                 )
             assert p.grad is not None
+            if not self.sources:
+                self.loss_scale = value_of(self._given_scale)  # a scaler knows it now, and may change it later
             self.sources[name] = p.grad.data_ptr()
             with torch.no_grad():
                 self.take(name, p.grad)
@@ -147,7 +152,7 @@ class _LayerCollector(_Collector):
 
     tape: LayerTape
 
-    def __init__(self, tape: LayerTape, loss_scale: float) -> None:
+    def __init__(self, tape: LayerTape, loss_scale: LossScale) -> None:
         super().__init__(tape, loss_scale)
         self.waiting = {unit: set(unit.parameters.values()) for unit in tape.units}
         self.entries: list[tuple[Unit, Tensor]] = []

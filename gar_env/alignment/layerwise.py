@@ -18,6 +18,7 @@ from gar_env.alignment.direction import Direction
 from gar_env.alignment.recorder import Recorder
 from gar_env.alignment.tape import (
     Losses,
+    LossScale,
     Parts,
     Tape,
     backward_of_mean,
@@ -85,7 +86,7 @@ def record_layers(
     loss: Losses,
     *,
     run: Callable[..., Any] | None = None,
-    loss_scale: float = 1.0,
+    loss_scale: LossScale = 1.0,
     recorder: Recorder | None = None,
     choices: Mapping[str, Choice] | None = None,
 ) -> LayerTape:
@@ -103,9 +104,9 @@ def record_layers(
     recorder = recorder or Recorder()
     units = plan(network)
     with recorder.recording(units, rows_of(inputs), choices or {}):
-        losses = loss(call(run or network, inputs))
+        losses = loss(call(network if run is None else run, inputs))
         check_losses(losses, inputs)
         recorder.rows = len(losses)
-        batch_gradient = backward_of_mean(network, losses, loss_scale)
+        batch_gradient, scale = backward_of_mean(network, losses, loss_scale)
     low = runs_in_low_precision(network)
-    return LayerTape(network, losses.detach(), batch_gradient, units, loss_scale, low_precision=low)
+    return LayerTape(network, losses.detach(), batch_gradient, units, scale, low_precision=low)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,14 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_leaves
 
 from gar_env.alignment.choice import Choice, choose
+from gar_env.alignment.layerwise import record_layers
 from gar_env.alignment.materialise import can_materialise
 from gar_env.alignment.put_back import put_back
 from gar_env.alignment.rules import EXAMPLE_GRADIENTS
-from gar_env.alignment.tape import Losses, call, count_bytes
+from gar_env.alignment.tape import Losses, Tape, call, count_bytes
 from gar_env.alignment.units import Unit, plan
+from gar_env.alignment.ways import Way
+from gar_env.errors import ConfigurationError, MemoryCapError
 from gar_env.seeding import global_state, replay_global
 
 
@@ -71,6 +74,94 @@ class StepMemory:
             choices[name] = other
             kept -= saved
         return choices, self.overhead(kept)
+
+
+class MemoryCap:
+    """Decides what a network's passes may keep, once for each shape of the inputs.
+
+    Args:
+        network: In the mode it trains in.
+        largest: Allowed overhead, see :class:`~gar_env.alignment.Alignment`.
+        autotune: See :mod:`gar_env.alignment.choice`.
+
+    Raises:
+        ConfigurationError: If the overhead is not above 1.
+    """
+
+    def __init__(self, network: nn.Module, largest: float, *, autotune: bool = False) -> None:
+        if not largest > 1:
+            raise ConfigurationError(f"max_overhead={largest} must be above 1, or None for no limit.")
+        self.network, self.largest, self.autotune = network, largest, autotune
+        self.measured: dict[tuple, StepMemory] = {}
+        self._decided: dict[tuple, tuple[Way, Mapping[str, Choice]]] = {}
+
+    def decide(
+        self, way: Way, free: bool, inputs: tuple | dict[str, Any], loss: Losses
+    ) -> tuple[Way, Mapping[str, Choice]]:
+        """The way, and the layers' choices with ``hooks``, that stay below the cap.
+
+        Args:
+            way: Preferred.
+            free: Whether ``forward`` may take the place of ``hooks``.
+            inputs: A batch of this shape.
+            loss: From output to losses.
+
+        Raises:
+            MemoryCapError: If there are none.
+        """
+        key = (way, free, *_shapes(inputs))
+        if key not in self._decided:
+            memory = measure(self.network, inputs, loss, layerwise=way == "hooks", autotune=self.autotune)
+            self.measured[_shapes(inputs)] = memory
+            self._decided[key] = self._decide(memory, way, free, inputs, loss)
+        return self._decided[key]
+
+    def _decide(
+        self, memory: StepMemory, way: Way, free: bool, inputs: tuple | dict[str, Any], loss: Losses
+    ) -> tuple[Way, Mapping[str, Choice]]:
+        found: dict[str, float] = {}
+        if way == "hooks":
+            choices, found["hooks"] = memory.fit(self.largest)
+            if found["hooks"] > self.largest:
+                # What layers share is counted twice in an estimate: look at a tape before giving up.
+                found["hooks"] = memory.overhead(self._trial(inputs, loss, choices))
+            if found["hooks"] <= self.largest:
+                return way, choices
+        if way != "hooks" or free:
+            replay: Way = "forward" if way == "hooks" else way
+            found[replay] = memory.overhead(memory.replay)
+            if found[replay] <= self.largest:
+                return replay, {}
+        listed = " and ".join(f"way={name!r} {overhead:.2f}" for name, overhead in found.items())
+        more = " batch_norm='derivative', another reading, keeps less." if way == "hooks" and not free else ""
+        raise MemoryCapError(
+            f"max_overhead={self.largest} cannot be kept: {listed} times the memory of a plain step. Raise it, or use "
+            f"a larger batch, against which parameters weigh less.{more}"
+        )
+
+    def _trial(self, inputs: tuple | dict[str, Any], loss: Losses, choices: Mapping[str, Choice]) -> int:
+        device = next(self.network.parameters()).device
+        with put_back(self.network), replay_global(global_state(device), device):
+            return record_layers(self.network, inputs, loss, choices=choices).nbytes
+
+    def check(self, tape: Tape, inputs: tuple | dict[str, Any]) -> None:
+        """Hold a tape against the cap.
+
+        Raises:
+            MemoryCapError: If it keeps more; it is then released.
+        """
+        overhead = self.measured[_shapes(inputs)].overhead(tape.nbytes)
+        if overhead > self.largest:
+            tape.release()
+            raise MemoryCapError(
+                f"max_overhead={self.largest} was broken: the tape came to {overhead:.2f} times the memory of a plain "
+                "step. Raise it, or pass another way."
+            )
+
+
+def _shapes(inputs: tuple | dict[str, Any]) -> tuple:
+    tensors = inputs.values() if isinstance(inputs, dict) else inputs
+    return tuple(tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in tensors)
 
 
 def measure(

@@ -28,6 +28,7 @@ from gar_env.alignment.snapshot import Snapshot
 from gar_env.alignment.tape import (
     Kept,
     Losses,
+    LossScale,
     Parts,
     Tape,
     backward_of_mean,
@@ -108,9 +109,9 @@ def _replay_tolerance(losses: Tensor) -> float:
 class FiniteDifferenceTape(ReplayedTape):
     """Read by one more forward pass, a step of length sqrt(machine epsilon) along the direction: 3.5e-4 in float32.
 
-    A shorter step drowns in rounding, a longer one in curvature and in rectifiers that switch. The entries' sum is known exactly from the batch gradient; how far it is missed, relative to the entries' size, is
-    the error estimate in :attr:`error`. It sees what curvature does on average, and not what rounding does to a single
-    entry.
+    A shorter step drowns in rounding, a longer one in curvature and in rectifiers that switch. The entries' sum is
+    known exactly from the batch gradient; how far it is missed, relative to the entries' size, is the error estimate
+    in :attr:`error`. It sees what curvature does on average, and not what rounding does to a single entry.
     """
 
     error: float | None = None
@@ -155,7 +156,7 @@ def record_replayed(
     loss: Losses,
     *,
     run: Callable[..., Any] | None = None,
-    loss_scale: float = 1.0,
+    loss_scale: LossScale = 1.0,
 ) -> ReplayedTape:
     """Run forward and backward of the mean loss, and keep what a replay needs; see :func:`gar_env.alignment.record`.
 
@@ -163,7 +164,7 @@ def record_replayed(
         UnsupportedLayerError: For a finite difference in half precision, which rounding would drown.
     """
     snapshot = Snapshot.take(unwrapped(network), parameters=False)
-    losses = loss(call(run or network, inputs))
+    losses = loss(call(network if run is None else run, inputs))
     check_losses(losses, inputs, per_token=True)
     low = runs_in_low_precision(network)
     if tape is FiniteDifferenceTape and low:
@@ -171,6 +172,6 @@ def record_replayed(
             "A finite difference in half precision is rounding and nothing else. Leave torch.autocast, or pass "
             "way='hooks' or way='forward'."
         )
-    batch_gradient = backward_of_mean(network, losses, loss_scale)
+    batch_gradient, _ = backward_of_mean(network, losses, loss_scale)
     snapshot.take_parameters()
     return tape(network, losses.detach(), batch_gradient, snapshot, keep(inputs), loss, low_precision=low)

@@ -9,13 +9,15 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.utils._pytree import tree_leaves, tree_map
 
 from gar_env.alignment.direction import Direction, trainable_parameters
-from gar_env.errors import LossShapeError, StaleTapeError
+from gar_env.errors import ConfigurationError, LossShapeError, StaleTapeError
 
 Losses = Callable[[Any], Tensor]
 Inputs = Tensor | tuple | dict[str, Any]
+LossScale = float | GradScaler
 Parts = dict[tuple[str, ...], Tensor]
 """``{names of the parameters a part covers: each example's entry [n]}``; together they cover every parameter once."""
 
@@ -94,13 +96,31 @@ def call(network: Callable[..., Any], inputs: tuple | dict[str, Any]) -> Any:
     return network(**inputs) if isinstance(inputs, dict) else network(*inputs)
 
 
-def backward_of_mean(network: nn.Module, losses: Tensor, loss_scale: float) -> dict[str, Tensor]:
+def check_loss_scale(loss_scale: LossScale) -> None:
+    """Refuse what scales nothing.
+
+    Raises:
+        ConfigurationError: If a number is not above 0.
+    """
+    if not isinstance(loss_scale, GradScaler) and not loss_scale > 0:
+        raise ConfigurationError(f"loss_scale={loss_scale} must be above 0, or a torch.amp.GradScaler.")
+
+
+def value_of(loss_scale: LossScale) -> float:
+    """The factor in force; a GradScaler on a GPU waits for it."""
+    return loss_scale.get_scale() if isinstance(loss_scale, GradScaler) else loss_scale
+
+
+def backward_of_mean(network: nn.Module, losses: Tensor, loss_scale: LossScale) -> tuple[dict[str, Tensor], float]:
     """Backpropagate ``loss_scale`` times the mean of ``losses``, and add to ``.grad`` as usual.
 
     Returns:
         A copy of this pass's own gradient, by parameter: of this process alone under DistributedDataParallel, and
-        with the scale divided out.
+        with the scale divided out; and the scale.
     """
+    mean = losses.mean()
+    scaled = loss_scale.scale(mean) if isinstance(loss_scale, GradScaler) else mean * loss_scale
+    scale = value_of(loss_scale)
     parameters = trainable_parameters(network)
     earlier = {name: p.grad for name, p in parameters.items()}
     fresh: dict[str, Tensor] = {}
@@ -110,7 +130,7 @@ def backward_of_mean(network: nn.Module, losses: Tensor, loss_scale: float) -> d
         # in the hook, before other processes' gradients are averaged in.
         def take(p: Tensor) -> None:
             assert p.grad is not None
-            fresh[name] = p.grad.detach().clone() if loss_scale == 1 else p.grad.detach() / loss_scale
+            fresh[name] = p.grad.detach().clone() if scale == 1 else p.grad.detach() / scale
 
         return take
 
@@ -119,8 +139,7 @@ def backward_of_mean(network: nn.Module, losses: Tensor, loss_scale: float) -> d
         p.grad = None
     finished = False
     try:
-        mean = losses.mean()
-        (mean if loss_scale == 1 else mean * loss_scale).backward()
+        scaled.backward()
         finished = True
     finally:
         for handle in handles:
@@ -131,7 +150,7 @@ def backward_of_mean(network: nn.Module, losses: Tensor, loss_scale: float) -> d
                 p.grad = before
             elif before is not None:
                 p.grad = before if p.grad is None else before.add_(p.grad)
-    return {name: fresh[name] if name in fresh else torch.zeros_like(p) for name, p in parameters.items()}
+    return {name: fresh[name] if name in fresh else torch.zeros_like(p) for name, p in parameters.items()}, scale
 
 
 class Kept:
