@@ -6,6 +6,7 @@ from collections import deque
 from typing import Any, Literal, Protocol
 
 import torch
+import torch.distributed as dist
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
@@ -51,9 +52,12 @@ class Reinforce:
         aggregate: Rewarded steps per policy update.
         step_size: Of Adam.
         seed: Of the actions.
+        distributed: Whether this is one of several processes of ``torch.distributed``, each with as many slots of one
+            large batch: rewards are normalised over all slots, policy gradients are added up, and every process holds
+            the same policy, that of one process with all slots. The same seed everywhere.
 
     Raises:
-        ConfigurationError: If an option is unknown or out of range.
+        ConfigurationError: If an option is unknown or out of range, or there is no process group.
 
     Source:
         Mueller, Biedenkapp & Hutter (2021), algorithm 1; Williams (1992) for the estimator.
@@ -68,6 +72,7 @@ class Reinforce:
         aggregate: int = 1,
         step_size: float = 0.1,
         seed: int = 0,
+        distributed: bool = False,
     ) -> None:
         check_choice("reward_timing", reward_timing, REWARD_TIMINGS)
         check_choice("normalise", normalise, NORMALISATIONS)
@@ -75,6 +80,12 @@ class Reinforce:
             raise ConfigurationError(f"aggregate={aggregate} must be at least 1.")
         if not step_size > 0:
             raise ConfigurationError(f"step_size={step_size} must be above 0.")
+        if distributed and not dist.is_initialized():
+            raise ConfigurationError(
+                "distributed=True without a process group. Start with torchrun, and call "
+                "torch.distributed.init_process_group first."
+            )
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
         self.policy = policy
         self.delay = 1 if reward_timing == "next_step" else 0
         self.reward_timing = reward_timing
@@ -112,7 +123,9 @@ class Reinforce:
 
     def act(self, observations: Any) -> Tensor:
         """int64 ``[n]``; observations are not used, since the policy has none."""
-        actions = self.policy.sample(self.num_envs, self.generator)
+        # All processes draw for all slots, each takes its own: the actions do not depend on how many there are.
+        everywhere = self.policy.sample(self.world * self.num_envs, self.generator)
+        actions = everywhere[self.rank * self.num_envs : (self.rank + 1) * self.num_envs]
         self._unpaid.append((actions, self.policy.logits.detach().clone()))
         return actions
 
@@ -143,7 +156,7 @@ class Reinforce:
         self._gradient += torch.autograd.grad(objective, logits)[0]
         self._collected += 1
         if self._collected == self.aggregate:
-            self.policy.logits.grad = -self._gradient
+            self.policy.logits.grad = -self._summed(self._gradient)
             self.optimizer.step()
             self._gradient = torch.zeros_like(self._gradient)
             self._collected = 0
@@ -151,22 +164,35 @@ class Reinforce:
     def _normalised(self, rewards: Tensor) -> Tensor:
         if self.normalise == "none":
             return rewards
-        if self.normalise == "step":
-            return _standardised(rewards, rewards.mean(), rewards.std(correction=0))
-        n, mean = len(rewards), float(rewards.mean())
-        total = self._count + n
-        gap = mean - self._mean
-        self._spread += float((rewards - mean).square().sum()) + gap**2 * self._count * n / total
-        self._mean += gap * n / total
-        self._count = total
-        return _standardised(rewards, torch.tensor(self._mean), torch.tensor((self._spread / total) ** 0.5))
+        count = len(rewards) * self.world
+        largest = self._largest(rewards.abs().max())
+        mean = self._summed(rewards.sum(dtype=torch.float64)) / count
+        spread = self._summed((rewards - mean).square().sum(dtype=torch.float64))
+        if self.normalise == "running":
+            total, gap = self._count + count, float(mean) - self._mean
+            self._spread += float(spread) + gap**2 * self._count * count / total
+            self._mean += gap * count / total
+            self._count = total
+            mean, spread, count = torch.tensor(self._mean), torch.tensor(self._spread), total
+        return _standardised(rewards, mean.to(rewards), (spread / count).sqrt().to(rewards), largest)
+
+    def _summed(self, tensor: Tensor) -> Tensor:
+        """Over all processes."""
+        if self.world > 1:
+            dist.all_reduce(tensor := tensor.clone())
+        return tensor
+
+    def _largest(self, tensor: Tensor) -> Tensor:
+        if self.world > 1:
+            dist.all_reduce(tensor := tensor.clone(), op=dist.ReduceOp.MAX)
+        return tensor
 
 
-def _standardised(rewards: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+def _standardised(rewards: Tensor, mean: Tensor, deviation: Tensor, largest: Tensor) -> Tensor:
     """``(rewards - mean) / deviation``, and 0 where all are equal.
 
     The mean of equal float32 values misses them by a rounding; divided by itself it would be a reward of 1 for all.
     """
-    if bool(deviation <= 1e-6 * rewards.abs().max()):
+    if bool(deviation <= 1e-6 * largest):
         return torch.zeros_like(rewards)
     return (rewards - mean) / deviation

@@ -268,7 +268,7 @@ def test_a_memory_cap_is_kept_by_smaller_choices_then_by_another_way_and_refused
     with pytest.raises(MemoryCapError, match=r"way='hooks' \d.*times the memory.*\n?.*batch_norm='derivative'"):
         Alignment(network, max_overhead=1.01).record(inputs, squares)
     network.eval()
-    assert Alignment(network, max_overhead=1.2).record(inputs, squares).way == "forward"
+    assert Alignment(network, max_overhead=1.5).record(inputs, squares).way == "forward"
 
 
 def test_measuring_memory_leaves_the_training_run_as_it_was():

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cases import CASES, WITH_BATCH_NORM, WITHOUT_BATCH_NORM, N
-from gar_env.alignment import Alignment, align, aligning, choice, gradient, record
+from gar_env.alignment import align, aligning, choice, gradient, record
+from gar_env.alignment.layerwise import record_layers
 from gar_env.alignment.materialise import can_materialise
 from gar_env.errors import ConfigurationError, StaleTapeError, UnsupportedLayerError
 from gar_env.networks import WideResNet
@@ -64,11 +65,7 @@ def test_any_convolution_can_be_materialised(
     assert can_materialise(layer, inputs)
     direction = {name: torch.randn_like(p) for name, p in layer.named_parameters()}
     expected = derivative_by_backward(layer, (inputs,), squares, direction)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(choice, "choose", None)  # decided before it is asked
-        alignment = Alignment(layer, probe=False)
-        alignment._within_memory = lambda way, free, arguments, loss: (way, {"": "materialised"})
-        tape = alignment.record(inputs, squares)
+    tape = record_layers(layer, (inputs,), squares, choices={"": "materialised"})
     assert type(tape.units[0].calls[0]).__name__ == "ExampleGradients"
     assert_close(align(tape, direction), expected)
 
