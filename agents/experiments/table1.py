@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agents.experiments.results import Row, fingerprint, provenance
@@ -88,6 +88,13 @@ RECIPES.register("best")(
         per_network={"cnn_bn": {"momentum": 0.0}},
     )
 )
+
+
+# The same with the other reading of batch normalisation.
+for _name in ("paper", "best"):
+    RECIPES.register(f"{_name}-derivative")(
+        replace(RECIPES[_name], env={**RECIPES[_name].env, "batch_norm": "derivative"})
+    )
 
 
 @dataclass(frozen=True)

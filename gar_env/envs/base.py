@@ -114,7 +114,11 @@ class SlotVectorEnv(TogetherVectorEnv):
 
     @abstractmethod
     def _reference(self, actions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and gradient of a batch for ``self.reference``, other than held-out ones; left waiting if trained on."""
+        """Loss and gradient of a batch for ``self.reference``, other than held-out ones; left waiting if trained on.
+
+        The gradient of one backward pass, returned as it is (``loss_scale=`` multiplies it): rewards are aligned with it
+        while it is computed.
+        """
 
     @abstractmethod
     def _columns(self) -> list[float | Tensor]:

@@ -20,7 +20,7 @@ def train(way, bucket_view, normalise):
     network = nn.Sequential(nn.Linear(6, 16), nn.LayerNorm(16), nn.ReLU(), nn.PReLU(), nn.Linear(16, 3))
     if world > 1:
         network = DistributedDataParallel(network, gradient_as_bucket_view=bucket_view)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.003, momentum=0.9, nesterov=True)
     agent = Reinforce(
         InvertedSoftmax(4), reward_timing="next_step", normalise=normalise, aggregate=2, distributed=world > 1
     )
