@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from gymnasium.vector.utils import batch_space
 from torch import Tensor, nn
 
-from gar_env.alignment import BatchNormReading, FiniteDifferenceTape, Tape, Way
+from gar_env.alignment import Tape
 from gar_env.data import Batch, Pool, load_dataset, normalisation
 from gar_env.envs.config import SlotConfig
 from gar_env.envs.dashboard import Dashboard
 from gar_env.envs.features import RUNNING, Feature, RunningSize, observation_box, observe
-from gar_env.envs.paying import Collected, Trained, collecting, pay_slots, reads_examples
+from gar_env.envs.paying import Collected, Paying, Trained
 from gar_env.envs.together import Outcome, TogetherVectorEnv, own_gradients
 from gar_env.errors import ConfigurationError
-from gar_env.learner import Learner
 from gar_env.networks import build_network
 from gar_env.rewards import REWARDS, Evidence, Need
 from gar_env.seeding import named_generator
@@ -56,6 +55,7 @@ class SlotVectorEnv(TogetherVectorEnv):
         self.config = config
         self.reward_timing = config.reward_timing
         self.signal = REWARDS[config.reward]()
+        self.paying = Paying(self.signal, config.reward, num_envs)
         self.reference = config.resolved_reference
         needs_heldout = self.reference == "heldout" or Need.HELDOUT_GRADIENT in self.signal.needs
         share = config.heldout_share if config.heldout_share is not None else 0.1 * needs_heldout
@@ -116,8 +116,7 @@ class SlotVectorEnv(TogetherVectorEnv):
     def _reference(self, actions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and gradient of a batch for ``self.reference``, other than held-out ones; left waiting if trained on.
 
-        The gradient of one backward pass, returned as it is (``loss_scale=`` multiplies it): rewards are aligned with it
-        while it is computed.
+        The gradient of one backward pass, as it is (``loss_scale=`` multiplies it): it pays while it is computed.
         """
 
     @abstractmethod
@@ -147,27 +146,15 @@ class SlotVectorEnv(TogetherVectorEnv):
         config = self.config
         shape, classes = self.dataset.image_shape, len(self.dataset.classes)
         self.data_generator = named_generator(seed, "data", self.device)
-        self.learner = Learner(
-            lambda: build_network(config.network, shape, classes),
-            seed=seed,
-            num_steps=config.sgd_steps,
-            device=self.device,
-            optimizer=config.optimizer,
-            step_size=config.step_size,
-            momentum=config.resolved_momentum,
-            weight_decay=config.weight_decay,
-            schedule=config.schedule,
-            warmup_steps=config.warmup_steps,
-            gradient_clip=config.gradient_clip,
-            way=cast(Way, config.way),
-            batch_norm=cast(BatchNormReading, config.batch_norm),
+        self.learner = config.build_learner(
+            lambda: build_network(config.network, shape, classes), seed=seed, device=self.device
         )
         if self.num_envs == 1 and any(isinstance(m, nn.BatchNorm1d) for m in self.learner.network.modules()):
             raise ConfigurationError(
                 f"network={config.network!r} normalises over the batch, which needs at least 2 examples; num_envs is 1."
             )
         self.steps = 0
-        self._alignment_error: float | None = None  # of a finite difference, as estimated
+        self.paying.alignment_error = None
         self._unpaid: Trained | None = None  # next_step: the last batch, whose slots wait to be paid
         # A network that knows nothing answers uniformly; its loss is a fair value before the first step.
         self._running_loss = torch.tensor(float(classes), device=self.device).log()
@@ -188,7 +175,7 @@ class SlotVectorEnv(TogetherVectorEnv):
             rewards = self._pay_with_reference(trained, actions)
         else:
             paid = self._unpaid
-            with collecting(self.signal, paid) as collected:
+            with self.paying.collecting(paid) as collected:
                 trained, loss = self._train(actions)
             rewards = self._pay(paid, loss, self.learner.gradient(), collected) if paid else None
             self.learner.update()
@@ -227,9 +214,7 @@ class SlotVectorEnv(TogetherVectorEnv):
             "diverged": (diverged, True),
             "test_accuracy": (accuracy, ended and not diverged),
         }
-        if self._estimates_error:
-            infos["alignment_error"] = (self._alignment_error or 0.0, self._alignment_error is not None)
-        return Outcome(rewards, ended, infos)
+        return Outcome(rewards, ended, infos | self._error_infos())
 
     def _blank_infos(self) -> dict[str, tuple[Any, Any]]:
         return {
@@ -237,18 +222,16 @@ class SlotVectorEnv(TogetherVectorEnv):
             "reward_valid": (False, False),
             "diverged": (False, False),
             "test_accuracy": (0.0, False),
-            **({"alignment_error": (0.0, False)} if self._estimates_error else {}),
-        }
+        } | dict.fromkeys(self._error_infos(), (0.0, False))
 
-    @property
-    def _estimates_error(self) -> bool:
-        return self.config.way == "finite_difference" and reads_examples(self.signal)
+    def _error_infos(self) -> dict[str, tuple[Any, Any]]:
+        return self.paying.infos() if self.config.way == "finite_difference" else {}
 
     def _pass(
         self, batch: Batch, weights: Tensor | None = None, *, loss_scale: float = 1.0
     ) -> tuple[Tape | None, Tensor]:
         """Forward and backward, recorded if the signal needs a tape; losses ``[n]``."""
-        if not reads_examples(self.signal):
+        if not self.paying.reads_examples:
             return None, self.learner.plain_pass(batch, weights, loss_scale=loss_scale)
         tape = self.learner.recorded_pass(batch, weights, loss_scale=loss_scale)
         return tape, tape.losses
@@ -261,7 +244,7 @@ class SlotVectorEnv(TogetherVectorEnv):
 
     def _pay_with_reference(self, trained: Trained, actions: Tensor) -> Tensor:
         """Pay the step before from a reference batch at theta_{t+1}, and train on that if it is training data."""
-        with collecting(self.signal, trained) as collected:
+        with self.paying.collecting(trained) as collected:
             if self.reference == "heldout":
                 side = self.learner.side_pass(self._heldout_batch())
                 loss, gradient = side.losses.mean(), side.gradient
@@ -276,15 +259,11 @@ class SlotVectorEnv(TogetherVectorEnv):
         self, trained: Trained, next_loss: Tensor, next_gradient: dict[str, Tensor], collected: Collected
     ) -> Tensor:
         """Rewards of all slots, ``[n]``."""
-        alignment = collected.with_gradient(self.signal, trained, next_gradient)
         heldout = None
         if Need.HELDOUT_GRADIENT in self.signal.needs:
             heldout = self.learner.side_pass(self._heldout_batch()).gradient
-        evidence = Evidence(self.num_envs, next_loss, alignment, None, next_gradient, heldout)
-        rewards = pay_slots(self.signal, self.config.reward, trained, evidence, step=self.steps + 1)
-        if isinstance(trained.tape, FiniteDifferenceTape) and trained.tape.error is not None:
-            self._alignment_error = trained.tape.error
-        return rewards
+        evidence = Evidence(self.num_envs, next_loss, next_gradient=next_gradient, heldout_gradient=heldout)
+        return self.paying.pay(trained, evidence, collected, step=self.steps + 1)
 
     def _observe(self) -> Tensor:
         return observe(self.features, self._columns(), self.num_envs, self.device)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
+import torch
 from gymnasium.vector import AutoresetMode
+from torch import nn
 
-from gar_env.alignment import check_way
+from gar_env.alignment import BatchNormReading, Way, check_way
 from gar_env.envs.options import check_types
 from gar_env.errors import ConfigurationError
-from gar_env.learner import check_schedule
+from gar_env.learner import Learner, check_schedule
 from gar_env.networks.build import NetworkBuilder
 from gar_env.registry import check_choice, did_you_mean
 
@@ -109,6 +112,24 @@ class SlotConfig:
         check_schedule(self.schedule, warmup_steps=self.warmup_steps, num_steps=self.sgd_steps)
         if self.heldout_share == 0 and self.resolved_reference == "heldout":
             raise ConfigurationError("reference='heldout' needs heldout_share above 0, for example 0.1.")
+
+    def build_learner(self, build: Callable[[], nn.Module], *, seed: int, device: torch.device) -> Learner:
+        """The training run that these options describe, of the network that ``build`` makes."""
+        return Learner(
+            build,
+            seed=seed,
+            num_steps=self.sgd_steps,
+            device=device,
+            optimizer=self.optimizer,
+            step_size=self.step_size,
+            momentum=self.resolved_momentum,
+            weight_decay=self.weight_decay,
+            schedule=self.schedule,
+            warmup_steps=self.warmup_steps,
+            gradient_clip=self.gradient_clip,
+            way=cast(Way, self.way),
+            batch_norm=cast(BatchNormReading, self.batch_norm),
+        )
 
     @property
     def resolved_momentum(self) -> float | None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from gar_env.alignment import Paid, Tape, align, aligning, dot
+from gar_env.alignment import FiniteDifferenceTape, Paid, Tape, align, aligning, dot
 from gar_env.errors import ConfigurationError, NonFiniteGradientError, RewardError
 from gar_env.rewards import Evidence, Need, RewardSignal
 
@@ -27,85 +27,100 @@ class Trained(NamedTuple):
     slots: Tensor | None = None
 
 
-def reads_examples(signal: RewardSignal) -> bool:
-    """Whether a signal pays what was trained on, and so needs a tape of it."""
-    return bool(signal.needs & (Need.TAPE | Need.ALIGNMENT))
-
-
-@contextmanager
-def collecting(signal: RewardSignal, trained: Trained | None) -> Iterator[Collected]:
-    """Collect the alignment of a batch that waits to be paid inside the next backward pass, if the signal asks for it.
-
-    A signal that wants the tape as well gets it whole, and the alignment is computed afterwards. Where gradients are
-    not finite, the alignment is NaN: divergence, for the environment to see.
-    """
-    collected = Collected()
-    if trained is None or trained.tape is None or Need.ALIGNMENT not in signal.needs or Need.TAPE in signal.needs:
-        yield collected
-        return
-    losses = trained.tape.losses
-    try:
-        with aligning(trained.tape) as collected.paid:
-            yield collected
-        collected.alignment = collected.paid.entries
-    except NonFiniteGradientError:
-        collected.alignment = torch.full_like(losses, torch.nan)
-
-
 @dataclass(eq=False)
 class Collected:
-    """What :func:`collecting` came to."""
+    """What :meth:`Paying.collecting` came to."""
 
     paid: Paid | None = None
     alignment: Tensor | None = None
 
-    def with_gradient(self, signal: RewardSignal, trained: Trained, gradient: Mapping[str, Tensor]) -> Tensor | None:
-        """The alignment that the signal asks for, ``[m]``, now that the reference's gradient is known.
+
+class Paying:
+    """What one signal pays the slots of an environment.
+
+    Args:
+        signal: Called once for each batch that is paid.
+        name: What it is called in messages.
+        num_envs: How many slots.
+    """
+
+    def __init__(self, signal: RewardSignal, name: str, num_envs: int) -> None:
+        self.signal, self.name, self.num_envs = signal, name, num_envs
+        self.alignment_error: float | None = None  # of a finite difference, as estimated
+
+    @property
+    def reads_examples(self) -> bool:
+        """Whether it pays what was trained on, and so needs a tape of it."""
+        return bool(self.signal.needs & (Need.TAPE | Need.ALIGNMENT))
+
+    @contextmanager
+    def collecting(self, trained: Trained | None) -> Iterator[Collected]:
+        """Collect the alignment of a batch that waits to be paid inside the next backward pass, if it is asked for.
+
+        A signal that wants the tape as well gets it whole, and the alignment is computed afterwards. Where gradients
+        are not finite, the alignment is NaN: divergence, for the environment to see.
+        """
+        collected, needs = Collected(), self.signal.needs
+        if trained is None or trained.tape is None or Need.ALIGNMENT not in needs or Need.TAPE in needs:
+            yield collected
+            return
+        losses = trained.tape.losses
+        try:
+            with aligning(trained.tape) as collected.paid:
+                yield collected
+            collected.alignment = collected.paid.entries
+        except NonFiniteGradientError:
+            collected.alignment = torch.full_like(losses, torch.nan)
+
+    def pay(self, trained: Trained, evidence: Evidence, collected: Collected, *, step: int) -> Tensor:
+        """What each slot gets, checked. A signal that reads examples pays what was trained on, and the others get 0.
+
+        Args:
+            trained: The batch to be paid.
+            evidence: Of all slots, with everything but tape and alignment; the next gradient always.
+            collected: Inside the backward pass of that gradient.
+            step: For messages, from 1.
+
+        Returns:
+            ``[n]``, detached.
 
         Raises:
-            ConfigurationError: If the environment pays by another gradient than the one that was listened to.
+            ConfigurationError: If the next gradient is another than the one that was listened to.
+            RewardError: If the signal returns another shape, type or device, or NaN while training is finite.
         """
-        if Need.ALIGNMENT not in signal.needs or trained.tape is None:
+        if not self.reads_examples:
+            return _checked(self.signal, self.name, evidence, step)
+        if trained.tape is None:
+            return torch.zeros(self.num_envs, device=evidence.next_loss.device)
+        alignment = self._alignment(trained.tape, evidence.next_gradient or {}, collected)
+        tape = trained.tape if Need.TAPE in self.signal.needs else None
+        evidence = replace(evidence, n=trained.tape.n, tape=tape, alignment=alignment)
+        paid = _checked(self.signal, self.name, evidence, step)
+        if isinstance(trained.tape, FiniteDifferenceTape):
+            self.alignment_error = trained.tape.error
+        if trained.slots is None:
+            return paid
+        return torch.zeros(self.num_envs, device=paid.device, dtype=paid.dtype).index_copy(0, trained.slots, paid)
+
+    def _alignment(self, tape: Tape, gradient: Mapping[str, Tensor], collected: Collected) -> Tensor | None:
+        if Need.ALIGNMENT not in self.signal.needs:
             return None
-        if self.alignment is None:
+        if collected.alignment is None:
             try:
-                return align(trained.tape, gradient, retain_tape=True)
+                return align(tape, gradient, retain_tape=True)
             except NonFiniteGradientError:
-                return torch.full_like(trained.tape.losses, torch.nan)
-        if self.paid is not None and not self.paid.is_of(gradient):
+                return torch.full_like(tape.losses, torch.nan)
+        if collected.paid is not None and not collected.paid.is_of(gradient):
             raise ConfigurationError(
                 "The environment's reference returned another gradient than that of its one backward pass, so the "
                 "alignment computed inside that pass is not with it. Return learner.gradient() or side_pass(...)."
                 "gradient as they are (loss_scale= multiplies them), or use a reward that needs TAPE | NEXT_GRADIENT."
             )
-        return self.alignment
+        return collected.alignment
 
-
-def pay_slots(signal: RewardSignal, name: str, trained: Trained, evidence: Evidence, *, step: int) -> Tensor:
-    """What a signal pays each slot, checked. One that reads the tape pays what was trained on, and the others get 0.
-
-    Args:
-        signal: Called once.
-        name: What it is called in messages.
-        trained: The batch to be paid.
-        evidence: Of all slots, with everything but the tape.
-        step: For messages, from 1.
-
-    Returns:
-        ``[n]``, detached.
-
-    Raises:
-        RewardError: If the signal returns another shape, type or device, or NaN while training is finite.
-    """
-    if not reads_examples(signal):
-        return _checked(signal, name, evidence, step)
-    if trained.slots is None:
-        return _checked(signal, name, replace(evidence, tape=trained.tape), step)
-    rewards = torch.zeros(evidence.n, device=evidence.next_loss.device)
-    if trained.tape is None:
-        return rewards
-    paid = _checked(signal, name, replace(evidence, n=trained.tape.n, tape=trained.tape), step)
-    return rewards.to(paid.dtype).index_copy(0, trained.slots, paid)
+    def infos(self) -> dict[str, tuple[Any, Any]]:
+        """``alignment_error``, as estimated: for environments that take finite differences."""
+        return {"alignment_error": (self.alignment_error or 0.0, self.alignment_error is not None)}
 
 
 def _checked(signal: RewardSignal, name: str, evidence: Evidence, step: int) -> Tensor:
