@@ -81,13 +81,13 @@ def measure(workload: str, device: str, rounds: int, peers: bool) -> list[dict]:
             contenders.pop(name, None)
             rows[name]["refused"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]}"
     slow = {name for name in contenders if (workload, name) in SLOW}
-    for names, repeats in ((set(contenders) - slow, rounds), ({"plain", *slow}, min(rounds, 3))):
+    for names, repeats, warm_up in ((set(contenders) - slow, rounds, 2), ({"plain", *slow}, 2, 0)):
         if names == {"plain"}:
             continue
         calls: dict[str, Callable[[], object]] = {"plain": contenders["plain"].every}
         for name in sorted(names - {"plain"}):
             calls[f"{name}/every"], calls[f"{name}/second"] = contenders[name].every, contenders[name].second
-        ratios = interleaved(calls, "plain", repeats, device)
+        ratios = interleaved(calls, "plain", repeats, device, warm_up=warm_up)
         for name in names - {"plain"}:
             every = median_and_quartiles(ratios[f"{name}/every"])
             second = median_and_quartiles([ratio / 2 for ratio in ratios[f"{name}/second"]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ def seconds(call: Callable[[], object], device: str) -> float:
 
 def peak_bytes(call: Callable[[], object], device: str) -> int:
     """Most bytes of tensors alive at once, of those made inside ``call``: build there what is to be counted."""
+    gc.collect()  # what is freed inside must have been made inside
     if device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -42,16 +44,18 @@ def peak_bytes(call: Callable[[], object], device: str) -> int:
     return peak
 
 
-def interleaved(calls: dict[str, Callable[[], object]], plain: str, rounds: int, device: str) -> dict[str, list[float]]:
+def interleaved(
+    calls: dict[str, Callable[[], object]], plain: str, rounds: int, device: str, *, warm_up: int = 2
+) -> dict[str, list[float]]:
     """Time every call once a round, and divide by the plain one of the same round.
 
     Returns:
-        ``{name: one ratio per round}``; the first two rounds, which allocate, are left out.
+        ``{name: one ratio per round}``; the first ``warm_up`` rounds, which allocate, are left out.
     """
     ratios: dict[str, list[float]] = {name: [] for name in calls}
-    for round_ in range(rounds + 2):
+    for round_ in range(rounds + warm_up):
         taken = {name: seconds(call, device) for name, call in calls.items()}
-        if round_ >= 2:
+        if round_ >= warm_up:
             for name in calls:
                 ratios[name].append(taken[name] / taken[plain])
     return ratios
