@@ -1,6 +1,6 @@
 """Data sets as tensors in memory, cut into splits, gathered into batches."""
 
-from gar_env.data.batch import Batch, Normalisation, normalisation
+from gar_env.data.batch import Batch, Normalisation, in_batches, normalisation
 from gar_env.data.builtin import DATASETS, register_dataset
 from gar_env.data.corruptions import CORRUPTIONS, parse_corruptions, parse_shares, register_corruption
 from gar_env.data.dataset import Dataset
@@ -16,6 +16,7 @@ __all__ = [
     "Normalisation",
     "Pool",
     "Splits",
+    "in_batches",
     "load_dataset",
     "make_pool",
     "make_splits",

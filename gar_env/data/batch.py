@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,6 +19,14 @@ class Batch(NamedTuple):
 
     inputs: Tensor
     targets: Tensor
+
+
+def in_batches(
+    images: Tensor, labels: Tensor, normalise: Callable[[Tensor], Tensor], device: torch.device, size: int = 1000
+) -> Iterator[Batch]:
+    """All examples in order, ``size`` at a time, normalised on ``device``."""
+    for some, their_labels in zip(images.split(size), labels.split(size), strict=True):
+        yield Batch(normalise(some.to(device)), their_labels.to(device))
 
 
 @dataclass(frozen=True, eq=False)

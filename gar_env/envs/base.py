@@ -11,7 +11,7 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor, nn
 
 from gar_env.alignment import Tape
-from gar_env.data import Batch, Pool, load_dataset, normalisation
+from gar_env.data import Batch, Pool, in_batches, load_dataset, normalisation
 from gar_env.envs.config import SlotConfig
 from gar_env.envs.dashboard import Dashboard
 from gar_env.envs.features import RUNNING, Feature, RunningSize, observation_box, observe
@@ -21,8 +21,6 @@ from gar_env.errors import ConfigurationError
 from gar_env.networks import build_network
 from gar_env.rewards import REWARDS, Evidence, Need
 from gar_env.seeding import named_generator
-
-EVALUATION_BATCH = 1000
 
 
 class SlotVectorEnv(TogetherVectorEnv):
@@ -284,12 +282,7 @@ class SlotVectorEnv(TogetherVectorEnv):
         """
         self._check_started("evaluate")
         accuracy, loss = self.learner.evaluate(
-            Batch(self.normalise(images.to(self.device)), labels.to(self.device))
-            for images, labels in zip(
-                self.dataset.x_test.split(EVALUATION_BATCH),
-                self.dataset.y_test.split(EVALUATION_BATCH),
-                strict=True,
-            )
+            in_batches(self.dataset.x_test, self.dataset.y_test, self.normalise, self.device)
         )
         return {"test_accuracy": accuracy, "test_loss": loss}
 
