@@ -1,6 +1,7 @@
 """Time and memory of training with a reward per example, over plain SGD: our ways and other people's.
 
     python benchmarks/alignment.py [--only wrn-16-2 ...] [--rounds 21] [--device cpu] [--no-peers]
+    python benchmarks/alignment.py --only wrn-28-10 --memory-at 32 128
     python benchmarks/alignment.py --plot benchmarks/results/alignment
 
 All contenders of a workload run in one process, interleaved: each round times one plain step and one step of every
@@ -14,6 +15,7 @@ network is listed with its reason.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import json
 from collections.abc import Callable
@@ -108,6 +110,16 @@ def measure(workload: str, device: str, rounds: int, peers: bool) -> list[dict]:
     return list(rows.values())
 
 
+def print_memory(workload: str, sizes: list[int], device: str) -> None:
+    """Peak over a plain step's for several batch sizes; a reward at every step."""
+    for n in sizes:
+        case = dataclasses.replace(WORKLOADS[workload], n=n)
+        plain = peak_bytes(lambda case=case: run(lambda: Plain(case, device), "every", times=2), device)
+        # The first call of a contender takes two steps.
+        ours = peak_bytes(lambda case=case: run(lambda: Ours(case, device), "every", times=1), device)
+        print(f"{workload}, n = {n}: {ours / 1e6:.0f} / {plain / 1e6:.0f} MB = {ours / plain:.3f}", flush=True)
+
+
 HEAD = ("network", "n", "way", "every step", "every 2nd", "memory", "memory, 2nd", "agrees")
 
 
@@ -184,6 +196,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument(
+        "--memory-at", type=int, nargs="+", metavar="N", help="only memory, of hooks, at these batch sizes"
+    )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/alignment"))
     parser.add_argument("--plot", type=Path, help="only draw what is in this results file")
     args = parser.parse_args()
@@ -191,6 +206,10 @@ def main() -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     lines = out.with_suffix(".jsonl")
     rows = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
+    if args.memory_at:
+        for workload in args.only:
+            print_memory(workload, args.memory_at, args.device)
+        return
     if args.plot is None:
         torch.set_num_threads(1)
         machine = provenance() | {"device": torch.cuda.get_device_name() if args.device == "cuda" else "CPU"}
