@@ -86,7 +86,7 @@ class Recorder:
         self.hooked = False
         self._units: dict[nn.Module, Unit] = {}
         self._choices: Mapping[str, Choice] = {}
-        self._materialised: Tensor | None = None
+        self._materialised: set[nn.Module] = set()  # whose call is recorded already when its hook comes
 
     def attach(self, network: nn.Module) -> None:
         """Put the hooks in place for good, as a compiler has to see them; they rest until a pass is recorded."""
@@ -104,6 +104,7 @@ class Recorder:
             choices: What is already decided, by unit name.
         """
         self._units, self.rows, self._choices = {unit.module: unit for unit in units}, rows, choices
+        self._materialised.clear()
         with ExitStack() as stack:
             stack.callback(self._units.clear)
             for unit in () if self.hooked else units:
@@ -147,16 +148,16 @@ class Recorder:
             self.check_rows(unit, len(x))
             unit.calls.append(ExampleGradients(gradients))
 
-        self._materialised = call_and_materialise(module, x, deliver)
-        return self._materialised
+        self._materialised.add(module)
+        return call_and_materialise(module, x, deliver)
 
     def _after_forward(self, module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
         unit = self.unit_of(module)
         if unit is None or not (torch.is_grad_enabled() and output.requires_grad):
             return
         self.check_rows(unit, len(output) if output.ndim else 0)
-        if output is self._materialised:
-            self._materialised = None
+        if module in self._materialised:
+            self._materialised.remove(module)
             return
         # One box per call, emptied when the gradient arrives: a closure over x would pin it until the graph dies.
         box = [Kept(_first(args, kwargs))]
