@@ -116,6 +116,7 @@ class _Collector:
     def remove_hooks(self) -> None:
         for handle in self.handles:
             handle.remove()
+        self.gradients.clear()
 
     def _hook(self, name: str) -> Callable[[Tensor], None]:
         def arrived(p: Tensor) -> None:
@@ -170,6 +171,7 @@ class _LayerCollector(_Collector):
         super().remove_hooks()
         for gram in self.grams.values():
             gram.remove_hooks()
+        self.grams.clear()  # they know this collector: a circle that would keep all it holds until it is collected
 
     def take(self, name: str, g: Tensor) -> None:
         self.gradients[name] = g = g if self.loss_scale == 1 else g / self.loss_scale
