@@ -18,7 +18,7 @@ values, and happens in other batches than the probed one.
 """
 
 from gar_env.alignment.align import align, record
-from gar_env.alignment.collect import Paid, aligning
+from gar_env.alignment.collect import NoGradientError, Paid, aligning
 from gar_env.alignment.direction import Direction, dot, gradient, trainable_parameters
 from gar_env.alignment.engine import Alignment
 from gar_env.alignment.put_back import put_back
@@ -34,6 +34,7 @@ __all__ = [
     "BatchNormReading",
     "Direction",
     "FiniteDifferenceTape",
+    "NoGradientError",
     "Paid",
     "Tape",
     "Way",

@@ -21,7 +21,7 @@ def record(
     batch_norm: BatchNormReading = "share",
     max_overhead: float | None = None,
     autotune: bool = False,
-    probe: bool = False,
+    probe: bool = True,
     loss_scale: LossScale = 1.0,
 ) -> Tape:
     r"""Run forward and backward of the mean loss, and keep what :func:`align` needs.
@@ -98,7 +98,7 @@ def align(tape: Tape, direction: Direction, *, retain_tape: bool = False) -> Ten
     """
     tape.check_unused()
     check_direction(direction, tape.batch_gradient)
-    direction = {name: tensor.detach() for name, tensor in direction.items()}
+    direction = {name: direction[name].detach().to(g.dtype) for name, g in tape.batch_gradient.items()}
     with torch.no_grad():
         entries = add_up(tape, tape.entries(direction), direction)
     if not retain_tape:

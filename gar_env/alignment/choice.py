@@ -75,9 +75,10 @@ def layer_shape(layer: nn.Module, x: Tensor) -> tuple:
 
 
 def _measure(layer: nn.Module, x: Tensor) -> Choice:
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    generator = torch.Generator(x.device).manual_seed(0)
+    with torch.no_grad():
         x = x.detach().clone(memory_format=torch.preserve_format)
-        delta = torch.randn(output_shape(layer, x), dtype=x.dtype, device=x.device)
+        delta = torch.randn(output_shape(layer, x), generator=generator, dtype=x.dtype, device=x.device)
         if not x.is_contiguous():
             delta = delta.to(memory_format=torch.channels_last if delta.ndim == 4 else torch.preserve_format)
         local = {name: p.detach() for name, p in layer.named_parameters(recurse=False)}

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from gar_env.alignment.align import align
-from gar_env.alignment.conservation import check_conservation, product
-from gar_env.alignment.direction import Direction, gradient, trainable_parameters
+from gar_env.alignment.conservation import adds_up, check_conservation, product
+from gar_env.alignment.direction import Direction, check_direction, gradient, trainable_parameters
 from gar_env.alignment.gram import Gram, can_use_gram
 from gar_env.alignment.layerwise import LayerTape, merge
 from gar_env.alignment.pausing import pausable
 from gar_env.alignment.tape import LossScale, Tape, check_loss_scale, value_of
 from gar_env.alignment.units import Unit
 from gar_env.errors import ConfigurationError, StaleTapeError
+
+
+class NoGradientError(ConfigurationError):
+    """A block without a backward pass of the recorded network. The tape is as it was."""
 
 
 class Paid:
@@ -59,7 +64,9 @@ def aligning(tape: Tape, *, loss_scale: LossScale = 1.0) -> Iterator[Paid]:
         Where to find the entries afterwards.
 
     Raises:
-        ConfigurationError: If there are two backward passes inside: with accumulated gradients, align after the last.
+        ConfigurationError: If gradients are there already, or none arrives, or two backward passes bring some: with
+            accumulated gradients, align after the last.
+        DirectionMismatchError: If parameters were frozen or unfrozen since the tape was recorded.
         LostGradientError: See :func:`~gar_env.alignment.align`.
         NonFiniteGradientError: Likewise.
         StaleTapeError: If the tape was read already, or a recorded input was overwritten in place.
@@ -76,35 +83,50 @@ def aligning(tape: Tape, *, loss_scale: LossScale = 1.0) -> Iterator[Paid]:
         tensor([10.,  3.])
 
     Note:
-        Begin with empty gradients. Under DistributedDataParallel the global gradient exists only after the backward
-        pass; the alignment is then computed at the end of the block.
+        What happens to ``.grad`` after the backward pass (clipping, unscaling, a step) does not reach the entries.
+        Under DistributedDataParallel the direction is the global gradient, which exists only after the backward pass:
+        nothing is freed before the block ends.
     """
     tape.check_unused()
     check_loss_scale(loss_scale)
+    parameters = trainable_parameters(tape.network)
+    check_direction(parameters, tape.batch_gradient)
+    left = [name for name, p in parameters.items() if p.grad is not None and bool(p.grad.any())]
+    if left:
+        raise ConfigurationError(
+            f"{len(left)} parameters have gradients already, {left[0]} among them, and aligning(tape) would count them "
+            "in. Call optimizer.zero_grad() first; for accumulated gradients, align(tape, gradient(network)) after the "
+            "last pass."
+        )
     paid = Paid()
-    if isinstance(tape, LayerTape) and not _distributed(tape):
-        collector: _Collector = _LayerCollector(tape, loss_scale)
-    else:
-        collector = _Collector(tape, loss_scale)
+    collector = _collector_of(tape)(tape, loss_scale)
     try:
         with pausable(collector):
             yield paid
+        if not collector.sources:
+            raise NoGradientError(
+                "No gradient of the recorded network arrived inside aligning(tape). Call loss.backward() there "
+                "(torch.autograd.grad fills no .grad), or align(tape, direction) with a direction of your own."
+            )
         with torch.no_grad():
             paid._entries = collector.finish()
         paid._sources = collector.sources
     finally:
         collector.remove_hooks()
-        tape.release()
+        if collector.sources:
+            tape.release()
 
 
-def _distributed(tape: Tape) -> bool:
-    return isinstance(tape.network, DistributedDataParallel)
+def _collector_of(tape: Tape) -> type[_Collector]:
+    if isinstance(tape.network, DistributedDataParallel):
+        return _AveragedCollector
+    return _LayerCollector if isinstance(tape, LayerTape) else _Collector
 
 
 class _Collector:
     """Listens to one backward pass through a recorded network, and aligns when it is over."""
 
-    def __init__(self, tape: Tape, loss_scale: LossScale) -> None:
+    def __init__(self, tape: Any, loss_scale: LossScale) -> None:
         self.tape, self._given_scale = tape, loss_scale
         self.loss_scale = 1.0
         self.paused = False
@@ -127,25 +149,47 @@ class _Collector:
                     f"The gradient of {name} arrived twice inside aligning(tape): the first one has been used already. "
                     "With several backward passes, call align(tape, gradient(network)) after the last."
                 )
-            assert p.grad is not None
+            if p.grad is None:
+                raise ConfigurationError(
+                    f"The gradient of {name} was taken away before aligning(tape) saw it, by another hook on the "
+                    "parameter: an optimizer that steps inside the backward pass, for example. Enter aligning(tape) "
+                    "before such hooks are registered, or align(tape, direction) with gradients that you keep."
+                )
             if not self.sources:
                 self.loss_scale = value_of(self._given_scale)  # a scaler knows it now, and may change it later
+                self.begin()
             self.sources[name] = p.grad.data_ptr()
             with torch.no_grad():
                 self.take(name, p.grad)
 
         return arrived
 
+    def begin(self) -> None:
+        """The first gradient of the pass is there."""
+
     def take(self, name: str, g: Tensor) -> None:
-        """A gradient arrived. Held, not copied: whoever restores an earlier ``.grad`` afterwards does not matter."""
-        self.gradients[name] = g
+        """A gradient arrived. Copied: clipping, unscaling or a step inside the block must not reach the rewards."""
+        self.gradients[name] = g.clone()
 
     def finish(self) -> Tensor:
         """The entries ``[n]``, checked; parameters that no gradient arrived for have the gradient zero."""
-        # Averaged over processes only now that the backward pass is over, and not always in the same tensor.
-        arrived = gradient(self.tape.network) if _distributed(self.tape) else self.gradients
-        direction = {name: arrived.get(name, torch.zeros_like(p)) for name, p in self.parameters.items()}
+        direction = {name: self.gradients.get(name, torch.zeros_like(p)) for name, p in self.parameters.items()}
         return align(self.tape, {name: g / self.loss_scale for name, g in direction.items()})
+
+
+class _AveragedCollector(_Collector):
+    """Waits until gradients are averaged over processes, at the very end of the backward pass."""
+
+    def begin(self) -> None:
+        engine = torch.autograd.Variable._execution_engine  # pyright: ignore[reportAttributeAccessIssue]
+        # Callbacks run in order. The wrapper's, which waits for the average, comes after this one: queue again then.
+        engine.queue_callback(lambda: engine.queue_callback(self._copy))
+
+    def _copy(self) -> None:
+        self.gradients = {name: g.clone() for name, g in gradient(self.tape.network).items()}
+
+    def take(self, name: str, g: Tensor) -> None:
+        """Of this process alone: not what is wanted."""
 
 
 class _LayerCollector(_Collector):
@@ -159,6 +203,7 @@ class _LayerCollector(_Collector):
         self.entries: list[tuple[Unit, Tensor]] = []
         self.products: dict[str, Tensor] = {}
         self.squares: list[Tensor] = []
+        self.versions: dict[str, int] = {}
         self.users: dict[str, list[Unit]] = {}
         for unit in tape.units:
             for name in unit.parameters.values():
@@ -175,6 +220,7 @@ class _LayerCollector(_Collector):
 
     def take(self, name: str, g: Tensor) -> None:
         self.gradients[name] = g = g if self.loss_scale == 1 else g / self.loss_scale
+        self.versions[name] = g._version
         recorded = self.tape.batch_gradient.pop(name)
         self.products[name] = product(recorded, g)
         self.squares.append(torch.stack([product(recorded, recorded), product(g, g)]))
@@ -184,16 +230,29 @@ class _LayerCollector(_Collector):
                 self._pay(unit)
 
     def _pay(self, unit: Unit) -> None:
+        names = unit.parameters.values()
         gram = self.grams.get(unit)
-        total = gram.total() if gram else None
-        if total is None:
-            entry = self.tape.entry(unit, {name: self.gradients[name] for name in unit.parameters.values()})
-        else:
-            entry = total * (self.tape.n / (self.tape.loss_scale * self.loss_scale))
+        entry = gram.total() if gram else None
+        if entry is not None:
+            entry = entry * (self.tape.n / (self.tape.loss_scale * self.loss_scale))
+            wanted = self.tape.n * torch.stack([self.products[name] for name in names]).sum()
+            # Other uses of the weight are in its gradient, and not in the inner products.
+            if not adds_up(self.tape, entry, wanted):
+                entry = None
+        if entry is None:
+            entry = self.tape.entry(unit, {name: self.gradients[name] for name in names})
         self.entries.append((unit, entry))
         unit.calls.clear()
+        unit.copies = {}
 
     def finish(self) -> Tensor:
+        for unit, names in self.waiting.items():
+            held = [name for name in unit.parameters.values() if names and name in self.versions]
+            if any(self.gradients[name]._version != self.versions[name] for name in held):
+                raise ConfigurationError(
+                    f"The gradients of {unit} were changed inside aligning(tape), after its backward pass. Clip, "
+                    "unscale and step after the block."
+                )
         for name in [name for name in self.parameters if name not in self.products]:
             self.take(name, torch.zeros_like(self.parameters[name]))
         parts = merge(self.entries)

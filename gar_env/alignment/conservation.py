@@ -31,6 +31,15 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return torch.dot(a.reshape(-1).to(dtype), b.reshape(-1).to(dtype))  # not sum(a * b): no copy of the parameters
 
 
+def _tolerance(tape: Tape) -> float:
+    return COARSE if tape.low_precision else TOLERANCE.get((tape.coarsest, tape.losses.device.type), COARSE)
+
+
+def adds_up(tape: Tape, entry: Tensor, wanted: Tensor) -> bool:
+    """Whether one part's entries add up to ``wanted``. Waits for the device."""
+    return bool((entry.sum() - wanted).abs() <= _tolerance(tape) * (entry.abs().sum() + wanted.abs()))
+
+
 def check_conservation(tape: Tape, parts: Parts, products: Mapping[str, Tensor], scale: Tensor) -> None:
     """Hold each part's sum against ``n`` times the batch gradient's dot product with the direction.
 
@@ -44,8 +53,7 @@ def check_conservation(tape: Tape, parts: Parts, products: Mapping[str, Tensor],
         LostGradientError: With the parameters of each part that does not add up, and both sums.
         NonFiniteGradientError: With the parameters where a product is NaN or infinite.
     """
-    dtype, device = tape.losses.dtype, tape.losses.device
-    tolerance = COARSE if tape.low_precision else TOLERANCE.get((dtype, device.type), COARSE)
+    tolerance = _tolerance(tape)
     count = tape.losses.numel()
     covered = {name for names in parts for name in names}
     alone = {(name,): torch.zeros_like(tape.losses) for name in products if name not in covered}

@@ -39,6 +39,11 @@ def check_direction(direction: Direction, parameters: Mapping[str, Tensor]) -> N
     Raises:
         DirectionMismatchError: If a parameter has no entry, an entry has no parameter, or shape or device differ.
     """
+    if not isinstance(direction, Mapping):
+        raise DirectionMismatchError(
+            f"direction is {type(direction).__name__}; expected a tensor for each trainable parameter, by name. A "
+            "reward signal finds in its evidence only what its needs name, such as Need.TAPE | Need.NEXT_GRADIENT."
+        )
     missing = [name for name in parameters if name not in direction]
     if missing:
         raise DirectionMismatchError(
@@ -56,7 +61,7 @@ def check_direction(direction: Direction, parameters: Mapping[str, Tensor]) -> N
         if tensor.shape != parameter.shape or tensor.device != parameter.device:
             raise DirectionMismatchError(
                 f"direction[{name!r}] is {list(tensor.shape)} on {tensor.device}; "
-                f"the parameter is {list(parameter.shape)} on {parameter.device}."
+                f"the parameter is {list(parameter.shape)} on {parameter.device}. Pass it in that shape, there."
             )
 
 

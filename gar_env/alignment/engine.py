@@ -6,18 +6,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gar_env.alignment.choice import Choice
-from gar_env.alignment.layerwise import LayerTape, record_layers
+from gar_env.alignment.findings import findings_of
+from gar_env.alignment.layerwise import record_layers
 from gar_env.alignment.memory import MemoryCap
 from gar_env.alignment.pausing import paused
-from gar_env.alignment.probe import check_separation
-from gar_env.alignment.recorder import OtherRowsError, Recorder
+from gar_env.alignment.recorder import Recorder
 from gar_env.alignment.replayed import FiniteDifferenceTape, ForwardTape, record_replayed
-from gar_env.alignment.tape import Inputs, Losses, LossScale, Tape, check_loss_scale
+from gar_env.alignment.tape import Inputs, Losses, LossScale, Tape, check_loss_scale, check_parameters
 from gar_env.alignment.ways import BatchNormReading, Way, check_not_compiled, check_way, has_batch_statistics, resolve
-from gar_env.seeding import global_state, replay_global
 
 TAPES = {"forward": ForwardTape, "finite_difference": FiniteDifferenceTape}
 
@@ -38,8 +37,8 @@ class Alignment:
             the true ratio is lower. Measured once per shape of the inputs, with an extra forward pass.
         autotune: Measure how each layer's part is computed fastest, once per layer shape and process, instead of the
             rule of :mod:`gar_env.alignment.choice`. Two processes may then differ by rounding.
-        probe: Before the first pass is recorded with hooks, check by two extra passes that the rows of every layer are
-            examples: the conservation check cannot see examples that are mixed up with one another.
+        probe: Before a network's first pass is recorded with hooks, check by two extra passes that the rows of every
+            layer are examples: the conservation check cannot see examples that are mixed up with one another.
 
     Raises:
         ConfigurationError: If an option is unknown or out of range.
@@ -67,8 +66,7 @@ class Alignment:
         self.way: Way = way
         self.batch_norm: BatchNormReading = batch_norm
         self.max_overhead, self.autotune, self.probe = max_overhead, autotune, probe
-        self.probed = False
-        self._rows_are_examples: bool | None = None  # found out by the first pass that hooks record
+        self.findings = findings_of(network)
         self._recorder = Recorder(autotune=autotune)
         self._run: Callable[..., Any] | None = None
         self._cap = None if max_overhead is None else MemoryCap(network, max_overhead, autotune=autotune)
@@ -88,58 +86,30 @@ class Alignment:
         """Run forward and backward of the mean loss; see :func:`gar_env.alignment.record` for arguments and errors."""
         check_loss_scale(loss_scale)
         check_not_compiled(self.network)
-        arguments = (inputs,) if isinstance(inputs, Tensor) else inputs
+        check_parameters(self.network)
+        arguments = inputs if isinstance(inputs, tuple | Mapping) else (inputs,)
         way = resolve(self.way, self.batch_norm, self.network)
         free = self.way == "auto" and not has_batch_statistics(self.network)
-        if free and self._rows_are_examples is False:
+        if way == "hooks" and self.probe:
+            self.findings.probe(self.network, arguments, loss, may_fail=free)
+        if free and self.findings.separate is False:
             way = "forward"
         choices: Mapping[str, Choice] = {}
         if self._cap is not None:
             with paused():
                 way, choices = self._cap.decide(way, free, arguments, loss)
         if way == "hooks":
-            tape = self._record_layers(arguments, loss, loss_scale, choices, free)
-        else:
-            tape = record_replayed(TAPES[way], self.network, arguments, loss, run=self._run, loss_scale=loss_scale)
-        if self._cap is not None:
-            self._cap.check(tape, arguments)
-        return tape
-
-    def _record_layers(
-        self,
-        inputs: tuple | dict[str, Any],
-        loss: Losses,
-        loss_scale: LossScale,
-        choices: Mapping[str, Choice],
-        free: bool,
-    ) -> Tape:
-        def record() -> LayerTape:
-            if self.probe and not self.probed:
-                with paused():
-                    check_separation(self.network, inputs, loss)
-                self.probed = True
-            return record_layers(
+            tape = record_layers(
                 self.network,
-                inputs,
+                arguments,
                 loss,
                 run=self._run,
                 loss_scale=loss_scale,
                 recorder=self._recorder,
                 choices=choices,
             )
-
-        if not free or self._rows_are_examples:
-            return record()
-        device = next(self.network.parameters()).device
-        state, buffers = global_state(device), [(buffer, buffer.clone()) for buffer in self.network.buffers()]
-        try:
-            tape = record()
-        except OtherRowsError:
-            self._rows_are_examples = False
-            with torch.no_grad():
-                for buffer, before in buffers:
-                    buffer.copy_(before)
-            with replay_global(state, device):
-                return record_replayed(ForwardTape, self.network, inputs, loss, run=self._run, loss_scale=loss_scale)
-        self._rows_are_examples = True
+        else:
+            tape = record_replayed(TAPES[way], self.network, arguments, loss, run=self._run, loss_scale=loss_scale)
+        if self._cap is not None:
+            self._cap.check(tape, arguments)
         return tape

@@ -46,7 +46,8 @@ class Replay(Call):
             raise UnsupportedLayerError(
                 f"{self.label} has no alignment rule, and replaying it in forward mode failed: "
                 f"{str(error).splitlines()[0]}\n"
-                "Register a rule for it with register_output_tangent, or freeze its parameters."
+                "Pass way='finite_difference' (with batch normalisation in training mode: batch_norm='derivative'), or "
+                "freeze its parameters."
             ) from error
         entries = [dot_per_example(m, delta) for m, delta in zip(moved, self.deltas.values(), strict=True)]
         return torch.stack(entries).sum(0)
@@ -73,12 +74,15 @@ class ReplayTaker:
         """Forward pre-hook: the state before the call."""
         unit = self.unit_of(module)
         if unit is not None:
-            self.open.append(Replay(str(unit), Snapshot.take(module), keep(args), keep(kwargs)))
+            snapshot = Snapshot.take(module, parameters=not unit.copies)
+            unit.copies = snapshot.parameters = unit.copies or snapshot.parameters
+            self.open.append(Replay(str(unit), snapshot, keep(args), keep(kwargs)))
 
     def after(self, module: nn.Module, args: tuple, output: Any) -> Any:
         """Forward hook: wait for the gradient of each output.
 
-        Outputs are replaced by aliases: of ``(h, f(h))`` each then gets its own gradient, and none is counted twice.
+        Several outputs are replaced by aliases: of ``(h, f(h))`` each then gets its own gradient, and none is counted
+        twice. A single one stays: what changes it in place would take the alias away.
         """
         unit = self.unit_of(module)
         if unit is None:
@@ -87,11 +91,12 @@ class ReplayTaker:
         if not torch.is_grad_enabled():
             return output
         leaves, structure = tree_flatten(output)
-        for index, leaf in enumerate(leaves):
-            if isinstance(leaf, Tensor) and leaf.requires_grad:
-                leaves[index] = leaf.view_as(leaf)
-                leaves[index].register_hook(lambda delta, index=index: self._arrived(unit, replay, index, delta))
-        return tree_unflatten(leaves, structure)
+        live = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad]
+        for index in live:
+            if len(live) > 1:
+                leaves[index] = leaves[index].view_as(leaves[index])
+            leaves[index].register_hook(lambda delta, index=index: self._arrived(unit, replay, index, delta))
+        return tree_unflatten(leaves, structure) if len(live) > 1 else output
 
     def _arrived(self, unit: Unit, replay: Replay, index: int, delta: Tensor) -> None:
         self.check_rows(unit, len(delta) if delta.ndim else 0)

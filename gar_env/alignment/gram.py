@@ -58,10 +58,14 @@ class Gram:
             return
         self._open += 1
         box = [x]
-        output.register_hook(lambda delta: self._add(box.pop(), delta))
+        output.register_hook(lambda delta: self._add(box, delta))
 
     @torch.no_grad()
-    def _add(self, x: Tensor, delta: Tensor) -> None:
+    def _add(self, box: list[Tensor], delta: Tensor) -> None:
+        if not box:  # a second backward pass through the same output
+            self._fits = False
+            return
+        x = box.pop()
         self._open -= 1
         (call,) = self.unit.calls
         assert isinstance(call, Deferred)

@@ -24,6 +24,7 @@ from gar_env.alignment.tape import (
     backward_of_mean,
     call,
     check_losses,
+    coarsest_of,
     rows_of,
     runs_in_low_precision,
     working_dtype,
@@ -66,6 +67,7 @@ class LayerTape(Tape):
         super().release()
         for unit in self.units:
             unit.calls.clear()
+            unit.copies = {}
 
 
 def merge(entries: Iterable[tuple[Unit, Tensor]]) -> Parts:
@@ -82,7 +84,7 @@ def merge(entries: Iterable[tuple[Unit, Tensor]]) -> Parts:
 
 def record_layers(
     network: nn.Module,
-    inputs: tuple | dict[str, Any],
+    inputs: tuple | Mapping[str, Any],
     loss: Losses,
     *,
     run: Callable[..., Any] | None = None,
@@ -108,5 +110,7 @@ def record_layers(
         check_losses(losses, inputs)
         recorder.rows = len(losses)
         batch_gradient, scale = backward_of_mean(network, losses, loss_scale)
-    low = runs_in_low_precision(network)
-    return LayerTape(network, losses.detach(), batch_gradient, units, scale, low_precision=low)
+    kept = [tensor for unit in units for one in unit.calls for tensor in one.kept()]
+    coarsest = coarsest_of([losses, *network.parameters(), *kept])
+    low = runs_in_low_precision(network) or coarsest.itemsize < 4
+    return LayerTape(network, losses.detach(), batch_gradient, units, scale, low_precision=low, coarsest=coarsest)

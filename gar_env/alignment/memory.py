@@ -96,7 +96,7 @@ class MemoryCap:
         self._decided: dict[tuple, tuple[Way, Mapping[str, Choice]]] = {}
 
     def decide(
-        self, way: Way, free: bool, inputs: tuple | dict[str, Any], loss: Losses
+        self, way: Way, free: bool, inputs: tuple | Mapping[str, Any], loss: Losses
     ) -> tuple[Way, Mapping[str, Choice]]:
         """The way, and the layers' choices with ``hooks``, that stay below the cap.
 
@@ -117,7 +117,7 @@ class MemoryCap:
         return self._decided[key]
 
     def _decide(
-        self, memory: StepMemory, way: Way, free: bool, inputs: tuple | dict[str, Any], loss: Losses
+        self, memory: StepMemory, way: Way, free: bool, inputs: tuple | Mapping[str, Any], loss: Losses
     ) -> tuple[Way, Mapping[str, Choice]]:
         found: dict[str, float] = {}
         if way == "hooks":
@@ -139,12 +139,12 @@ class MemoryCap:
             f"a larger batch, against which parameters weigh less.{more}"
         )
 
-    def _trial(self, inputs: tuple | dict[str, Any], loss: Losses, choices: Mapping[str, Choice]) -> int:
+    def _trial(self, inputs: tuple | Mapping[str, Any], loss: Losses, choices: Mapping[str, Choice]) -> int:
         device = next(self.network.parameters()).device
         with put_back(self.network), replay_global(global_state(device), device):
             return record_layers(self.network, inputs, loss, choices=choices).nbytes
 
-    def check(self, tape: Tape, inputs: tuple | dict[str, Any]) -> None:
+    def check(self, tape: Tape, inputs: tuple | Mapping[str, Any]) -> None:
         """Hold a tape against the cap.
 
         Raises:
@@ -159,13 +159,13 @@ class MemoryCap:
             )
 
 
-def _shapes(inputs: tuple | dict[str, Any]) -> tuple:
-    tensors = inputs.values() if isinstance(inputs, dict) else inputs
+def _shapes(inputs: tuple | Mapping[str, Any]) -> tuple:
+    tensors = inputs.values() if isinstance(inputs, Mapping) else inputs
     return tuple(tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in tensors)
 
 
 def measure(
-    network: nn.Module, inputs: tuple | dict[str, Any], loss: Losses, *, layerwise: bool, autotune: bool
+    network: nn.Module, inputs: tuple | Mapping[str, Any], loss: Losses, *, layerwise: bool, autotune: bool
 ) -> StepMemory:
     """Run one forward pass as a plain step would, and count; nothing that the training sees is changed.
 
@@ -183,6 +183,12 @@ def measure(
     batch = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
     handles = []
     seen: set[int] = set()
+
+    def pack(tensor: Tensor) -> Tensor:
+        # Detached: a tensor that its own graph keeps would never be freed.
+        saved.append(tensor.detach())
+        return saved[-1]
+
     try:
         for unit in plan(network) if layerwise else ():
             count = _counter(unit, units, seen, autotune)
@@ -190,7 +196,7 @@ def measure(
         with (
             put_back(network),
             replay_global(global_state(device), device),
-            saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor),
+            saved_tensors_hooks(pack, lambda tensor: tensor),
         ):
             loss(call(network, inputs))
     finally:

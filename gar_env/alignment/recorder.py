@@ -17,7 +17,7 @@ from gar_env.alignment.materialise import call_and_materialise, can_materialise
 from gar_env.alignment.rules import EXAMPLE_GRADIENTS, FRESH, OUTPUT_TANGENTS
 from gar_env.alignment.tape import Kept, dot_per_example, unkept, working_dtype
 from gar_env.alignment.units import Call, Unit, plan
-from gar_env.errors import MixedExamplesError
+from gar_env.errors import MixedExamplesError, UnsupportedLayerError
 
 
 @dataclass(eq=False)
@@ -67,10 +67,6 @@ class ExampleGradients(Call):
     def kept(self) -> Iterable[Tensor]:
         """See :meth:`Call.kept`."""
         return self.gradients.values()
-
-
-class OtherRowsError(MixedExamplesError):
-    """A layer's first dimension is not as long as the batch."""
 
 
 class Recorder:
@@ -164,6 +160,11 @@ class Recorder:
         output.register_hook(lambda delta: self._close(unit, box, delta))
 
     def _close(self, unit: Unit, box: list[Kept], delta: Tensor) -> None:
+        if not box:
+            raise UnsupportedLayerError(
+                f"{unit} was differentiated twice in one pass: a gradient penalty, for example. Pass way='forward', "
+                "which covers any use (with batch normalisation in training mode: batch_norm='derivative')."
+            )
         self.check_rows(unit, len(delta) if delta.ndim else 0)
         x = box.pop()
         rule = EXAMPLE_GRADIENTS.get(type(unit.module))
@@ -178,7 +179,7 @@ class Recorder:
     def check_rows(self, unit: Unit, rows: int) -> None:
         """Refuse an output whose first dimension is not the batch."""
         if self.rows is not None and rows != self.rows:
-            raise OtherRowsError(
+            raise MixedExamplesError(
                 f"{unit} returned {rows} rows for a batch of {self.rows} examples. The first dimension of every layer "
                 "with parameters must be the batch: keep [n, tokens, features] instead of merging or swapping its "
                 "first two, and expand position indices to [n, tokens]. Or pass way='forward', which covers any use "

@@ -14,7 +14,7 @@ finite_difference    one more forward pass             ``(l_i(theta + eps d) - l
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,14 +34,15 @@ from gar_env.alignment.tape import (
     backward_of_mean,
     call,
     check_losses,
+    coarsest_of,
     keep,
     runs_in_low_precision,
     unkept,
 )
 from gar_env.errors import StaleTapeError, UnsupportedLayerError
 
-ROUGH = 0.1
-"""Largest error of a finite difference, as estimated, that is returned and not refused."""
+ROUGH = 0.5
+"""Largest error of a finite difference, as estimated, that is returned: beyond it, something else than rounding."""
 
 
 @dataclass(eq=False)
@@ -86,9 +87,9 @@ class ForwardTape(ReplayedTape):
             losses, entry = self.snapshot.tangent(
                 self.tangents(direction), lambda module: self.loss(call(module, inputs))
             )
-        except NotImplementedError as error:
+        except (NotImplementedError, RuntimeError) as error:
             raise UnsupportedLayerError(
-                f"The network has an operation without forward-mode derivative: {error}\n"
+                f"The network has an operation without a derivative of its derivative: {str(error).splitlines()[0]}\n"
                 "Pass way='finite_difference', or way='hooks' with batch_norm='share': layers with a rule do not need "
                 "one."
             ) from error
@@ -109,38 +110,55 @@ def _replay_tolerance(losses: Tensor) -> float:
 class FiniteDifferenceTape(ReplayedTape):
     """Read by one more forward pass, a step of length sqrt(machine epsilon) along the direction: 3.5e-4 in float32.
 
-    A shorter step drowns in rounding, a longer one in curvature and in rectifiers that switch. The entries' sum is
-    known exactly from the batch gradient; how far it is missed, relative to the entries' size, is the error estimate
-    in :attr:`error`. It sees what curvature does on average, and not what rounding does to a single entry.
+    A shorter step drowns in rounding, a longer one in curvature and in rectifiers that switch. :attr:`error` estimates
+    the relative error of the entries as a vector (entries near 0 carry the rounding of the others), as the larger of
+
+    - what curvature does on average: the entries' sum is known exactly from the batch gradient; how far it is missed,
+      over the sum of their absolute values;
+    - what rounding does: machine epsilon times the largest output, over the step's largest change of a loss. It grows
+      as gradients vanish, and no step length helps.
     """
 
     error: float | None = None
+    largest_error: float = ROUGH
 
     way = "finite_difference"
-    exact = False  # the gap is the error estimate, and is checked as that
+    exact = False  # the gap is an error estimate, and is checked as that
 
     def entries(self, direction: Direction) -> Parts:
         """See :meth:`Tape.entries`; one part for all parameters.
 
         Raises:
-            UnsupportedLayerError: If the estimated error is above :data:`ROUGH`.
+            UnsupportedLayerError: If the estimated error is above :attr:`largest_error`.
         """
-        inputs = unkept(self.inputs, "the network")
+        inputs, outputs = unkept(self.inputs, "the network"), []
         length = float(norm(direction))
         if length == 0 or not math.isfinite(length):
             self.error = 0.0 if length == 0 else math.nan
             return {tuple(sorted(direction)): self.losses * length}
-        step = math.sqrt(torch.finfo(self.losses.dtype).eps) / length
-        losses = self.snapshot.moved(self.tangents(direction), step, lambda module: self.loss(call(module, inputs)))
-        entry = (losses.detach() - self.losses) / step
-        expected = entry.numel() * dot(self.batch_gradient, direction)
-        self.error = float((entry.sum() - expected).abs() / entry.abs().sum().clamp_min(1e-30))
-        if self.error > ROUGH:
-            raise UnsupportedLayerError(
-                f"The finite difference is off by about {self.error:.0%}: the loss is too curved at a step of "
-                f"{step * length:.1g}, the inputs or targets were overwritten, or the pass is not the same function "
-                "each time. Pass way='forward', which is exact."
-            )
+        epsilon = torch.finfo(self.coarsest).eps
+        step = math.sqrt(epsilon) / length
+
+        def run(module: Callable[..., Any]) -> Tensor:
+            output = call(module, inputs)
+            outputs.extend(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.numel())
+            return self.loss(output)
+
+        changes = self.snapshot.moved(self.tangents(direction), step, run).detach() - self.losses
+        entry = changes / step
+        if bool(entry.isfinite().all()):
+            largest = max(float(t.abs().max()) for t in [self.losses, *outputs])
+            rounding = epsilon * largest / max(float(changes.abs().max()), 1e-300)
+            gap = entry.sum() - entry.numel() * dot(self.batch_gradient, direction)
+            curvature = float(gap.abs() / entry.abs().sum().clamp_min(1e-300))
+            self.error = max(curvature, rounding)
+            if self.error > self.largest_error:
+                raise UnsupportedLayerError(
+                    f"The finite difference is off by about {self.error:.0%}: rounding {rounding:.1g}, curvature "
+                    f"{curvature:.1g}. Gradients have vanished or the loss is too curved for it, inputs or targets "
+                    "were overwritten, or the pass is not the same function each time. Pass way='forward', which is "
+                    "exact."
+                )
         return {tuple(sorted(direction)): entry}
 
 
@@ -152,7 +170,7 @@ def unwrapped(network: nn.Module) -> nn.Module:
 def record_replayed(
     tape: type[ForwardTape] | type[FiniteDifferenceTape],
     network: nn.Module,
-    inputs: tuple | dict[str, Any],
+    inputs: tuple | Mapping[str, Any],
     loss: Losses,
     *,
     run: Callable[..., Any] | None = None,
@@ -166,7 +184,7 @@ def record_replayed(
     snapshot = Snapshot.take(unwrapped(network), parameters=False)
     losses = loss(call(network if run is None else run, inputs))
     check_losses(losses, inputs, per_token=True)
-    low = runs_in_low_precision(network)
+    low, coarsest = runs_in_low_precision(network), coarsest_of([losses, *network.parameters()])
     if tape is FiniteDifferenceTape and low:
         raise UnsupportedLayerError(
             "A finite difference in half precision is rounding and nothing else. Leave torch.autocast, or pass "
@@ -174,4 +192,6 @@ def record_replayed(
         )
     batch_gradient, _ = backward_of_mean(network, losses, loss_scale)
     snapshot.take_parameters()
-    return tape(network, losses.detach(), batch_gradient, snapshot, keep(inputs), loss, low_precision=low)
+    return tape(
+        network, losses.detach(), batch_gradient, snapshot, keep(inputs), loss, low_precision=low, coarsest=coarsest
+    )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from gar_env.seeding import global_state, replay_global
 
@@ -101,10 +101,35 @@ class Snapshot:
                 # The fused CPU kernel of recurrent layers has none either; convolutions are much faster fused.
                 torch.backends.mkldnn.flags(enabled=False, allow_tf32=False) if recurrent else nullcontext(),
             ):
-                primal, moved = jvp(lambda parameters: self._run(parameters, run), (moving,), (tangents,))[:2]
+                try:
+                    primal, moved = jvp(lambda parameters: self._run(parameters, run), (moving,), (tangents,))[:2]
+                except NotImplementedError:
+                    with replay_global(self.random_state, self.device):
+                        primal, moved = self._tangent_by_two_backward_passes(moving, tangents, run)
         finally:
             torch.backends.mha.set_fastpath_enabled(fast_path)
         return primal, moved if size is None else tree_map(lambda tensor: tensor.to(size.dtype) * size, moved)
+
+    def _tangent_by_two_backward_passes(
+        self, moving: dict[str, Tensor], tangents: dict[str, Tensor], run: Run
+    ) -> tuple[Any, Any]:
+        """For operations without a forward-mode derivative: ``J v`` is the gradient of ``< J^T u, v >`` in ``u``.
+
+        Source:
+            Townsend (2017), A new trick for calculating Jacobian vector products.
+        """
+        moving = {name: p.detach().requires_grad_() for name, p in moving.items()}
+        with torch.enable_grad():
+            primal = self._run(moving, run)
+            outputs, structure = tree_flatten(primal)
+            seeds = [torch.zeros_like(output, requires_grad=True) for output in outputs]
+            first = torch.autograd.grad(
+                outputs, list(moving.values()), seeds, create_graph=True, materialize_grads=True, allow_unused=True
+            )
+            total = torch.stack([(g * t).sum() for g, t in zip(first, tangents.values(), strict=True)]).sum()
+            moved = torch.autograd.grad(total, seeds, materialize_grads=True, allow_unused=True)
+        detached = [output.detach() for output in outputs]
+        return tree_unflatten(detached, structure), tree_unflatten(list(moved), structure)
 
     def moved(self, tangents: dict[str, Tensor], step: float, run: Run) -> Any:
         """``run(call)``, where ``call`` is the module as it was but for its parameters: ``step`` along ``tangents``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -13,10 +13,10 @@ from torch.amp import GradScaler
 from torch.utils._pytree import tree_leaves, tree_map
 
 from gar_env.alignment.direction import Direction, trainable_parameters
-from gar_env.errors import ConfigurationError, LossShapeError, StaleTapeError
+from gar_env.errors import ConfigurationError, LossShapeError, StaleTapeError, UnsupportedLayerError
 
 Losses = Callable[[Any], Tensor]
-Inputs = Tensor | tuple | dict[str, Any]
+Inputs = Tensor | tuple | Mapping[str, Any]
 LossScale = float | GradScaler
 Parts = dict[tuple[str, ...], Tensor]
 """``{names of the parameters a part covers: each example's entry [n]}``; together they cover every parameter once."""
@@ -30,7 +30,8 @@ class Tape(ABC):
         network: The recorded network; its parameters may move on before the tape is read.
         losses: Each example's loss at the recorded parameters, detached, ``[n]`` (``[n, T]``: one per token).
         batch_gradient: A copy of the mean loss's gradient, for the conservation check.
-        low_precision: Whether it ran in half precision or under ``torch.autocast``.
+        low_precision: Whether it ran in half precision or under ``torch.autocast``, all or in part.
+        coarsest: The type of least precision that it ran in, whatever the type of the losses.
         used: Whether the tape has been read and what it kept is gone.
     """
 
@@ -38,6 +39,7 @@ class Tape(ABC):
     losses: Tensor
     batch_gradient: dict[str, Tensor]
     low_precision: bool = field(default=False, kw_only=True)
+    coarsest: torch.dtype = field(default=torch.float32, kw_only=True)
     used: bool = field(default=False, kw_only=True)
 
     way: ClassVar[str]
@@ -91,9 +93,9 @@ def count_bytes(tensors: Iterable[Tensor]) -> int:
     return sum(storages.values())
 
 
-def call(network: Callable[..., Any], inputs: tuple | dict[str, Any]) -> Any:
+def call(network: Callable[..., Any], inputs: tuple | Mapping[str, Any]) -> Any:
     """The network's output for positional or named inputs."""
-    return network(**inputs) if isinstance(inputs, dict) else network(*inputs)
+    return network(**inputs) if isinstance(inputs, Mapping) else network(*inputs)
 
 
 def check_loss_scale(loss_scale: LossScale) -> None:
@@ -215,20 +217,46 @@ def dot_per_example(a: Tensor, b: Tensor, *, own: bool = False) -> Tensor:
     return (a.mul_(b) if own else a * b).reshape(len(b), -1).sum(1)
 
 
+def coarsest_of(tensors: Iterable[Tensor]) -> torch.dtype:
+    """The floating type of least precision among ``tensors``; float32 if there is none."""
+    types = {t.dtype for t in tensors if t.is_floating_point()}
+    return max(types, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float32)
+
+
 def runs_in_low_precision(network: nn.Module) -> bool:
     """Whether a pass at this point would be in half precision, all or in part."""
     floating = [p for p in network.parameters() if p.is_floating_point()]
-    autocast = any(torch.is_autocast_enabled(p.device.type) for p in floating[:1])
-    return autocast or any(p.dtype.itemsize < 4 for p in floating)
+    return any(torch.is_autocast_enabled(p.device.type) for p in floating[:1]) or coarsest_of(floating).itemsize < 4
 
 
-def rows_of(inputs: tuple | dict[str, Any]) -> int | None:
-    """How many examples the inputs seem to hold: the length of the first tensor."""
-    leaves = tree_leaves(inputs)
-    return next((len(x) for x in leaves if isinstance(x, Tensor) and x.ndim), None)
+def lengths_of(inputs: tuple | Mapping[str, Any]) -> list[int]:
+    """The first dimension of every tensor among the inputs."""
+    values = list(inputs.values()) if isinstance(inputs, Mapping) else inputs
+    return [len(x) for x in tree_leaves(values) if isinstance(x, Tensor) and x.ndim]
 
 
-def check_losses(losses: Any, inputs: tuple | dict[str, Any], *, per_token: bool = False) -> None:
+def rows_of(inputs: tuple | Mapping[str, Any]) -> int | None:
+    """How many examples the inputs hold, if all tensors agree on it."""
+    lengths = set(lengths_of(inputs))
+    return lengths.pop() if len(lengths) == 1 else None
+
+
+def check_parameters(network: nn.Module) -> None:
+    """Refuse a network without anything to align.
+
+    Raises:
+        LossShapeError: If no parameter is trained.
+        UnsupportedLayerError: If parameters are complex.
+    """
+    parameters = trainable_parameters(network)
+    if not parameters:
+        raise LossShapeError("The network has no trainable parameter, so its losses have no gradient to align.")
+    numbers = [name for name, p in parameters.items() if p.is_complex()]
+    if numbers:
+        raise UnsupportedLayerError(f"Complex parameters are not supported: {', '.join(numbers)}. Freeze them.")
+
+
+def check_losses(losses: Any, inputs: tuple | Mapping[str, Any], *, per_token: bool = False) -> None:
     """Refuse losses that are not one number per example.
 
     Args:
@@ -239,15 +267,17 @@ def check_losses(losses: Any, inputs: tuple | dict[str, Any], *, per_token: bool
     Raises:
         LossShapeError: With what was found and how to reduce it.
     """
-    rows = rows_of(inputs)
+    lengths = lengths_of(inputs)
     fits = isinstance(losses, Tensor) and losses.ndim >= 1 and (losses.ndim == 1 or per_token)
-    if not fits or (rows is not None and len(losses) != rows):
+    if not fits or (lengths and len(losses) not in lengths):
         found = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
         raise LossShapeError(
-            f"loss must return one number per example, shape [{'n' if rows is None else rows}]; found {found}. Use "
+            f"loss must return one number per example, shape [{lengths[0] if lengths else 'n'}]; found {found}. Use "
             "reduction='none', and take the mean over every other dimension: losses.flatten(1).mean(1). For one entry "
             "per token, shape [n, T], pass way='forward' or way='finite_difference'."
         )
+    if len(losses) == 0:
+        raise LossShapeError("The batch is empty. Record at least one example.")
     if not losses.requires_grad:
         raise LossShapeError(
             "The losses depend on no trainable parameter. Call record outside torch.no_grad(), on a network with "

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from gar_env.alignment.direction import Direction, trainable_parameters
-from gar_env.alignment.rules import has_rule, uses_batch_statistics
+from gar_env.alignment.rules import check_options, has_rule, uses_batch_statistics
 from gar_env.errors import UnsupportedLayerError
 
 
@@ -34,6 +34,8 @@ class Unit:
         module: The module.
         parameters: ``{name inside the module: name in the network}`` of the trainable parameters it covers.
         replayed: Whether it is kept whole and replayed in forward mode, for want of a rule.
+        calls: What each call left behind.
+        copies: Of a replayed module's parameters, for all its calls.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Unit:
     parameters: dict[str, str]
     replayed: bool
     calls: list[Call] = field(default_factory=list)
+    copies: dict[str, Tensor] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.name or 'the network itself'} ({type(self.module).__name__})"
@@ -63,6 +66,7 @@ def plan(network: nn.Module) -> list[Unit]:
         if not own and not holds:
             continue
         if has_rule(module) and not holds:
+            check_options(module)
             units.append(Unit(path, module, {local: names[id(p)] for local, p in own.items()}, replayed=False))
             continue
         inside = {local: names[id(p)] for local, p in module.named_parameters() if p.requires_grad}

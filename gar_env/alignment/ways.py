@@ -15,8 +15,9 @@ measured:
 
 1. ``batch_norm="derivative"`` and a layer that uses batch statistics: ``forward``.
 2. ``batch_norm="share"`` and a layer that uses batch statistics: ``hooks``.
-3. Without batch statistics: ``hooks``; if a layer's rows turn out not to be examples (position embeddings, merged or
-   swapped first dimensions), or if the hooks would break ``max_overhead``: ``forward``.
+3. Without batch statistics, the derivative of each example's own loss: ``hooks``; if the first batch shows that a
+   layer's rows are not examples (position embeddings, merged or swapped first dimensions), that examples are mixed or
+   that a weight is used outside its layer, or if the hooks would break ``max_overhead``: ``forward``.
 """
 
 from __future__ import annotations

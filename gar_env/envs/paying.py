@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gar_env.alignment import FiniteDifferenceTape, Paid, Tape, align, aligning, dot
+from gar_env.alignment import FiniteDifferenceTape, NoGradientError, Paid, Tape, align, aligning, dot
 from gar_env.errors import ConfigurationError, NonFiniteGradientError, RewardError
 from gar_env.rewards import Evidence, Need, RewardSignal
 
@@ -64,13 +65,17 @@ class Paying:
         if trained is None or trained.tape is None or Need.ALIGNMENT not in needs or Need.TAPE in needs:
             yield collected
             return
-        losses = trained.tape.losses
+        tape = trained.tape
+        if isinstance(tape, FiniteDifferenceTape):
+            tape.largest_error = math.inf  # reported in the infos; a run must not end for it
         try:
-            with aligning(trained.tape) as collected.paid:
+            with aligning(tape) as collected.paid:
                 yield collected
             collected.alignment = collected.paid.entries
         except NonFiniteGradientError:
-            collected.alignment = torch.full_like(losses, torch.nan)
+            collected.alignment = torch.full_like(tape.losses, torch.nan)
+        except NoGradientError:
+            pass  # the reference came to its gradient in another way: align afterwards
 
     def pay(self, trained: Trained, evidence: Evidence, collected: Collected, *, step: int) -> Tensor:
         """What each slot gets, checked. A signal that reads examples pays what was trained on, and the others get 0.

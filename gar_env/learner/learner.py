@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -248,7 +249,7 @@ class Learner:
                 "optimizer": self.optimizer.state_dict(),
                 "generator": self.generator.get_state(),
                 "steps": self.steps,
-                "probed": self.alignment.probed,
+                "findings": dataclasses.asdict(self.alignment.findings),
                 "built": self._built,
             }
         )
@@ -281,7 +282,7 @@ class Learner:
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self.generator.set_state(state["generator"])
         self.steps = int(state["steps"])
-        self.alignment.probed = bool(state["probed"])
+        vars(self.alignment.findings).update(state["findings"])
 
 
 def _losses(batch: Batch, weights: Tensor | None) -> CrossEntropy:

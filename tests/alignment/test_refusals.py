@@ -46,9 +46,12 @@ def test_a_weight_used_outside_its_layer_is_refused_and_named():
     network, inputs = Outside(), torch.randn(N, 4)
     direction = {name: torch.randn_like(p) for name, p in network.named_parameters()}
     with pytest.raises(LostGradientError, match=r"layer\.weight.*outside its layer"):
-        align(record(network, inputs, squares), direction)
-    expected = derivative_by_backward(network, (inputs,), squares, direction)
-    assert_close(align(record(network, inputs, squares, way="forward"), direction), expected)
+        align(record(network, inputs, squares, way="hooks", probe=False), direction)
+    with pytest.raises(LostGradientError, match="outside its layer"):
+        record(network, inputs, squares, way="hooks")
+    tape = record(network, inputs, squares)
+    assert tape.way == "forward"
+    assert_close(align(tape, direction), derivative_by_backward(network, (inputs,), squares, direction))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +112,11 @@ def test_rows_that_are_not_examples_are_refused_by_hooks_and_right_by_default(ne
 def test_the_probe_finds_rows_that_only_look_like_examples(network):
     """As many tokens as examples: shapes fit, sums fit, and every single entry would be wrong."""
     with pytest.raises(MixedExamplesError, match="Rows belong to several examples at the parameters"):
-        record(network, torch.randn(N, N, 4), squares, probe=True)
+        record(network, torch.randn(N, N, 4), squares, way="hooks")
+    inputs = torch.randn(N, N, 4)
+    direction = {name: torch.randn_like(p) for name, p in network.named_parameters()}
+    tape = record(network, inputs, squares)
+    assert_close(align(tape, direction), derivative_by_backward(network, (inputs,), squares, direction))
 
 
 @pytest.mark.parametrize("batch_norm", ["share", "derivative"])
@@ -141,10 +148,45 @@ def test_batch_norm_inside_a_replayed_module_is_refused_with_share_and_right_wit
     )
 
 
-def test_an_operation_without_forward_mode_is_refused_and_named():
-    network = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)))
-    tape = record(network, torch.randn(N, 4), squares)
-    with pytest.raises(UnsupportedLayerError, match=r"0 \(ParametrizedLinear\) has no alignment rule.*_weight_norm"):
+@pytest.mark.parametrize("way", ["hooks", "forward"])
+def test_an_operation_without_forward_mode_is_differentiated_twice_instead(way):
+    network = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)), nn.Tanh()).double()
+    inputs = torch.randn(N, 4, dtype=torch.float64)
+    direction = {name: torch.randn_like(p) for name, p in network.named_parameters()}
+    expected = derivative_by_backward(network, (inputs,), squares, direction)
+    assert_close(align(record(network, inputs, squares, way=way), direction), expected)
+
+
+class Once(torch.autograd.Function):
+    """Has neither a forward-mode derivative nor a second one."""
+
+    generate_vmap_rule = False
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(x, weight)
+        return x * weight
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, delta):
+        x, weight = ctx.saved_tensors
+        return delta * weight, (delta * x).sum(0)
+
+
+@pytest.mark.parametrize("way", ["hooks", "forward"])
+def test_an_operation_that_cannot_be_replayed_is_refused_and_named(way):
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(4))
+
+        def forward(self, x):
+            return Once.apply(x, self.weight)
+
+    network = nn.Sequential(nn.Linear(4, 4), Odd())
+    tape = record(network, torch.randn(N, 4), squares, way=way, probe=False)
+    with pytest.raises(UnsupportedLayerError, match="finite_difference"):
         align(tape, gradient(network))
 
 
@@ -171,19 +213,21 @@ def test_the_probe_finds_examples_that_are_permuted_inside():
             return self.second(torch.tanh(self.first(x[self.order]))[self.order.argsort()])
 
     with pytest.raises(MixedExamplesError, match="Rows belong to several examples"):
-        record(Sorted(), torch.randn(N, 4), squares, probe=True)
+        record(Sorted(), torch.randn(N, 4), squares, way="hooks")
 
 
 def test_the_probe_finds_terms_that_cancel_over_the_batch():
     network, signs = nn.Linear(4, 3), torch.tensor([1.0, -1, 1, -1, 1, -1])
     with pytest.raises(LostGradientError, match="outside its layer"):
-        record(network, torch.randn(N, 4), lambda y: squares(y) + signs * network.weight.square().sum(), probe=True)
+        record(network, torch.randn(N, 4), lambda y: squares(y) + signs * network.weight.square().sum(), way="hooks")
 
 
 def test_a_weight_used_outside_its_layer_by_one_example_of_many_is_found():
     network = nn.Linear(4, 3)
     once = torch.zeros(256).index_fill(0, torch.tensor([0]), 1.0)
-    tape = record(network, torch.randn(256, 4), lambda y: squares(y) + once * network.weight.square().sum())
+    tape = record(
+        network, torch.randn(256, 4), lambda y: squares(y) + once * network.weight.square().sum(), probe=False
+    )
     with pytest.raises(LostGradientError, match=r"weight \(entries add up to .*, the batch gradient to .*\)"):
         align(tape, {name: torch.randn_like(p) for name, p in network.named_parameters()})
 
@@ -218,14 +262,13 @@ def test_examples_that_are_mixed_inside_the_network_are_found_by_the_probe():
             return self.second(y - y.mean(0))
 
     with pytest.raises(MixedExamplesError, match=r"several examples at the parameters first\.bias, first\.weight"):
-        record(Centred(), torch.randn(N, 4), squares, probe=True)
+        record(Centred(), torch.randn(N, 4), squares, way="hooks")
 
 
 def test_an_embedding_that_changes_its_weight_is_refused():
     network = nn.Sequential(nn.Embedding(5, 3, scale_grad_by_freq=True))
-    tape = record(network, torch.zeros(N, 2, dtype=torch.long), squares)
     with pytest.raises(UnsupportedLayerError, match="scale_grad_by_freq"):
-        align(tape, gradient(network))
+        record(network, torch.zeros(N, 2, dtype=torch.long), squares)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -120,7 +120,8 @@ def test_finite_differences_come_close_and_estimate_their_error(case):
     tape = record(network, inputs, loss, way="finite_difference")
     found = align(tape, direction)
     assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
-    assert abs(float((found - expected).sum() / found.abs().sum())) == pytest.approx(tape.error, rel=1e-3, abs=1e-12)
+    gap = abs(float((found - expected).sum() / found.abs().sum()))
+    assert gap <= 1.001 * tape.error + 1e-12 < 1e-3
 
 
 def test_finite_differences_in_float32_on_a_wide_resnet():
@@ -247,6 +248,7 @@ def test_a_tape_is_read_once_unless_it_is_retained(way):
 def test_a_block_that_fails_pays_nobody_and_leaves_no_hooks():
     network, inputs = nn.Linear(4, 3), torch.randn(N, 4)
     tape = record(network, inputs, squares)
+    network.zero_grad()
     with pytest.raises(ZeroDivisionError), aligning(tape) as paid:
         1 / 0  # noqa: B018
     with pytest.raises(StaleTapeError, match="when the block"):
@@ -257,6 +259,7 @@ def test_a_block_that_fails_pays_nobody_and_leaves_no_hooks():
 def test_two_backward_passes_inside_the_block_are_refused():
     network, inputs = nn.Linear(4, 3), torch.randn(N, 4)
     tape = record(network, inputs, squares)
+    network.zero_grad()
     twice = pytest.raises(ConfigurationError, match=r"arrived twice.*\n?.*align\(tape, gradient\(network\)\)")
     with twice, aligning(tape):
         squares(network(inputs)).mean().backward()

@@ -128,7 +128,7 @@ def test_a_state_of_another_network_is_refused_and_nothing_is_lost():
     with pytest.raises(CheckpointError, match="belongs to another network or optimizer"):
         run.load_state_dict(other.state_dict())
     with pytest.raises(
-        CheckpointError, match="has the entries built, generator, network, optimizer, probed, steps; found network"
+        CheckpointError, match="has the entries built, findings, generator, network, optimizer, steps; found network"
     ):
         run.load_state_dict({"network": {}})
     for name, value in run.network.state_dict().items():
