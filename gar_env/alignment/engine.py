@@ -33,8 +33,8 @@ class Alignment:
             of example i's own loss, through the batch statistics. Without batch normalisation in training mode both
             are the same number.
         max_overhead: Largest allowed peak of memory over a plain step's, for example 1.5. Counted are parameters,
-            buffers, gradients, the batch and what autograd keeps for the backward pass; not the optimizer's state, so
-            the true ratio is lower. Measured once per shape of the inputs, with an extra forward pass.
+            buffers, gradients, the batch and what autograd keeps for the backward pass, by an extra forward pass once
+            per shape of the inputs; not the optimizer's state, nor what single operations use for themselves.
         autotune: Measure how each layer's part is computed fastest, once per layer shape and process, instead of the
             rule of :mod:`gar_env.alignment.choice`. Two processes may then differ by rounding.
         probe: Before a network's first pass is recorded with hooks, check by two extra passes that the rows of every

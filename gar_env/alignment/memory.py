@@ -21,6 +21,10 @@ from gar_env.alignment.ways import Way
 from gar_env.errors import ConfigurationError, MemoryCapError
 from gar_env.seeding import global_state, replay_global
 
+ACTIVATIONS = 10
+"""Largest tensors alive at once in a pass that keeps none: measured on a WRN, where batch normalisation in forward mode
+makes many."""
+
 
 @dataclass(frozen=True)
 class UnitMemory:
@@ -41,19 +45,31 @@ class StepMemory:
 
     Args:
         plain: Parameters, buffers, gradients, the batch, and what autograd keeps for the backward pass.
+        state: Of these, parameters, buffers and the batch.
         gradients: Of all trainable parameters: the tape keeps a copy for the conservation check.
-        replay: What the ways that replay keep.
+        largest: The largest tensor that autograd keeps.
         units: What ``hooks`` keep, by unit name.
     """
 
     plain: int
+    state: int
     gradients: int
-    replay: int
+    largest: int
     units: dict[str, UnitMemory]
 
-    def overhead(self, kept: int) -> float:
-        """Peak of a recorded step over that of a plain one, if the tape keeps so many bytes."""
-        return 1 + kept / self.plain
+    @property
+    def replay(self) -> int:
+        """What the tape of a way that replays keeps: a copy of the state, and the gradients."""
+        return self.state + self.gradients
+
+    def overhead(self, kept: int, *, replays: bool = False) -> float:
+        """Peak of a recorded step over that of a plain one, if the tape keeps so many bytes.
+
+        The peak is at the end of the next forward pass. A way that replays may need more when its tape is read: then
+        there are two tapes, the direction, parameters that move, and a few activations at a time.
+        """
+        reading = self.state + 2 * kept + 3 * self.gradients + ACTIVATIONS * self.largest if replays else 0
+        return max(self.plain + kept, reading) / self.plain
 
     def fit(self, cap: float) -> tuple[dict[str, Choice], float]:
         """Choices that stay below ``cap`` if there are any: as the layers prefer, the largest savings changed first.
@@ -129,7 +145,7 @@ class MemoryCap:
                 return way, choices
         if way != "hooks" or free:
             replay: Way = "forward" if way == "hooks" else way
-            found[replay] = memory.overhead(memory.replay)
+            found[replay] = memory.overhead(memory.replay, replays=True)
             if found[replay] <= self.largest:
                 return replay, {}
         listed = " and ".join(f"way={name!r} {overhead:.2f}" for name, overhead in found.items())
@@ -150,7 +166,7 @@ class MemoryCap:
         Raises:
             MemoryCapError: If it keeps more; it is then released.
         """
-        overhead = self.measured[_shapes(inputs)].overhead(tape.nbytes)
+        overhead = self.measured[_shapes(inputs)].overhead(tape.nbytes, replays=tape.way != "hooks")
         if overhead > self.largest:
             tape.release()
             raise MemoryCapError(
@@ -204,7 +220,8 @@ def measure(
             handle.remove()
     trainable = count_bytes(p for p in network.parameters() if p.requires_grad)
     plain = count_bytes([*state, *saved, *batch]) + trainable
-    return StepMemory(plain, trainable, trainable + count_bytes([*state, *batch]), units)
+    largest = max((tensor.untyped_storage().nbytes() for tensor in saved), default=0)
+    return StepMemory(plain, count_bytes([*state, *batch]), trainable, largest, units)
 
 
 def _counter(unit: Unit, units: dict[str, UnitMemory], seen: set[int], autotune: bool) -> Callable[..., None]:
