@@ -222,7 +222,7 @@ def test_a_killed_reproduction_goes_on_where_it_was(tmp_path):
 
 
 def test_recipes_are_known_by_name():
-    assert list(RECIPES) == ["best", "paper"]
+    assert list(RECIPES) == ["best", "best-derivative", "paper", "paper-derivative"]
     with pytest.raises(UnknownNameError, match=r"No recipe is called 'papr'. Did you mean 'paper'\?"):
         Table1Job("papr", "fc", "gar", 0, "digits").env_options  # noqa: B018
 
