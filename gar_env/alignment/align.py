@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from gar_env.alignment.backward import LossScale
 from gar_env.alignment.conservation import add_up
 from gar_env.alignment.direction import Direction, check_direction
 from gar_env.alignment.engine import Alignment
-from gar_env.alignment.tape import Inputs, Losses, LossScale, Tape
+from gar_env.alignment.inputs import Inputs, Losses
+from gar_env.alignment.tape import Tape
 from gar_env.alignment.ways import BatchNormReading, Way
 
 

@@ -11,12 +11,13 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from gar_env.alignment.align import align
+from gar_env.alignment.backward import LossScale, check_loss_scale, value_of
 from gar_env.alignment.conservation import adds_up, check_conservation, product
 from gar_env.alignment.direction import Direction, check_direction, gradient, trainable_parameters
 from gar_env.alignment.gram import Gram, can_use_gram
 from gar_env.alignment.layerwise import LayerTape, merge
 from gar_env.alignment.pausing import pausable
-from gar_env.alignment.tape import LossScale, Tape, check_loss_scale, value_of
+from gar_env.alignment.tape import Tape
 from gar_env.alignment.units import Unit
 from gar_env.errors import ConfigurationError, StaleTapeError
 

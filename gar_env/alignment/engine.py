@@ -8,14 +8,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from gar_env.alignment.backward import LossScale, check_loss_scale
 from gar_env.alignment.choice import Choice
 from gar_env.alignment.findings import findings_of
+from gar_env.alignment.inputs import Inputs, Losses, check_parameters
 from gar_env.alignment.layerwise import record_layers
 from gar_env.alignment.memory import MemoryCap
 from gar_env.alignment.pausing import paused
 from gar_env.alignment.recorder import Recorder
 from gar_env.alignment.replayed import FiniteDifferenceTape, ForwardTape, record_replayed
-from gar_env.alignment.tape import Inputs, Losses, LossScale, Tape, check_loss_scale, check_parameters
+from gar_env.alignment.tape import Tape
 from gar_env.alignment.ways import BatchNormReading, Way, check_not_compiled, check_way, has_batch_statistics, resolve
 
 TAPES = {"forward": ForwardTape, "finite_difference": FiniteDifferenceTape}

@@ -9,10 +9,10 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
+from gar_env.alignment.inputs import Losses, rows_of
 from gar_env.alignment.pausing import paused
 from gar_env.alignment.probe import check_separation
 from gar_env.alignment.replayed import unwrapped
-from gar_env.alignment.tape import Losses, rows_of
 from gar_env.errors import LostGradientError, MixedExamplesError
 
 

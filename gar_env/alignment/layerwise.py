@@ -13,22 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gar_env.alignment.backward import LossScale, backward_of_mean
 from gar_env.alignment.choice import Choice
 from gar_env.alignment.direction import Direction
+from gar_env.alignment.inputs import Losses, call, check_losses, rows_of
 from gar_env.alignment.recorder import Recorder
-from gar_env.alignment.tape import (
-    Losses,
-    LossScale,
-    Parts,
-    Tape,
-    backward_of_mean,
-    call,
-    check_losses,
-    coarsest_of,
-    rows_of,
-    runs_in_low_precision,
-    working_dtype,
-)
+from gar_env.alignment.tape import Parts, Tape, coarsest_of, runs_in_low_precision, working_dtype
 from gar_env.alignment.units import Unit, plan
 
 

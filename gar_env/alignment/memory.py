@@ -11,11 +11,12 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_leaves
 
 from gar_env.alignment.choice import Choice, choose
+from gar_env.alignment.inputs import Losses, call
 from gar_env.alignment.layerwise import record_layers
 from gar_env.alignment.materialise import can_materialise
 from gar_env.alignment.put_back import put_back
 from gar_env.alignment.rules import EXAMPLE_GRADIENTS
-from gar_env.alignment.tape import Losses, Tape, call, count_bytes
+from gar_env.alignment.tape import Tape, count_bytes
 from gar_env.alignment.units import Unit, plan
 from gar_env.alignment.ways import Way
 from gar_env.errors import ConfigurationError, MemoryCapError

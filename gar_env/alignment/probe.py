@@ -10,10 +10,10 @@ from torch import nn
 
 from gar_env.alignment.conservation import add_up
 from gar_env.alignment.direction import Direction, trainable_parameters
+from gar_env.alignment.inputs import Losses
 from gar_env.alignment.layerwise import LayerTape, record_layers
 from gar_env.alignment.put_back import put_back
 from gar_env.alignment.rules import uses_batch_statistics
-from gar_env.alignment.tape import Losses
 from gar_env.errors import MixedExamplesError
 from gar_env.seeding import global_state, replay_global
 

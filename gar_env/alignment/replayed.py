@@ -23,22 +23,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves
 
+from gar_env.alignment.backward import LossScale, backward_of_mean
 from gar_env.alignment.direction import Direction, dot, norm
+from gar_env.alignment.inputs import Losses, call, check_losses
 from gar_env.alignment.snapshot import Snapshot
-from gar_env.alignment.tape import (
-    Kept,
-    Losses,
-    LossScale,
-    Parts,
-    Tape,
-    backward_of_mean,
-    call,
-    check_losses,
-    coarsest_of,
-    keep,
-    runs_in_low_precision,
-    unkept,
-)
+from gar_env.alignment.tape import Kept, Parts, Tape, coarsest_of, keep, runs_in_low_precision, unkept
 from gar_env.errors import StaleTapeError, UnsupportedLayerError
 
 ROUGH = 0.5

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.amp import GradScaler
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
-from gar_env.alignment.direction import Direction, trainable_parameters
-from gar_env.errors import ConfigurationError, LossShapeError, StaleTapeError, UnsupportedLayerError
+from gar_env.alignment.direction import Direction
+from gar_env.errors import StaleTapeError
 
-Losses = Callable[[Any], Tensor]
-Inputs = Tensor | tuple | Mapping[str, Any]
-LossScale = float | GradScaler
 Parts = dict[tuple[str, ...], Tensor]
 """``{names of the parameters a part covers: each example's entry [n]}``; together they cover every parameter once."""
 
@@ -93,68 +89,6 @@ def count_bytes(tensors: Iterable[Tensor]) -> int:
     return sum(storages.values())
 
 
-def call(network: Callable[..., Any], inputs: tuple | Mapping[str, Any]) -> Any:
-    """The network's output for positional or named inputs."""
-    return network(**inputs) if isinstance(inputs, Mapping) else network(*inputs)
-
-
-def check_loss_scale(loss_scale: LossScale) -> None:
-    """Refuse what scales nothing.
-
-    Raises:
-        ConfigurationError: If a number is not above 0.
-    """
-    if not isinstance(loss_scale, GradScaler) and not loss_scale > 0:
-        raise ConfigurationError(f"loss_scale={loss_scale} must be above 0, or a torch.amp.GradScaler.")
-
-
-def value_of(loss_scale: LossScale) -> float:
-    """The factor in force; a GradScaler on a GPU waits for it."""
-    return loss_scale.get_scale() if isinstance(loss_scale, GradScaler) else loss_scale
-
-
-def backward_of_mean(network: nn.Module, losses: Tensor, loss_scale: LossScale) -> tuple[dict[str, Tensor], float]:
-    """Backpropagate ``loss_scale`` times the mean of ``losses``, and add to ``.grad`` as usual.
-
-    Returns:
-        A copy of this pass's own gradient, by parameter: of this process alone under DistributedDataParallel, and
-        with the scale divided out; and the scale.
-    """
-    mean = losses.mean()
-    scaled = loss_scale.scale(mean) if isinstance(loss_scale, GradScaler) else mean * loss_scale
-    scale = value_of(loss_scale)
-    parameters = trainable_parameters(network)
-    earlier = {name: p.grad for name, p in parameters.items()}
-    fresh: dict[str, Tensor] = {}
-
-    def copy_of(name: str) -> Callable[[Tensor], None]:
-        # A copy: optimizers with Nesterov momentum write into .grad, and then the check would compare with that. Taken
-        # in the hook, before other processes' gradients are averaged in.
-        def take(p: Tensor) -> None:
-            assert p.grad is not None
-            fresh[name] = p.grad.detach().clone() if scale == 1 else p.grad.detach() / scale
-
-        return take
-
-    handles = [p.register_post_accumulate_grad_hook(copy_of(name)) for name, p in parameters.items()]
-    for p in parameters.values():
-        p.grad = None
-    finished = False
-    try:
-        scaled.backward()
-        finished = True
-    finally:
-        for handle in handles:
-            handle.remove()
-        for name, p in parameters.items():
-            before = earlier[name]
-            if not finished:
-                p.grad = before
-            elif before is not None:
-                p.grad = before if p.grad is None else before.add_(p.grad)
-    return {name: fresh[name] if name in fresh else torch.zeros_like(p) for name, p in parameters.items()}, scale
-
-
 class Kept:
     """A tensor that must not be overwritten until it is read: its version is watched.
 
@@ -227,59 +161,3 @@ def runs_in_low_precision(network: nn.Module) -> bool:
     """Whether a pass at this point would be in half precision, all or in part."""
     floating = [p for p in network.parameters() if p.is_floating_point()]
     return any(torch.is_autocast_enabled(p.device.type) for p in floating[:1]) or coarsest_of(floating).itemsize < 4
-
-
-def lengths_of(inputs: tuple | Mapping[str, Any]) -> list[int]:
-    """The first dimension of every tensor among the inputs."""
-    values = list(inputs.values()) if isinstance(inputs, Mapping) else inputs
-    return [len(x) for x in tree_leaves(values) if isinstance(x, Tensor) and x.ndim]
-
-
-def rows_of(inputs: tuple | Mapping[str, Any]) -> int | None:
-    """How many examples the inputs hold, if all tensors agree on it."""
-    lengths = set(lengths_of(inputs))
-    return lengths.pop() if len(lengths) == 1 else None
-
-
-def check_parameters(network: nn.Module) -> None:
-    """Refuse a network without anything to align.
-
-    Raises:
-        LossShapeError: If no parameter is trained.
-        UnsupportedLayerError: If parameters are complex.
-    """
-    parameters = trainable_parameters(network)
-    if not parameters:
-        raise LossShapeError("The network has no trainable parameter, so its losses have no gradient to align.")
-    numbers = [name for name, p in parameters.items() if p.is_complex()]
-    if numbers:
-        raise UnsupportedLayerError(f"Complex parameters are not supported: {', '.join(numbers)}. Freeze them.")
-
-
-def check_losses(losses: Any, inputs: tuple | Mapping[str, Any], *, per_token: bool = False) -> None:
-    """Refuse losses that are not one number per example.
-
-    Args:
-        losses: What the loss returned.
-        inputs: Of the network.
-        per_token: Whether more dimensions than the first are allowed.
-
-    Raises:
-        LossShapeError: With what was found and how to reduce it.
-    """
-    lengths = lengths_of(inputs)
-    fits = isinstance(losses, Tensor) and losses.ndim >= 1 and (losses.ndim == 1 or per_token)
-    if not fits or (lengths and len(losses) not in lengths):
-        found = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
-        raise LossShapeError(
-            f"loss must return one number per example, shape [{lengths[0] if lengths else 'n'}]; found {found}. Use "
-            "reduction='none', and take the mean over every other dimension: losses.flatten(1).mean(1). For one entry "
-            "per token, shape [n, T], pass way='forward' or way='finite_difference'."
-        )
-    if len(losses) == 0:
-        raise LossShapeError("The batch is empty. Record at least one example.")
-    if not losses.requires_grad:
-        raise LossShapeError(
-            "The losses depend on no trainable parameter. Call record outside torch.no_grad(), on a network with "
-            "parameters that require gradients."
-        )

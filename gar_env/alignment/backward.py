@@ -1,0 +1,71 @@
+"""The backward pass of a mean loss, scaled or not, and a copy of its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+
+from gar_env.alignment.direction import trainable_parameters
+from gar_env.errors import ConfigurationError
+
+LossScale = float | GradScaler
+
+
+def check_loss_scale(loss_scale: LossScale) -> None:
+    """Refuse what scales nothing.
+
+    Raises:
+        ConfigurationError: If a number is not above 0.
+    """
+    if not isinstance(loss_scale, GradScaler) and not loss_scale > 0:
+        raise ConfigurationError(f"loss_scale={loss_scale} must be above 0, or a torch.amp.GradScaler.")
+
+
+def value_of(loss_scale: LossScale) -> float:
+    """The factor in force; a GradScaler on a GPU waits for it."""
+    return loss_scale.get_scale() if isinstance(loss_scale, GradScaler) else loss_scale
+
+
+def backward_of_mean(network: nn.Module, losses: Tensor, loss_scale: LossScale) -> tuple[dict[str, Tensor], float]:
+    """Backpropagate ``loss_scale`` times the mean of ``losses``, and add to ``.grad`` as usual.
+
+    Returns:
+        A copy of this pass's own gradient, by parameter: of this process alone under DistributedDataParallel, and
+        with the scale divided out; and the scale.
+    """
+    mean = losses.mean()
+    scaled = loss_scale.scale(mean) if isinstance(loss_scale, GradScaler) else mean * loss_scale
+    scale = value_of(loss_scale)
+    parameters = trainable_parameters(network)
+    earlier = {name: p.grad for name, p in parameters.items()}
+    fresh: dict[str, Tensor] = {}
+
+    def copy_of(name: str) -> Callable[[Tensor], None]:
+        # A copy: optimizers with Nesterov momentum write into .grad, and then the check would compare with that. Taken
+        # in the hook, before other processes' gradients are averaged in.
+        def take(p: Tensor) -> None:
+            assert p.grad is not None
+            fresh[name] = p.grad.detach().clone() if scale == 1 else p.grad.detach() / scale
+
+        return take
+
+    handles = [p.register_post_accumulate_grad_hook(copy_of(name)) for name, p in parameters.items()]
+    for p in parameters.values():
+        p.grad = None
+    finished = False
+    try:
+        scaled.backward()
+        finished = True
+    finally:
+        for handle in handles:
+            handle.remove()
+        for name, p in parameters.items():
+            before = earlier[name]
+            if not finished:
+                p.grad = before
+            elif before is not None:
+                p.grad = before if p.grad is None else before.add_(p.grad)
+    return {name: fresh[name] if name in fresh else torch.zeros_like(p) for name, p in parameters.items()}, scale
