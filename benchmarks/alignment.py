@@ -137,6 +137,24 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def summary(rows: list[dict]) -> str:
+    """Markdown: one line a network, every step / every second step and memory; of other libraries the fastest."""
+    columns = ("hooks", "forward", "finite_difference")
+    lines = [f"| network | n | {' | '.join(columns)} | other libraries, the fastest |", f"|{' --- |' * 6}"]
+
+    def cell(row: dict) -> str:
+        return f"{row['every'][0]:.2f} / {row['second'][0]:.2f}, {row['memory']:.2f}"
+
+    for workload in dict.fromkeys(row["workload"] for row in rows):
+        measured = {row["way"]: row for row in rows if row["workload"] == workload and "every" in row}
+        others = [row for way, row in measured.items() if way not in OURS]
+        best = min(others, key=lambda row: row["every"][0], default=None)
+        last = "" if best is None else f"{best['way']}: {cell(best)}"
+        cells = [cell(measured[way]) if way in measured else "" for way in columns]
+        lines.append(f"| {workload} | {row_n(rows, workload)} | {' | '.join(cells)} | {last} |")
+    return "\n".join(lines)
+
+
 def plot(rows: list[dict], path: Path) -> None:
     """Time against memory, one panel per network."""
     import matplotlib.pyplot as plt
@@ -185,7 +203,7 @@ def write(rows: list[dict], out: Path) -> None:
         + "; ".join(machines)
         + ".\n"
     )
-    out.with_suffix(".md").write_text(f"{head}\n{table(rows)}\n")
+    out.with_suffix(".md").write_text(f"{head}\n{summary(rows)}\n\n{table(rows)}\n")
     plot(rows, out.with_suffix(".png"))
 
 

@@ -83,20 +83,24 @@ def _measure(layer: nn.Module, x: Tensor) -> Choice:
             delta = delta.to(memory_format=torch.channels_last if delta.ndim == 4 else torch.preserve_format)
         local = {name: p.detach() for name, p in layer.named_parameters(recurse=False)}
         rule = OUTPUT_TANGENTS[type(layer)]
-        deferred = _seconds(lambda: rule(layer, x, local).mul_(delta).flatten(1).sum(1), x.device)
-        apart = _seconds(lambda: example_weight_gradients(layer, x, delta).sum(0), x.device)
-        # What materialising saves: the usual weight gradient.
-        usual = _seconds(lambda: weight_gradient(layer, x, delta), x.device)
+        deferred, apart, usual = _seconds(
+            lambda: rule(layer, x, local).mul_(delta).flatten(1).sum(1),
+            lambda: example_weight_gradients(layer, x, delta).sum(0),
+            lambda: weight_gradient(layer, x, delta),  # what materialising saves
+            device=x.device,
+        )
     return "materialised" if apart - usual < deferred else "deferred"
 
 
-def _seconds(call: Callable[[], object], device: torch.device) -> float:
-    def once() -> float:
+def _seconds(*calls: Callable[[], object], device: torch.device) -> list[float]:
+    """The median time of each call; all take turns, so that what else the machine does hits them alike."""
+
+    def once(call: Callable[[], object]) -> float:
         start = time.perf_counter()
         call()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return time.perf_counter() - start
 
-    once()
-    return statistics.median(once() for _ in range(REPEATS))
+    rounds = [[once(call) for call in calls] for _ in range(REPEATS + 1)]
+    return [statistics.median(times) for times in zip(*rounds[1:], strict=True)]
