@@ -10,7 +10,7 @@ from gar_env.alignment.conservation import add_up
 from gar_env.alignment.direction import Direction, check_direction
 from gar_env.alignment.engine import Alignment
 from gar_env.alignment.inputs import Inputs, Losses
-from gar_env.alignment.tape import Tape
+from gar_env.alignment.tape import Tape, full_precision
 from gar_env.alignment.ways import BatchNormReading, Way
 
 
@@ -101,7 +101,7 @@ def align(tape: Tape, direction: Direction, *, retain_tape: bool = False) -> Ten
     tape.check_unused()
     check_direction(direction, tape.batch_gradient)
     direction = {name: direction[name].detach().to(g.dtype) for name, g in tape.batch_gradient.items()}
-    with torch.no_grad():
+    with torch.no_grad(), full_precision(tape.network):
         entries = add_up(tape, tape.entries(direction), direction)
     if not retain_tape:
         tape.release()

@@ -30,7 +30,7 @@ def value_of(loss_scale: LossScale) -> float:
 
 
 def backward_of_mean(network: nn.Module, losses: Tensor, loss_scale: LossScale) -> tuple[dict[str, Tensor], float]:
-    """Backpropagate ``loss_scale`` times the mean of ``losses``, and add to ``.grad`` as usual.
+    """Backpropagate ``loss_scale`` times the mean of ``losses``; ``.grad`` is added to by torch, as usual.
 
     Returns:
         A copy of this pass's own gradient, by parameter: of this process alone under DistributedDataParallel, and
@@ -40,32 +40,21 @@ def backward_of_mean(network: nn.Module, losses: Tensor, loss_scale: LossScale) 
     scaled = loss_scale.scale(mean) if isinstance(loss_scale, GradScaler) else mean * loss_scale
     scale = value_of(loss_scale)
     parameters = trainable_parameters(network)
-    earlier = {name: p.grad for name, p in parameters.items()}
     fresh: dict[str, Tensor] = {}
 
     def copy_of(name: str) -> Callable[[Tensor], None]:
         # A copy: optimizers with Nesterov momentum write into .grad, and then the check would compare with that. Taken
-        # in the hook, before other processes' gradients are averaged in.
-        def take(p: Tensor) -> None:
-            assert p.grad is not None
-            fresh[name] = p.grad.detach().clone() if scale == 1 else p.grad.detach() / scale
+        # before it is added to .grad, or averaged over processes.
+        def take(g: Tensor) -> None:
+            own = g.detach().clone() if scale == 1 else g.detach() / scale
+            fresh[name] = fresh[name] + own if name in fresh else own
 
         return take
 
-    handles = [p.register_post_accumulate_grad_hook(copy_of(name)) for name, p in parameters.items()]
-    for p in parameters.values():
-        p.grad = None
-    finished = False
+    handles = [p.register_hook(copy_of(name)) for name, p in parameters.items()]
     try:
         scaled.backward()
-        finished = True
     finally:
         for handle in handles:
             handle.remove()
-        for name, p in parameters.items():
-            before = earlier[name]
-            if not finished:
-                p.grad = before
-            elif before is not None:
-                p.grad = before if p.grad is None else before.add_(p.grad)
     return {name: fresh[name] if name in fresh else torch.zeros_like(p) for name, p in parameters.items()}, scale

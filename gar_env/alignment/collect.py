@@ -17,7 +17,7 @@ from gar_env.alignment.direction import Direction, check_direction, gradient, tr
 from gar_env.alignment.gram import Gram, can_use_gram
 from gar_env.alignment.layerwise import LayerTape, merge
 from gar_env.alignment.pausing import pausable
-from gar_env.alignment.tape import Tape
+from gar_env.alignment.tape import Tape, full_precision
 from gar_env.alignment.units import Unit
 from gar_env.errors import ConfigurationError, StaleTapeError
 
@@ -85,8 +85,9 @@ def aligning(tape: Tape, *, loss_scale: LossScale = 1.0) -> Iterator[Paid]:
 
     Note:
         What happens to ``.grad`` after the backward pass (clipping, unscaling, a step) does not reach the entries.
-        Under DistributedDataParallel the direction is the global gradient, which exists only after the backward pass:
-        nothing is freed before the block ends.
+        What an optimizer inside the backward pass does to ``.grad`` before it is seen here does: enter the block before
+        such hooks are registered. Under DistributedDataParallel the direction is the global gradient (inside
+        ``no_sync()`` the local one), which exists only after the backward pass: nothing is freed before the block ends.
     """
     tape.check_unused()
     check_loss_scale(loss_scale)
@@ -109,7 +110,7 @@ def aligning(tape: Tape, *, loss_scale: LossScale = 1.0) -> Iterator[Paid]:
                 "No gradient of the recorded network arrived inside aligning(tape). Call loss.backward() there "
                 "(torch.autograd.grad fills no .grad), or align(tape, direction) with a direction of your own."
             )
-        with torch.no_grad():
+        with torch.no_grad(), full_precision(tape.network):
             paid._entries = collector.finish()
         paid._sources = collector.sources
     finally:
@@ -160,7 +161,7 @@ class _Collector:
                 self.loss_scale = value_of(self._given_scale)  # a scaler knows it now, and may change it later
                 self.begin()
             self.sources[name] = p.grad.data_ptr()
-            with torch.no_grad():
+            with torch.no_grad(), full_precision(self.tape.network):
                 self.take(name, p.grad)
 
         return arrived

@@ -42,6 +42,8 @@ class Replay(Call):
         args, kwargs = unkept((self.args, self.kwargs), self.label)
         try:
             _, moved = self.snapshot.tangent(tangents, lambda call: self._outputs(call(*args, **kwargs)))
+        except torch.OutOfMemoryError:
+            raise
         except (NotImplementedError, RuntimeError) as error:
             raise UnsupportedLayerError(
                 f"{self.label} has no alignment rule, and replaying it in forward mode failed: "

@@ -36,8 +36,11 @@ class Findings:
             MixedExamplesError: Likewise.
         """
         n = rows_of(inputs) or 2
-        if self.probed > 1 or self.probed == n:
+        settled = self.separate or may_fail  # what failed before fails again, for those who cannot do without
+        if settled and (self.probed > 1 or self.probed == n):
             return
+        if getattr(network, "static_graph", False):
+            return  # DistributedDataParallel would count the probe's passes as training
         try:
             # The network inside a wrapper, which would wait for other processes.
             with paused():

@@ -47,13 +47,22 @@ class Gram:
         """Each example's part, ``[n]``, or ``None`` if the pass that followed was not a batch of rows too."""
         return self._total if self._fits and not self._open else None
 
+    def _recorded(self) -> Deferred:
+        (call,) = self.unit.calls
+        assert isinstance(call, Deferred)
+        return call
+
     def _after_forward(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         if not (self.listening() and torch.is_grad_enabled() and output.requires_grad):
             return
         x = (args[0] if args else next(iter(kwargs.values()))).detach()
         inputs, outputs = x.shape[-1], output.shape[-1]
         worth_it = len(x) * (inputs + outputs) < inputs * outputs
-        if x.ndim != 2 or output.dtype != x.dtype or not worth_it:
+        if not self.unit.calls:  # paid already
+            return
+        call = self._recorded()
+        same = x.dtype == output.dtype == call.x.tensor.dtype
+        if x.ndim != 2 or not same or torch.is_autocast_enabled(x.device.type) or not worth_it:
             self._fits = False
             return
         self._open += 1
@@ -62,13 +71,12 @@ class Gram:
 
     @torch.no_grad()
     def _add(self, box: list[Tensor], delta: Tensor) -> None:
-        if not box:  # a second backward pass through the same output
+        if not box or not self.unit.calls:  # a second backward pass through the same output, or after the end
             self._fits = False
             return
         x = box.pop()
         self._open -= 1
-        (call,) = self.unit.calls
-        assert isinstance(call, Deferred)
+        call = self._recorded()
         products = unkept(call.x, str(self.unit)) @ x.T
         if "bias" in self.unit.parameters:
             products += 1

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_leaves
@@ -18,7 +19,7 @@ from gar_env.alignment.put_back import put_back
 from gar_env.alignment.rules import EXAMPLE_GRADIENTS
 from gar_env.alignment.tape import Tape, count_bytes
 from gar_env.alignment.units import Unit, plan
-from gar_env.alignment.ways import Way
+from gar_env.alignment.ways import Way, has_batch_statistics
 from gar_env.errors import ConfigurationError, MemoryCapError
 from gar_env.seeding import global_state, replay_global
 
@@ -126,10 +127,10 @@ class MemoryCap:
         Raises:
             MemoryCapError: If there are none.
         """
-        key = (way, free, *_shapes(inputs))
+        key = (way, free, *self._circumstances(inputs))
         if key not in self._decided:
             memory = measure(self.network, inputs, loss, layerwise=way == "hooks", autotune=self.autotune)
-            self.measured[_shapes(inputs)] = memory
+            self.measured[self._circumstances(inputs)] = memory
             self._decided[key] = self._decide(memory, way, free, inputs, loss)
         return self._decided[key]
 
@@ -156,6 +157,14 @@ class MemoryCap:
             f"a larger batch, against which parameters weigh less.{more}"
         )
 
+    def _circumstances(self, inputs: tuple | Mapping[str, Any]) -> tuple:
+        """What decides how much memory a pass takes."""
+        values = list(inputs.values()) if isinstance(inputs, Mapping) else inputs
+        p = next(self.network.parameters())
+        shapes = [(tuple(x.shape), x.dtype) for x in tree_leaves(values) if isinstance(x, Tensor)]
+        precision = (p.dtype, torch.is_autocast_enabled(p.device.type))
+        return (*shapes, *precision, self.network.training, has_batch_statistics(self.network))
+
     def _trial(self, inputs: tuple | Mapping[str, Any], loss: Losses, choices: Mapping[str, Choice]) -> int:
         device = next(self.network.parameters()).device
         with put_back(self.network), replay_global(global_state(device), device):
@@ -167,18 +176,13 @@ class MemoryCap:
         Raises:
             MemoryCapError: If it keeps more; it is then released.
         """
-        overhead = self.measured[_shapes(inputs)].overhead(tape.nbytes, replays=tape.way != "hooks")
+        overhead = self.measured[self._circumstances(inputs)].overhead(tape.nbytes, replays=tape.way != "hooks")
         if overhead > self.largest:
             tape.release()
             raise MemoryCapError(
                 f"max_overhead={self.largest} was broken: the tape came to {overhead:.2f} times the memory of a plain "
                 "step. Raise it, or pass another way."
             )
-
-
-def _shapes(inputs: tuple | Mapping[str, Any]) -> tuple:
-    tensors = inputs.values() if isinstance(inputs, Mapping) else inputs
-    return tuple(tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in tensors)
 
 
 def measure(
@@ -248,7 +252,8 @@ def _counter(unit: Unit, units: dict[str, UnitMemory], seen: set[int], autotune:
         before = units.get(unit.name)
         if before is not None:  # called again
             deferred += before.deferred
-            materialised = None if materialised is None or before.materialised is None else 2 * materialised
+            once = (materialised, before.materialised)
+            materialised = None if None in once else sum(size for size in once if size is not None)
         units[unit.name] = UnitMemory(deferred, materialised, preferred)
 
     return after_forward

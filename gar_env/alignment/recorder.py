@@ -114,7 +114,8 @@ class Recorder:
         module = unit.module
         if unit.replayed:
             taker = ReplayTaker(self.unit_of, self.check_rows)
-            before = module.register_forward_pre_hook(guard(taker.before), with_kwargs=True)
+            # Before the hooks of others, which the replay runs again.
+            before = module.register_forward_pre_hook(guard(taker.before), prepend=True, with_kwargs=True)
             return [before.remove, module.register_forward_hook(guard(taker.after)).remove]
         handle = module.register_forward_hook(guard(self._after_forward), with_kwargs=True)
         if not materialise or type(module) in EXAMPLE_GRADIENTS:

@@ -41,11 +41,21 @@ class ReplayedTape(Tape):
     snapshot: Snapshot
     inputs: Any
     loss: Losses
+    held: list[Kept]  # the tensors that the loss holds, targets among them
 
     why_lost = (
         "Replaying the pass gave another derivative: the network or the loss is not the same function each time (state "
         "outside its buffers, numpy randomness), or a layer's backward is not its derivative. Pass way='hooks'."
     )
+
+    def read_inputs(self) -> Any:
+        """The recorded batch.
+
+        Raises:
+            StaleTapeError: If it, or a tensor that the loss holds, was overwritten.
+        """
+        unkept(self.held, "the loss")
+        return unkept(self.inputs, "the network")
 
     def kept(self) -> Iterable[Tensor]:
         """See :meth:`Tape.kept`."""
@@ -60,7 +70,7 @@ class ReplayedTape(Tape):
     def release(self) -> None:
         """See :meth:`Tape.release`."""
         super().release()
-        self.inputs, self.snapshot.parameters, self.snapshot.buffers = (), {}, {}
+        self.inputs, self.held, self.snapshot.parameters, self.snapshot.buffers = (), [], {}, {}
 
 
 @dataclass(eq=False)
@@ -71,11 +81,13 @@ class ForwardTape(ReplayedTape):
 
     def entries(self, direction: Direction) -> Parts:
         """See :meth:`Tape.entries`; one part for all parameters."""
-        inputs = unkept(self.inputs, "the network")
+        inputs = self.read_inputs()
         try:
             losses, entry = self.snapshot.tangent(
                 self.tangents(direction), lambda module: self.loss(call(module, inputs))
             )
+        except torch.OutOfMemoryError:
+            raise
         except (NotImplementedError, RuntimeError) as error:
             raise UnsupportedLayerError(
                 f"The network has an operation without a derivative of its derivative: {str(error).splitlines()[0]}\n"
@@ -120,7 +132,7 @@ class FiniteDifferenceTape(ReplayedTape):
         Raises:
             UnsupportedLayerError: If the estimated error is above :attr:`largest_error`.
         """
-        inputs, outputs = unkept(self.inputs, "the network"), []
+        inputs, outputs = self.read_inputs(), []
         length = float(norm(direction))
         if length == 0 or not math.isfinite(length):
             self.error = 0.0 if length == 0 else math.nan
@@ -130,13 +142,14 @@ class FiniteDifferenceTape(ReplayedTape):
 
         def run(module: Callable[..., Any]) -> Tensor:
             output = call(module, inputs)
-            outputs.extend(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.numel())
+            outputs.extend(t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point())
             return self.loss(output)
 
         changes = self.snapshot.moved(self.tangents(direction), step, run).detach() - self.losses
         entry = changes / step
         if bool(entry.isfinite().all()):
-            largest = max(float(t.abs().max()) for t in [self.losses, *outputs])
+            # Of what is finite: masked outputs are minus infinity, and round nothing.
+            largest = max(float(t.nan_to_num(0, 0, 0).abs().max()) for t in [self.losses, *outputs] if t.numel())
             rounding = epsilon * largest / max(float(changes.abs().max()), 1e-300)
             gap = entry.sum() - entry.numel() * dot(self.batch_gradient, direction)
             curvature = float(gap.abs() / entry.abs().sum().clamp_min(1e-300))
@@ -154,6 +167,20 @@ class FiniteDifferenceTape(ReplayedTape):
 def unwrapped(network: nn.Module) -> nn.Module:
     """The network inside DistributedDataParallel, whose own forward waits for the other processes."""
     return network.module if isinstance(network, DistributedDataParallel) else network
+
+
+def _tensors_of(loss: Losses) -> list[Tensor]:
+    """Those in its closure, its defaults and its attributes."""
+    cells = [cell.cell_contents for cell in getattr(loss, "__closure__", None) or () if _is_filled(cell)]
+    held = [*cells, *(getattr(loss, "__defaults__", None) or ()), *getattr(loss, "__dict__", {}).values()]
+    return [value for value in held if isinstance(value, Tensor)]
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False
 
 
 def record_replayed(
@@ -181,6 +208,5 @@ def record_replayed(
         )
     batch_gradient, _ = backward_of_mean(network, losses, loss_scale)
     snapshot.take_parameters()
-    return tape(
-        network, losses.detach(), batch_gradient, snapshot, keep(inputs), loss, low_precision=low, coarsest=coarsest
-    )
+    kept = snapshot, keep(inputs), loss, keep(_tensors_of(loss))
+    return tape(network, losses.detach(), batch_gradient, *kept, low_precision=low, coarsest=coarsest)

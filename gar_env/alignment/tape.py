@@ -151,6 +151,12 @@ def dot_per_example(a: Tensor, b: Tensor, *, own: bool = False) -> Tensor:
     return (a.mul_(b) if own else a * b).reshape(len(b), -1).sum(1)
 
 
+def full_precision(network: nn.Module) -> torch.autocast:
+    """A context in which tapes are read: without ``torch.autocast``, whatever the pass around it does."""
+    device = next(network.parameters()).device.type
+    return torch.autocast(device, enabled=False)
+
+
 def coarsest_of(tensors: Iterable[Tensor]) -> torch.dtype:
     """The floating type of least precision among ``tensors``; float32 if there is none."""
     types = {t.dtype for t in tensors if t.is_floating_point()}

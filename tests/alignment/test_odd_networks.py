@@ -8,11 +8,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from cases import N
-from gar_env.alignment import Alignment, align, record
+from gar_env.alignment import Alignment, align, gradient, record
 from gar_env.errors import (
     DirectionMismatchError,
     LossShapeError,
     LostGradientError,
+    MixedExamplesError,
+    StaleTapeError,
     UnsupportedLayerError,
 )
 from oracles import assert_close, derivative_by_backward, squares
@@ -49,6 +51,63 @@ def test_what_follows_a_replayed_module_may_work_in_place(make):
         align(record(network, inputs, squares, way="hooks"), direction),
         derivative_by_backward(network, (inputs,), squares, direction),
     )
+
+
+@pytest.mark.parametrize("way", ["forward", "finite_difference"])
+def test_targets_that_are_overwritten_are_refused(way):
+    network, targets = nn.Linear(4, 3), torch.zeros(N, dtype=torch.long)
+    tapes = [
+        record(network, torch.randn(N, 4), lambda y: F.cross_entropy(y, targets, reduction="none"), way=way),
+        record(network, torch.randn(N, 4), lambda y, t=targets: F.cross_entropy(y, t, reduction="none"), way=way),
+    ]
+    direction = gradient(network)
+    targets.fill_(1)
+    for tape in tapes:
+        with pytest.raises(StaleTapeError, match="input of the loss was overwritten"):
+            align(tape, direction)
+
+
+def test_a_network_that_failed_the_probe_fails_it_again_for_hooks():
+    class Crossed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.layer(x.transpose(0, 1)).transpose(0, 1)
+
+    network, inputs = Crossed(), torch.randn(N, N, 4)
+    assert record(network, inputs, squares).way == "forward"
+    for _ in range(2):
+        with pytest.raises(MixedExamplesError):
+            record(network, inputs, squares, way="hooks")
+    assert record(network, inputs, squares).way == "forward"
+
+
+def test_old_spectral_norm_in_training_mode():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.utils.spectral_norm(nn.Linear(6, 4)), nn.Tanh(), nn.Linear(4, 2)).double()
+    inputs = torch.randn(N, 6).double()
+    direction = {name: torch.randn_like(p) for name, p in network.named_parameters()}
+    expected = derivative_by_backward(network, (inputs,), squares, direction)
+    assert_close(align(record(network, inputs, squares, way="hooks", probe=False), direction), expected)
+
+
+def test_finite_differences_ignore_what_is_no_number():
+    class Several(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x):
+            y = self.layer(x)
+            return y.masked_fill(torch.tensor([False, True, False]), -torch.inf), y > 0, torch.full((N,), 50000)
+
+    torch.manual_seed(0)
+    network, inputs = Several(), torch.randn(N, 4)
+    tape = record(network, inputs, lambda y: torch.logsumexp(y[0], 1), way="finite_difference")
+    align(tape, {name: torch.randn_like(p) for name, p in network.named_parameters()})
+    assert tape.error < 1e-2
 
 
 class Remembers(nn.Module):
