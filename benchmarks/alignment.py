@@ -8,7 +8,7 @@ All contenders of a workload run in one process, interleaved: each round times o
 contender, and the ratio is taken round by round. "every": a reward at every step. "2nd": at every second step only,
 two steps over two plain ones. Memory is the peak of the tensors alive over three steps, network and optimizer included,
 over that of three plain ones. "agrees": correlation of the second step's rewards with those of our forward mode (the
-derivative of each example's own loss). ``pip install backpack-for-pytorch opacus`` for the peers; one that cannot do a
+derivative of each example's own loss). ``pip install 'gar-env[bench]'`` for the peers; one that cannot do a
 network is listed with its reason.
 """
 

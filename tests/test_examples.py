@@ -159,3 +159,9 @@ def test_the_readmes_table_is_that_of_the_committed_results():
         for line in auc_table(rows, recipe).markdown().splitlines():
             assert line in readme
         assert accuracy_table(rows, recipe)
+
+
+def test_the_costs_of_alignment_in_the_documentation_are_those_of_the_committed_results():
+    results = (ROOT / "benchmarks" / "results" / "alignment.md").read_text().split("\n\n")[2]
+    assert results.startswith("| network | n | hooks |")
+    assert results in (ROOT / "docs" / "alignment.md").read_text()

@@ -7,7 +7,7 @@ hooks                the share reading of batch normalisation     per layer: inp
                                                                   output gradient, or     gradients are materialised
                                                                   per-example gradients
 forward              the derivative reading                       batch, parameters       a pass in forward mode
-finite_difference    the derivative reading, to about 1e-3        batch, parameters       a forward pass
+finite_difference    the derivative reading, to about 3e-3        batch, parameters       a forward pass
 ===================  ===========================================  ======================  ============================
 
 Without batch normalisation in training mode both readings are the same number. ``"auto"`` never changes what is
