@@ -168,24 +168,26 @@ def plot(rows: list[dict], path: Path) -> None:
     for axis in axes.flat[len(workloads) :]:
         axis.axis("off")
     for axis, workload in zip(axes.flat, workloads, strict=False):
-        axis.set(xscale="log", yscale="log", title=f"{workload}, n = {row_n(rows, workload)}")
-        for row in rows:
-            if row["workload"] == workload and "refused" not in row:
-                color, marker = styles[row["way"]]
-                axis.plot(row["every"][0], row["memory"], marker, color=color, alpha=0.85)
+        shown = [row for row in rows if row["workload"] == workload and "refused" not in row]
+        for row in shown:
+            color, marker = styles[row["way"]]
+            axis.plot(row["every"][0], row["memory"], marker, color=color, alpha=0.85)
+        axis.set(title=f"{workload}, n = {row_n(rows, workload)}")
+        if max(max(row["every"][0], row["memory"]) for row in shown) > 10:
+            axis.set(xscale="log", yscale="log")
         axis.axvline(1, color="0.8", linewidth=0.8)
         axis.axhline(1, color="0.8", linewidth=0.8)
         for one in (axis.xaxis, axis.yaxis):
             one.set_major_formatter(lambda value, _: f"{value:g}")
-            one.set_minor_formatter(lambda value, _: f"{value:.2g}" if value < 3 else "")
-        axis.tick_params(which="both", labelsize=6)
+            one.set_minor_formatter(lambda value, _: "")
+        axis.tick_params(labelsize=7)
     handles = [
         plt.Line2D([], [], color=color, marker=marker, linestyle="", label=name)
         for name, (color, marker) in styles.items()
     ]
     figure.supxlabel("time of a step with a reward at every step, plain SGD = 1")
     figure.supylabel("peak memory, plain SGD = 1")
-    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    figure.legend(handles=handles, loc="outside upper center", ncols=4)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
@@ -197,12 +199,10 @@ def row_n(rows: list[dict], workload: str) -> int:
 
 def write(rows: list[dict], out: Path) -> None:
     """Results as JSON lines and as a table."""
-    machines = sorted({f"{r['machine']}, {r['device']}, torch {r['torch']}, commit {r['commit']}" for r in rows})
-    head = (
-        "# Time and memory over plain SGD\n\nMedian of the rounds and quartiles; one thread; "
-        + "; ".join(machines)
-        + ".\n"
-    )
+    machines = sorted({f"{row['machine']}, {row['device']}, torch {row['torch']}" for row in rows})
+    commits = sorted({row["commit"].removesuffix("-dirty") for row in rows})
+    said = f"Median of the rounds and quartiles; one thread; {'; '.join(machines)}; commits {', '.join(commits)}."
+    head = f"# Time and memory over plain SGD\n\n{said}\n"
     out.with_suffix(".md").write_text(f"{head}\n{summary(rows)}\n\n{table(rows)}\n")
     plot(rows, out.with_suffix(".png"))
 

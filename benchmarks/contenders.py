@@ -163,7 +163,7 @@ class Opacus(ExampleGradients):
 
     def __init__(self, workload: Workload, device: str) -> None:
         super().__init__(workload, device)
-        import opacus
+        import opacus  # pyright: ignore[reportMissingImports]
 
         self.sampled = opacus.GradSampleModule(self.network, loss_reduction="mean")
         self.network_backward_hooks_off()
@@ -188,7 +188,7 @@ class BackpackBatchGrad(ExampleGradients):
 
     def __init__(self, workload: Workload, device: str) -> None:
         super().__init__(workload, device)
-        import backpack
+        import backpack  # pyright: ignore[reportMissingImports]
 
         self.network = backpack.extend(self.network, use_converter=not isinstance(self.network, nn.Sequential))
         self.optimizer = torch.optim.SGD(
@@ -196,8 +196,8 @@ class BackpackBatchGrad(ExampleGradients):
         )
 
     def example_gradients(self) -> list[Tensor]:
-        import backpack
-        from backpack.extensions import BatchGrad
+        import backpack  # pyright: ignore[reportMissingImports]
+        from backpack.extensions import BatchGrad  # pyright: ignore[reportMissingImports]
 
         inputs, targets = self.batch()
         with backpack.backpack(BatchGrad()):
