@@ -20,6 +20,17 @@ from gar_env.errors import (
 from oracles import assert_close, derivative_by_backward, squares
 
 
+class Crossed(nn.Module):
+    """Its layer's first dimension is the sequence."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.layer(x.transpose(0, 1)).transpose(0, 1)
+
+
 def test_a_gradient_penalty_in_the_recorded_loss_is_refused_by_hooks_and_named():
     class Penalised(nn.Module):
         def __init__(self):
@@ -68,14 +79,6 @@ def test_targets_that_are_overwritten_are_refused(way):
 
 
 def test_a_network_that_failed_the_probe_fails_it_again_for_hooks():
-    class Crossed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.Linear(4, 3)
-
-        def forward(self, x):
-            return self.layer(x.transpose(0, 1)).transpose(0, 1)
-
     network, inputs = Crossed(), torch.randn(N, N, 4)
     assert record(network, inputs, squares).way == "forward"
     for _ in range(2):
@@ -135,14 +138,6 @@ def test_looking_at_a_network_leaves_buffers_as_a_plain_step_would(options):
 
 
 def test_a_batch_of_one_does_not_settle_whether_examples_are_mixed():
-    class Crossed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.Linear(4, 3)
-
-        def forward(self, x):
-            return self.layer(x.transpose(0, 1)).transpose(0, 1)
-
     network = Crossed().double()
     alignment = Alignment(network)
     assert alignment.record(torch.randn(1, 1, 4).double(), squares).way == "hooks"
