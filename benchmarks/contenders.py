@@ -75,11 +75,9 @@ class Ours(Contender):
         batch_norm: BatchNormReading = "share",
         *,
         autotune: bool = False,
-        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(workload, device)
         self.alignment = Alignment(self.network, way=way, batch_norm=batch_norm, autotune=autotune, probe=False)
-        self.dtype = dtype
         self.tape: Tape | None = None
 
     def recorded(self) -> Tape:

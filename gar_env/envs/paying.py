@@ -20,7 +20,8 @@ class Trained(NamedTuple):
     """What is kept of a controlled batch until its slots are paid.
 
     Args:
-        tape: With :attr:`~gar_env.rewards.Need.TAPE`, of the ``m`` examples that were trained on; ``None`` if none was.
+        tape: Of the ``m`` examples that were trained on, if the signal needs it or their alignment; ``None`` if there
+            were none.
         slots: int64 ``[m]``, the slots of those examples; ``None`` if they are all of them.
     """
 
