@@ -1,0 +1,25 @@
+"""Image operations per example in batch, equal to Pillow in every bit; search spaces; plans."""
+
+# The operations register themselves.
+from gar_env.augment import geometry, neighbourhood, pointwise  # noqa: F401
+from gar_env.augment.backends import BACKENDS, apply, register_backend, to_image, to_tensor
+from gar_env.augment.operation import OPERATIONS, Operation, register_op
+from gar_env.augment.plan import Plan
+from gar_env.augment.spaces import SPACES, STRENGTHS, Choice, SearchSpace, register_space
+
+__all__ = [
+    "BACKENDS",
+    "OPERATIONS",
+    "SPACES",
+    "STRENGTHS",
+    "Choice",
+    "Operation",
+    "Plan",
+    "SearchSpace",
+    "apply",
+    "register_backend",
+    "register_op",
+    "register_space",
+    "to_image",
+    "to_tensor",
+]

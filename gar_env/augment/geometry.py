@@ -1,0 +1,141 @@
+"""Operations that move pixels: nearest neighbour, black outside, in Pillow's 16.16 fixed-point arithmetic."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from gar_env.augment.operation import Parameters, register_op
+
+ONE = 1 << 16
+TABLE_PIXELS = 96 * 96  # up to this size, where every pixel comes from is tabled once (36 KiB for each value)
+
+Coefficients = tuple[int, int, int, int, int, int]
+"""``x_in = (a2 + a0 x + a1 y) >> 16``, ``y_in = (a5 + a3 x + a4 y) >> 16``."""
+
+
+def fixed_point(a: float, b: float, c: float, d: float, e: float, f: float) -> Coefficients:
+    """What Pillow makes of ``Image.transform(size, AFFINE, (a, b, c, d, e, f))``: from pixel centre to pixel."""
+
+    def fix(value: float) -> int:
+        return math.floor(value * ONE + 0.5)
+
+    return fix(a), fix(b), fix(c + a * 0.5 + b * 0.5), fix(d), fix(e), fix(f + d * 0.5 + e * 0.5)
+
+
+def rotation(degrees: float, height: int, width: int) -> Coefficients:
+    """Counter-clockwise about the centre; multiples of 90 degrees are transposes where the shape allows it."""
+    degrees = degrees % 360
+    last_x, last_y = (width - 1) * ONE, (height - 1) * ONE
+    if degrees == 180:
+        return -ONE, 0, last_x, 0, -ONE, last_y
+    if degrees == 90 and width == height:
+        return 0, -ONE, last_x, ONE, 0, 0
+    if degrees == 270 and width == height:
+        return 0, ONE, 0, -ONE, 0, last_y
+    angle = -math.radians(degrees)
+    cos, sin = round(math.cos(angle), 15), round(math.sin(angle), 15)
+    minus_sin = round(-math.sin(angle), 15)
+    x, y = width / 2.0, height / 2.0
+    return fixed_point(cos, sin, cos * -x + sin * -y + 0.0 + x, minus_sin, cos, minus_sin * -x + cos * -y + 0.0 + y)
+
+
+def _flipped_lr(value: float, height: int, width: int) -> Coefficients:
+    return -ONE, 0, (width - 1) * ONE, 0, ONE, 0
+
+
+def _flipped_ud(value: float, height: int, width: int) -> Coefficients:
+    return ONE, 0, 0, 0, -ONE, (height - 1) * ONE
+
+
+def source_pixels(coefficients: Tensor, height: int, width: int) -> Tensor:
+    """Where each pixel comes from.
+
+    Args:
+        coefficients: int64 ``[k, 6]``.
+        height: Of the images.
+        width: Likewise.
+
+    Returns:
+        int32 ``[k, height * width]``: the number of a pixel, row by row, or -1 for outside.
+    """
+    a0, a1, a2, a3, a4, a5 = coefficients[:, :, None, None].unbind(1)
+    x = torch.arange(width, device=coefficients.device)
+    y = torch.arange(height, device=coefficients.device)[:, None]
+    x_in, y_in = (a2 + a1 * y + a0 * x) >> 16, (a5 + a4 * y + a3 * x) >> 16
+    inside = (x_in >= 0) & (x_in < width) & (y_in >= 0) & (y_in < height)
+    return torch.where(inside, y_in * width + x_in, -1).to(torch.int32).flatten(1)
+
+
+def _parameters(of_value: Callable[[float, int, int], Coefficients]) -> Parameters:
+    def parameters(values: Sequence[float], height: int, width: int) -> Tensor:
+        coefficients = torch.tensor([of_value(value, height, width) for value in values], dtype=torch.int64)
+        return source_pixels(coefficients, height, width) if height * width <= TABLE_PIXELS else coefficients
+
+    return parameters
+
+
+def _affine(*of_value: Callable[[float], float]) -> tuple[Callable[..., Image.Image], Parameters]:
+    """Pillow's call and our parameters from six functions of the value."""
+
+    def pillow(image: Image.Image, value: float) -> Image.Image:
+        return image.transform(image.size, Image.Transform.AFFINE, tuple(of(value) for of in of_value))
+
+    return pillow, _parameters(lambda value, height, width: fixed_point(*(of(value) for of in of_value)))
+
+
+def _zero(value: float) -> float:
+    return 0.0
+
+
+def _one(value: float) -> float:
+    return 1.0
+
+
+def _value(value: float) -> float:
+    return value
+
+
+def move(images: Tensor, rows: Tensor) -> Tensor:
+    """Gather every pixel from where it comes from.
+
+    Args:
+        images: uint8 ``[m, c, h, w]``.
+        rows: int32 ``[m, h * w]`` of :func:`source_pixels`, or int64 ``[m, 6]`` coefficients.
+    """
+    if rows.dtype == torch.int64:
+        rows = source_pixels(rows, *images.shape[2:])
+    source = rows.clamp_min(0).long()[:, None].expand(-1, images.shape[1], -1)
+    moved = images.flatten(2).gather(2, source)
+    return moved.mul_((rows >= 0)[:, None]).view_as(images)
+
+
+register_op(
+    "rotate",
+    unit="degrees",
+    identity=0,
+    parameters=_parameters(rotation),
+    pillow=lambda image, value: image.rotate(value),
+)(move)
+for _name, _unit, _of_value in (
+    ("shear_x", "x", (_one, _value, _zero, _zero, _one, _zero)),
+    ("shear_y", "x", (_one, _zero, _zero, _value, _one, _zero)),
+    ("translate_x", "pixels", (_one, _zero, _value, _zero, _one, _zero)),
+    ("translate_y", "pixels", (_one, _zero, _zero, _zero, _one, _value)),
+):
+    _pillow, _rows = _affine(*_of_value)
+    register_op(_name, unit=_unit, identity=0, parameters=_rows, pillow=_pillow)(move)
+register_op(
+    "flip_lr",
+    parameters=_parameters(_flipped_lr),
+    pillow=lambda image, value: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+)(move)
+register_op(
+    "flip_ud",
+    parameters=_parameters(_flipped_ud),
+    pillow=lambda image, value: image.transpose(Image.Transpose.FLIP_TOP_BOTTOM),
+)(move)

@@ -1,0 +1,136 @@
+"""Operations that look at one pixel, and perhaps at statistics of the image.
+
+Index legend: ``m`` images, ``c`` channels (1 or 3), ``h`` rows, ``w`` columns. Every formula is that of Pillow's C code,
+and equals it in every bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image, ImageEnhance, ImageOps
+from torch import Tensor
+
+from gar_env.augment.operation import register_op
+
+
+def blend(degenerate: Tensor, pixels: Tensor, factors: Tensor) -> Tensor:
+    """``degenerate + (pixels - degenerate) * factor``, cut to 0..255 and to whole numbers.
+
+    Args:
+        degenerate: float32, whole numbers, broadcast over ``pixels``.
+        pixels: float32 ``[m, c, h, w]``, whole numbers.
+        factors: float32 ``[m]``.
+
+    Returns:
+        uint8 ``[m, c, h, w]``.
+    """
+    # Two roundings, as in C. A fused multiply-add, torch.lerp or addcmul has one, and differs in 1 of 2,000 pairs.
+    blended = pixels.sub(degenerate).mul_(factors[:, None, None, None]).add_(degenerate).clamp_(0, 255)
+    return blended.to(torch.int16).to(torch.uint8)  # a third of the time of going there directly
+
+
+def gray(images: Tensor) -> Tensor:
+    """Pillow's mode ``L`` of uint8 ``[m, c, h, w]``: int32 ``[m, 1, h, w]``."""
+    wide = images.to(torch.int32)
+    if images.shape[1] == 1:
+        return wide
+    return (19595 * wide[:, :1] + 38470 * wide[:, 1:2] + 7471 * wide[:, 2:] + 0x8000) >> 16
+
+
+def look_up(images: Tensor, tables: Tensor) -> Tensor:
+    """Replace every pixel by the entry of its image's and channel's table, uint8 ``[m, c, 256]``."""
+    return tables.gather(2, images.flatten(2).long()).view_as(images)
+
+
+@register_op("brightness", unit="x", identity=1, pillow=lambda im, v: ImageEnhance.Brightness(im).enhance(v))
+def brightness(images: Tensor, factors: Tensor) -> Tensor:
+    """Blend with black."""
+    return blend(torch.zeros((), device=images.device), images.float(), factors)
+
+
+@register_op("contrast", unit="x", identity=1, pillow=lambda im, v: ImageEnhance.Contrast(im).enhance(v))
+def contrast(images: Tensor, factors: Tensor) -> Tensor:
+    """Blend with the mean gray of the image."""
+    pixels = images.shape[2] * images.shape[3]
+    total = gray(images).sum((1, 2, 3), dtype=torch.int64)
+    mean = (2 * total + pixels) // (2 * pixels)
+    return blend(mean.float()[:, None, None, None], images.float(), factors)
+
+
+@register_op("color", unit="x", identity=1, pillow=lambda im, v: ImageEnhance.Color(im).enhance(v))
+def color(images: Tensor, factors: Tensor) -> Tensor:
+    """Blend with the gray image; a gray image stays as it is."""
+    return blend(gray(images).float(), images.float(), factors)
+
+
+# posterize, solarize and invert are one kernel: out = (v ^ (flip if v >= threshold else 0)) & mask
+
+
+def _bits(rows: Sequence[tuple[int, int, int]]) -> Tensor:
+    return torch.tensor(rows, dtype=torch.uint8)
+
+
+def posterize_bits(values: Sequence[float], height: int, width: int) -> Tensor:
+    """Keep the highest ``value`` of 8 bits."""
+    return _bits([(0, 0, 256 - 2 ** (8 - int(value))) for value in values])
+
+
+def solarize_bits(values: Sequence[float], height: int, width: int) -> Tensor:
+    """Invert from the threshold on; 256 inverts nothing, and does not fit into a byte."""
+    return _bits([(min(int(value), 255), 255 * (value < 256), 255) for value in values])
+
+
+def invert_bits(values: Sequence[float], height: int, width: int) -> Tensor:
+    """Invert from 0 on."""
+    return _bits([(0, 255, 255)] * len(values))
+
+
+@register_op("invert", parameters=invert_bits, pillow=lambda im, v: ImageOps.invert(im))
+@register_op(
+    "solarize", unit="threshold", identity=256, parameters=solarize_bits, pillow=lambda im, v: ImageOps.solarize(im, v)
+)
+@register_op(
+    "posterize", unit="bits", identity=8, parameters=posterize_bits, pillow=lambda im, v: ImageOps.posterize(im, int(v))
+)
+def bits(images: Tensor, rows: Tensor) -> Tensor:
+    """Bit by bit; ``rows`` is uint8 ``[m, 3]``: threshold, flip, mask."""
+    threshold, flip, mask = (column[:, None, None, None] for column in rows.unbind(1))
+    return (images ^ ((images >= threshold) * flip)) & mask
+
+
+@register_op("auto_contrast", pillow=lambda im, v: ImageOps.autocontrast(im))
+def auto_contrast(images: Tensor, values: Tensor) -> Tensor:
+    """Stretch every channel to 0..255."""
+    flat = images.flatten(2)
+    low, high = (x.to(torch.int32).double()[..., None] for x in (flat.amin(2), flat.amax(2)))  # [m, c, 1]
+    spread = high - low
+    scale = torch.full_like(spread, 255) / spread  # a Python number divided by a tensor is rounded twice
+    levels = torch.arange(256, device=images.device)
+    stretched = (levels * scale + -low * scale).clamp(0, 255).floor()  # floor of what is not negative: C's truncation
+    return look_up(images, torch.where(spread > 0, stretched, levels).to(torch.uint8))
+
+
+@register_op("equalize", pillow=lambda im, v: ImageOps.equalize(im))
+def equalize(images: Tensor, values: Tensor) -> Tensor:
+    """Even out every channel's histogram."""
+    flat = images.flatten(2).long()
+    ones = torch.ones((), dtype=torch.int64, device=images.device).expand_as(flat)
+    counts = flat.new_zeros(*flat.shape[:2], 256).scatter_add_(2, flat, ones)
+    last = counts.gather(2, flat.amax(2, keepdim=True))
+    step = (flat.shape[2] - last) // 255
+    below = counts.cumsum(2) - counts
+    evened = ((step // 2 + below) // step.clamp_min(1)).clamp_max(255)
+    levels = torch.arange(256, device=images.device)
+    return torch.where(step > 0, evened, levels).to(torch.uint8).gather(2, flat).view_as(images)
+
+
+def _same(image: Image.Image, value: float) -> Image.Image:
+    return image
+
+
+@register_op("identity", identity=0, pillow=_same)
+def identity(images: Tensor, values: Tensor) -> Tensor:
+    """The image as it is."""
+    return images

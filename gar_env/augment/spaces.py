@@ -1,0 +1,238 @@
+"""Search spaces: which operations there are to choose from, and what the strengths 0..30 of each mean."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from gar_env.augment.operation import OPERATIONS, Operation
+from gar_env.errors import ConfigurationError, UnknownNameError
+from gar_env.registry import Registry, did_you_mean
+
+STRENGTHS = 31
+"""How many strengths every operation has: k = 0..30."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One operation of a search space, and its range.
+
+    Args:
+        operation: A registered name; ``"module:name"`` imports the module first.
+        start: The value at strength 0.
+        span: What is added up to strength 30; negative for a range that goes down.
+        whole: Whether what is added is cut to a whole number, towards 0: ``int(k * span / 30)``.
+        signed: Whether a fair coin turns the value around, at each application.
+
+    Raises:
+        UnknownNameError: If there is no such operation.
+
+    Example:
+        >>> Choice("rotate", span=135, whole=True, signed=True).value(10)
+        45
+    """
+
+    operation: str
+    start: float = 0.0
+    span: float = 0.0
+    whole: bool = False
+    signed: bool = False
+
+    def __post_init__(self) -> None:
+        _ = OPERATIONS[self.operation]
+
+    @property
+    def op(self) -> Operation:
+        """What is registered under the name."""
+        return OPERATIONS[self.operation]
+
+    @property
+    def name(self) -> str:
+        """Of the operation, without its module."""
+        return self.op.name
+
+    def value(self, strength: int, negative: bool = False) -> float:
+        """What Pillow is given at a strength: a whole number where ``whole`` says so.
+
+        Raises:
+            ConfigurationError: If the strength is out of range.
+        """
+        check_strength(strength)
+        added = strength * self.span / (STRENGTHS - 1)
+        value = int(self.start) + int(added) if self.whole else self.start + added
+        return -value if negative and self.signed else value
+
+    def is_noop(self, strength: int) -> bool:
+        """Whether an image is the same after it, whatever the image."""
+        if self.op.identity is None:
+            return False
+        # Kernels and Pillow blend with a float32 factor.
+        return bool(np.float32(self.value(strength)) == np.float32(self.op.identity))
+
+
+def check_strength(strength: int) -> None:
+    """Refuse a strength that is no whole number in 0..30.
+
+    Raises:
+        ConfigurationError: With what was found.
+    """
+    if isinstance(strength, bool) or not isinstance(strength, (int, np.integer)) or not 0 <= strength < STRENGTHS:
+        raise ConfigurationError(f"strength={strength!r} must be a whole number in 0..{STRENGTHS - 1}.")
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """Operations to choose from, in order; plain data.
+
+    Args:
+        name: What it is called.
+        choices: At least one; no operation twice.
+
+    Raises:
+        ConfigurationError: If it is empty, or an operation is in it twice.
+        UnknownNameError: If there is no such operation.
+
+    Example:
+        >>> space = SPACES["wl"].subset(["rotate", "color"])
+        >>> space.describe("rotate", 10, negative=True), space.is_noop("rotate", 0)
+        ('rotate -45 degrees', True)
+        >>> SearchSpace.from_json(space.to_json()) == space
+        True
+    """
+
+    name: str
+    choices: tuple[Choice, ...]
+
+    def __post_init__(self) -> None:
+        if not self.choices:
+            raise ConfigurationError(f"The search space {self.name!r} is empty. Give it at least one operation.")
+        names = self.names
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigurationError(f"The search space {self.name!r} has {', '.join(twice)} more than once.")
+
+    def __len__(self) -> int:
+        return len(self.choices)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """One per operation."""
+        return tuple(choice.name for choice in self.choices)
+
+    def index(self, name: str) -> int:
+        """The number of an operation.
+
+        Raises:
+            UnknownNameError: If it is not in this space; the message suggests one.
+        """
+        if name not in self.names:
+            raise UnknownNameError(
+                f"The search space {self.name!r} has no operation {name!r}.{did_you_mean(name, self.names)}\n"
+                f"It has: {', '.join(self.names)}."
+            )
+        return self.names.index(name)
+
+    def __getitem__(self, name: str) -> Choice:
+        return self.choices[self.index(name)]
+
+    def value(self, name: str, strength: int, *, negative: bool = False) -> float:
+        """What an operation is given at a strength, in its unit. Errors as :meth:`index` and :meth:`Choice.value`."""
+        return self[name].value(strength, negative)
+
+    def is_noop(self, name: str, strength: int) -> bool:
+        """Whether an operation changes nothing at a strength. Errors as :meth:`value`."""
+        return self[name].is_noop(strength)
+
+    def describe(self, name: str, strength: int, *, negative: bool = False) -> str:
+        """For people: ``"rotate -45 degrees"``. Errors as :meth:`value`."""
+        return self[name].op.describe(self.value(name, strength, negative=negative))
+
+    def subset(self, names: Iterable[str], *, name: str | None = None) -> SearchSpace:
+        """Some of the operations, in the order given.
+
+        Raises:
+            UnknownNameError: If one is not in this space.
+            ConfigurationError: If there are none.
+        """
+        chosen = (names,) if isinstance(names, str) else tuple(names)
+        return SearchSpace(name or f"{self.name}[{','.join(chosen)}]", tuple(self[each] for each in chosen))
+
+    def to_json(self) -> str:
+        """All of it, as text."""
+        return json.dumps(dataclasses.asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> SearchSpace:
+        """From the text of :meth:`to_json`.
+
+        Raises:
+            ConfigurationError: If it is no search space.
+            UnknownNameError: If it names an operation that is not registered.
+        """
+        try:
+            plain = json.loads(text)
+            return cls(str(plain["name"]), tuple(Choice(**choice) for choice in plain["choices"]))
+        except UnknownNameError:
+            raise
+        except (ValueError, TypeError, KeyError) as error:
+            raise ConfigurationError(
+                f"The text is no search space: {error}. Expected an object with name, and choices with operation, "
+                "start, span, whole and signed, as SearchSpace.to_json() writes it."
+            ) from error
+
+
+SPACES: Registry[SearchSpace] = Registry("search space")
+
+
+def register_space(space: SearchSpace) -> SearchSpace:
+    """Make a space known by its name, to environments and command lines too.
+
+    Raises:
+        DuplicateNameError: If another has that name.
+    """
+    return SPACES.register(space.name)(space)
+
+
+def _common(*, factors: tuple[float, float], fewest_bits: int, rotation: int, shear: float, translation: float):
+    """The 14 operations that all published spaces share."""
+    low, spread = factors
+    return (
+        Choice("identity"),
+        Choice("auto_contrast"),
+        Choice("equalize"),
+        Choice("rotate", span=rotation, whole=True, signed=True),
+        Choice("solarize", start=256, span=-256, whole=True),
+        Choice("color", start=low, span=spread),
+        Choice("posterize", start=8, span=fewest_bits - 8, whole=True),
+        Choice("contrast", start=low, span=spread),
+        Choice("brightness", start=low, span=spread),
+        Choice("sharpness", start=low, span=spread),
+        Choice("shear_x", span=shear, signed=True),
+        Choice("shear_y", span=shear, signed=True),
+        Choice("translate_x", span=translation, whole=True, signed=True),
+        Choice("translate_y", span=translation, whole=True, signed=True),
+    )
+
+
+_WIDE = _common(factors=(0.01, 1.99), fewest_bits=2, rotation=135, shear=0.99, translation=32)
+_EXTRA = (
+    Choice("blur"),
+    Choice("invert"),
+    Choice("flip_lr"),
+    Choice("flip_ud"),
+    Choice("cutout", span=19.2, whole=True),
+)
+
+# Mueller, Biedenkapp & Hutter (2021), table 3, read against the first author's code of the time.
+register_space(SearchSpace("wl", _WIDE + _EXTRA))
+# RandAugment (Cubuk et al., 2020) as in that table, and with the wider translation of other implementations.
+_RA = {"factors": (0.1, 1.8), "fewest_bits": 4, "rotation": 30, "shear": 0.3}
+register_space(SearchSpace("ra", _common(**_RA, translation=10)))
+register_space(SearchSpace("ra-translate", _common(**_RA, translation=14.4)))
+# TrivialAugment (Mueller & Hutter, 2021), wide: the wide ranges without the five extra operations.
+register_space(SearchSpace("ta-wide", _WIDE))
