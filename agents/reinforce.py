@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 import torch.distributed as dist
+from gymnasium.spaces import Space
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
@@ -24,16 +25,17 @@ class Policy(Protocol):
 
     logits: Tensor
 
-    def probabilities(self) -> Tensor:
-        """``[k]``."""
+    @property
+    def action_space(self) -> Space:
+        """Of one slot: what the environment must have."""
         ...
 
-    def log_probabilities(self, logits: Tensor) -> Tensor:
-        """``[k]``, differentiable."""
+    def log_probability(self, actions: Tensor, logits: Tensor) -> Tensor:
+        """Of actions ``[n, ...]`` that :meth:`sample` drew, under the logits it had then: ``[n]``, differentiable."""
         ...
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """int64 ``[n]``."""
+        """int64 ``[n, ...]``."""
         ...
 
 
@@ -51,6 +53,8 @@ class Reinforce:
             slots, such as NSLR, are erased by ``"step"``.
         aggregate: Rewarded steps per policy update.
         step_size: Of Adam.
+        gradient_clip: Largest entry of the policy gradient, taken as a mean over slots and steps; ``None`` for any.
+            (Adam does not see the factor between sum and mean.)
         seed: Of the actions.
         distributed: Whether this is one of several processes of ``torch.distributed``, each with as many slots of one
             large batch: rewards are normalised over all slots, policy gradients are added up, and every process holds
@@ -71,6 +75,7 @@ class Reinforce:
         normalise: Normalisation = "step",
         aggregate: int = 1,
         step_size: float = 0.1,
+        gradient_clip: float | None = None,
         seed: int = 0,
         distributed: bool = False,
     ) -> None:
@@ -80,6 +85,8 @@ class Reinforce:
             raise ConfigurationError(f"aggregate={aggregate} must be at least 1.")
         if not step_size > 0:
             raise ConfigurationError(f"step_size={step_size} must be above 0.")
+        if gradient_clip is not None and not gradient_clip > 0:
+            raise ConfigurationError(f"gradient_clip={gradient_clip} must be above 0, or None for no clipping.")
         if distributed and not dist.is_initialized():
             raise ConfigurationError(
                 "distributed=True without a process group. Start with torchrun, and call "
@@ -91,6 +98,7 @@ class Reinforce:
         self.reward_timing = reward_timing
         self.normalise = normalise
         self.aggregate = aggregate
+        self.gradient_clip = gradient_clip
         self.optimizer = torch.optim.Adam([policy.logits], lr=step_size)
         self.generator = named_generator(seed, "policy", policy.logits.device)
         self._unpaid: deque[tuple[Tensor, Tensor]] = deque()  # (actions, logits they were drawn with)
@@ -112,17 +120,16 @@ class Reinforce:
                 f"The environment has reward_timing={timing!r}, the agent {self.reward_timing!r}: every reward would "
                 f"be paid for the wrong action. Build Reinforce with reward_timing={timing!r}."
             )
-        choices = getattr(env.single_action_space, "n", None)
-        if choices != len(self.policy.logits):
+        if env.single_action_space != self.policy.action_space:
             raise ConfigurationError(
-                f"The policy has {len(self.policy.logits)} choices, the environment's action is "
-                f"{env.single_action_space}. Build the policy with as many choices as there are actions."
+                f"The policy's action is {self.policy.action_space}, the environment's {env.single_action_space}. Build "
+                "the policy for this environment."
             )
         self.num_envs = env.num_envs
         self._unpaid.clear()
 
     def act(self, observations: Any) -> Tensor:
-        """int64 ``[n]``; observations are not used, since the policy has none."""
+        """int64 ``[n, ...]``; observations are not used, since the policy has none."""
         # All processes draw for all slots, each takes its own: the actions do not depend on how many there are.
         everywhere = self.policy.sample(self.world * self.num_envs, self.generator)
         actions = everywhere[self.rank * self.num_envs : (self.rank + 1) * self.num_envs]
@@ -152,11 +159,15 @@ class Reinforce:
             raise RewardError(f"{int((~rewards.isfinite()).sum())} of {len(rewards)} rewards are NaN or infinite.")
         actions, logits = self._unpaid.popleft()
         logits.requires_grad_()
-        objective = (self._normalised(rewards) * self.policy.log_probabilities(logits)[actions]).sum()
+        objective = (self._normalised(rewards) * self.policy.log_probability(actions, logits)).sum()
         self._gradient += torch.autograd.grad(objective, logits)[0]
         self._collected += 1
         if self._collected == self.aggregate:
-            self.policy.logits.grad = -self._summed(self._gradient)
+            gradient = self._summed(self._gradient)
+            if self.gradient_clip is not None:
+                bound = self.gradient_clip * len(rewards) * self.world * self.aggregate
+                gradient = gradient.clamp(-bound, bound)
+            self.policy.logits.grad = -gradient
             self.optimizer.step()
             self._gradient = torch.zeros_like(self._gradient)
             self._collected = 0

@@ -7,6 +7,7 @@ import gymnasium
 # id -> (class of the single-agent view, class of the vector environment), both in gar_env.envs
 ENVIRONMENTS = {
     "GAR/DataSplit-v0": ("data_split:DataSplitEnv", "data_split:DataSplitVectorEnv"),
+    "GAR/Augment-v0": ("augment:AugmentEnv", "augment:AugmentVectorEnv"),
     "GAR/DataWeight-v0": ("data_weight:DataWeightEnv", "data_weight:DataWeightVectorEnv"),
 }
 

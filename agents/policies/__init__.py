@@ -1,7 +1,8 @@
 """Distributions over actions, and baselines that never learn."""
 
+from agents.policies.augmentation import FixedAugmentation, OnlineAugmentation
 from agents.policies.fixed import FixedPolicy
 from agents.policies.inverted_softmax import InvertedSoftmax
 from agents.policies.selection import DropSpoiled, SmallLoss
 
-__all__ = ["DropSpoiled", "FixedPolicy", "InvertedSoftmax", "SmallLoss"]
+__all__ = ["DropSpoiled", "FixedAugmentation", "FixedPolicy", "InvertedSoftmax", "OnlineAugmentation", "SmallLoss"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from gymnasium.spaces import Discrete
 from torch import Generator, Tensor
 
 from gar_env.errors import ConfigurationError
@@ -34,6 +35,11 @@ class InvertedSoftmax:
             raise ConfigurationError(f"num_choices={num_choices}: a policy needs at least 2 choices.")
         self.logits = torch.zeros(num_choices, device=device, requires_grad=True)
 
+    @property
+    def action_space(self) -> Discrete:
+        """Of one slot."""
+        return Discrete(len(self.logits))
+
     def keep(self) -> Tensor:
         """``1 - softmax(s)_i``, ``[k]``: the paper's scale, ``1 - 1/k`` at the start; its sum is ``k - 1``."""
         return 1 - torch.softmax(self.logits.detach(), 0)
@@ -48,6 +54,10 @@ class InvertedSoftmax:
         k = len(logits)
         others = logits.expand(k, k).masked_fill(torch.eye(k, dtype=torch.bool, device=logits.device), -torch.inf)
         return torch.logsumexp(others, 1) - torch.logsumexp(logits, 0) - torch.log(torch.tensor(k - 1.0))
+
+    def log_probability(self, actions: Tensor, logits: Tensor) -> Tensor:
+        """Of actions int64 ``[n]`` under given logits: ``[n]``, differentiable."""
+        return self.log_probabilities(logits)[actions]
 
     def sample(self, n: int, generator: Generator) -> Tensor:
         """``n`` independent choices, int64 ``[n]``."""

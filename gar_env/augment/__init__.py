@@ -2,9 +2,11 @@
 
 # The operations register themselves.
 from gar_env.augment import geometry, neighbourhood, pointwise  # noqa: F401
+from gar_env.augment.actions import ActionLayout, Choices
 from gar_env.augment.backends import BACKENDS, apply, register_backend, to_image, to_tensor
 from gar_env.augment.operation import OPERATIONS, Operation, register_op
 from gar_env.augment.plan import Plan
+from gar_env.augment.standard import StandardAugmentation
 from gar_env.augment.spaces import SPACES, STRENGTHS, Choice, SearchSpace, register_space
 
 __all__ = [
@@ -12,10 +14,13 @@ __all__ = [
     "OPERATIONS",
     "SPACES",
     "STRENGTHS",
+    "ActionLayout",
     "Choice",
+    "Choices",
     "Operation",
     "Plan",
     "SearchSpace",
+    "StandardAugmentation",
     "apply",
     "register_backend",
     "register_op",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,10 @@ def digits(download: bool = False) -> Dataset:
     labels = torch.from_numpy(bunch.target.astype(np.int64))
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     test, train = order[:NUM_TEST_DIGITS], order[NUM_TEST_DIGITS:]
-    return Dataset("digits", images[train], labels[train], images[test], labels[test], tuple(str(i) for i in range(10)))
+    names = tuple(str(i) for i in range(10))
+    return Dataset(
+        "digits", images[train], labels[train], images[test], labels[test], names, mirrored_is_same=False
+    )
 
 
 @register_dataset("cifar10")
@@ -61,7 +65,7 @@ def fashion_mnist(download: bool = False) -> Dataset:
 @register_dataset("svhn")
 def svhn(download: bool = False) -> Dataset:
     """99,289 colour images of 32x32 pixels in 10 classes; 73,257 to train on (Netzer et al., 2011)."""
-    return _torchvision("svhn", torchvision.datasets.SVHN, download)
+    return replace(_torchvision("svhn", torchvision.datasets.SVHN, download), mirrored_is_same=False)
 
 
 def _torchvision(name: str, factory: Any, download: bool) -> Dataset:

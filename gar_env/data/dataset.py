@@ -23,6 +23,7 @@ class Dataset:
         classes: One name per class.
         group_train: int64 ``[n]``, the source each training example came from, if the data have sources.
         groups: One name per source.
+        mirrored_is_same: Whether a mirrored image keeps its label, as photographs do and digits do not.
 
     Raises:
         DatasetFormatError: If a shape, a type or a label does not fit.
@@ -36,6 +37,7 @@ class Dataset:
     classes: tuple[str, ...]
     group_train: Tensor | None = None
     groups: tuple[str, ...] = ()
+    mirrored_is_same: bool = True
 
     def __post_init__(self) -> None:
         for part, images, labels in (
@@ -76,6 +78,11 @@ class Dataset:
         """``(channels, height, width)``."""
         channels, height, width = self.x_train.shape[1:]
         return channels, height, width
+
+    def taking(self, rows: Tensor) -> Dataset:
+        """The same data with only those training examples, int64 ``[m]``."""
+        groups = None if self.group_train is None else self.group_train[rows]
+        return replace(self, x_train=self.x_train[rows], y_train=self.y_train[rows], group_train=groups)
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same data on ``device``."""

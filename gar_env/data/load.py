@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
+from gar_env.data import arrows  # noqa: F401 - registers itself
 from gar_env.data.builtin import DATASETS
 from gar_env.data.dataset import Dataset
 from gar_env.data.image_folder import load_image_folder

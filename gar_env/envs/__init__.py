@@ -1,5 +1,6 @@
 """The environments, one per file, and the checker that holds any vector environment against the contract."""
 
+from gar_env.envs.augment import AugmentConfig, AugmentEnv, AugmentVectorEnv
 from gar_env.envs.base import SlotVectorEnv
 from gar_env.envs.config import SlotConfig, config_from
 from gar_env.envs.data_split import DataSplitConfig, DataSplitEnv, DataSplitVectorEnv
@@ -8,6 +9,9 @@ from gar_env.envs.paying import Trained
 from gar_env.envs.single import SingleAgentEnv
 
 __all__ = [
+    "AugmentConfig",
+    "AugmentEnv",
+    "AugmentVectorEnv",
     "DataSplitConfig",
     "DataSplitEnv",
     "DataSplitVectorEnv",

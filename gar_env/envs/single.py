@@ -16,7 +16,7 @@ from gar_env.errors import ConfigurationError
 class SingleAgentEnv(gymnasium.Env):
     """One environment around ``batch_size`` slots.
 
-    Action: ``MultiDiscrete``, one entry per slot. Observation: the slots' rows one after the other, float32
+    Action: ``MultiDiscrete``, the slots' entries one after the other. Observation: the slots' rows one after the other, float32
     ``[batch_size * d]``. Reward: the mean over the slots; ``info["rewards"]`` has each slot's. The other infos are
     the vector environment's, as Python numbers.
 
@@ -40,7 +40,7 @@ class SingleAgentEnv(gymnasium.Env):
         self.slots: SlotVectorEnv = self.vector_env_class(batch_size, autoreset_mode=AutoresetMode.DISABLED, **options)
         self.render_mode = self.slots.render_mode
         assert isinstance(self.slots.action_space, MultiDiscrete)
-        self.action_space = MultiDiscrete(self.slots.action_space.nvec.copy())
+        self.action_space = MultiDiscrete(self.slots.action_space.nvec.reshape(-1))
         self.reward_timing = self.slots.reward_timing
         rows = self.slots.observation_space
         assert isinstance(rows, Box)
@@ -56,7 +56,7 @@ class SingleAgentEnv(gymnasium.Env):
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One step of all slots. Errors as :meth:`TogetherVectorEnv.step`."""
-        observations, rewards, terminations, truncations, infos = self.slots.step(action)
+        observations, rewards, terminations, truncations, infos = self.slots.step(self._by_slot(action))
         return (
             observations.reshape(-1),
             float(rewards.mean()),
@@ -64,6 +64,13 @@ class SingleAgentEnv(gymnasium.Env):
             bool(truncations[0]),
             self._info(rewards, infos),
         )
+
+    def _by_slot(self, action: Any) -> Any:
+        """Rows of several entries from the flat action; what does not fit is left for the slots to refuse."""
+        shape = self.slots.action_space.shape
+        if shape is None or len(shape) == 1 or np.shape(action) != self.action_space.shape:
+            return action
+        return np.reshape(action, shape)
 
     def _info(self, rewards: np.ndarray, infos: dict[str, Any]) -> dict[str, Any]:
         scalars = {key: value[0].item() for key, value in infos.items() if not key.startswith("_")}

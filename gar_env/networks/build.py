@@ -9,6 +9,7 @@ from torch import nn
 
 from gar_env.errors import ConfigurationError
 from gar_env.networks.paper import CNN_BN, FC, FC_BN
+from gar_env.networks.small import SmallCNN
 from gar_env.networks.wide_resnet import WideResNet
 from gar_env.registry import Registry
 
@@ -19,13 +20,14 @@ register_network = NETWORKS.register
 register_network("fc")(FC)
 register_network("fc_bn")(FC_BN)
 register_network("cnn_bn")(CNN_BN)
+register_network("cnn")(SmallCNN)
 
 
 def build_network(network: str | NetworkBuilder, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
     """Build a network with fresh parameters (drawn from torch's global generator, as modules do).
 
     Args:
-        network: ``"fc"``, ``"fc_bn"``, ``"cnn_bn"``, ``"wrn-d-k"`` with any published depth and width
+        network: ``"fc"``, ``"fc_bn"``, ``"cnn_bn"``, ``"cnn"``, ``"wrn-d-k"`` with any published depth and width
             (``"wrn-28-10"``), a name registered with :func:`register_network`, ``"module:name"``, or a
             function ``(image_shape, num_classes) -> nn.Module``.
         image_shape: ``(channels, height, width)``.

@@ -1,0 +1,223 @@
+"""Policies over augmentations: the paper's online one, and published baselines that never learn."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium.spaces import MultiDiscrete
+from gymnasium.vector import VectorEnv
+from torch import Generator, Tensor
+
+from gar_env.augment import STRENGTHS, ActionLayout, Choices, SearchSpace
+from gar_env.augment.spaces import check_strength
+from gar_env.errors import ConfigurationError
+from gar_env.seeding import named_generator
+
+
+class Distribution(NamedTuple):
+    """What a policy over augmentations does, ``A`` operations.
+
+    Args:
+        count: Chance of 1, 2, ... operations, ``[p]``.
+        keep: Chance that an operation is applied when it is drawn, ``[A]``.
+        strengths: Chance of each strength of an operation, ``[A, 31]``.
+    """
+
+    count: Tensor
+    keep: Tensor
+    strengths: Tensor
+
+
+class OnlineAugmentation:
+    r"""``p(r) prod_j p(keep_j) p(strength_j | op_j)``: a categorical for the number of operations, and for every operation
+    one coin and one categorical over strengths; which operations are drawn is uniform, without replacement.
+
+    The log-probability is that of what was applied: places beyond ``r`` and strengths of operations that were not
+    kept had no effect, and add nothing. No observation is used.
+
+    Args:
+        space: What to choose from.
+        places: The most operations that an image can get.
+        device: Of logits and actions.
+
+    Raises:
+        ConfigurationError: If there are more places than operations.
+
+    Example:
+        >>> from gar_env.augment import SPACES
+        >>> policy = OnlineAugmentation(SPACES["ra"].subset(["rotate", "color"]), places=2)
+        >>> policy.distribution().keep
+        tensor([0.5000, 0.5000])
+
+    Source:
+        Mueller, Biedenkapp & Hutter (2021), section 7 and algorithm 2.
+    """
+
+    def __init__(self, space: SearchSpace, places: int = 4, device: torch.device | str = "cpu") -> None:
+        _check_places(space, places)
+        self.space, self.layout = space, ActionLayout(space, places)
+        self.logits = torch.zeros(places + len(space) * (1 + STRENGTHS), device=device, requires_grad=True)
+
+    @property
+    def action_space(self) -> MultiDiscrete:
+        """Of one slot."""
+        return MultiDiscrete(np.array(self.layout.nvec))
+
+    def _parts(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        count, keep, strengths = logits.split([self.layout.places, len(self.space), len(self.space) * STRENGTHS])
+        return count, keep, strengths.view(len(self.space), STRENGTHS)
+
+    def distribution(self) -> Distribution:
+        """As it is now."""
+        count, keep, strengths = self._parts(self.logits.detach())
+        return Distribution(count.softmax(0), keep.sigmoid(), strengths.softmax(1))
+
+    def probabilities(self) -> Tensor:
+        """Chance of each operation to be applied to an image, ``[A]``."""
+        now = self.distribution()
+        drawn = (now.count * torch.arange(1, len(now.count) + 1, device=now.count.device)).sum() / len(self.space)
+        return drawn * now.keep
+
+    def log_probability(self, actions: Tensor, logits: Tensor) -> Tensor:
+        """Of actions int64 ``[n, 1 + 3 p]`` under given logits, up to a constant (the uniform draw): ``[n]``."""
+        count, keep, strengths = self._parts(logits)
+        chosen = self.layout.read(actions)
+        decided = chosen.counts & ~chosen.repeated
+        coins = torch.where(chosen.keep, 1.0, -1.0) * keep[chosen.operations]
+        of_strength = strengths.log_softmax(1)[chosen.operations, chosen.strengths]
+        per_place = torch.nn.functional.logsigmoid(coins) * decided + of_strength * chosen.applied
+        return count.log_softmax(0)[chosen.count - 1] + per_place.sum(1)
+
+    def sample(self, n: int, generator: Generator) -> Tensor:
+        """``n`` independent actions, int64 ``[n, 1 + 3 p]``; nothing waits for the device."""
+        now = self.distribution()
+        operations = _without_replacement(n, self.layout, generator)
+
+        def draw(chances: Tensor, *shape: int) -> Tensor:
+            # The largest of log p + Gumbel noise is a draw; torch.multinomial checks its input and waits.
+            noise = torch.rand(*shape, chances.shape[-1], generator=generator, device=chances.device)
+            return (chances.log() - (-noise.clamp_min(1e-20).log()).clamp_min(1e-20).log()).argmax(-1)
+
+        keep = torch.rand(operations.shape, generator=generator, device=operations.device) < now.keep[operations]
+        strengths = draw(now.strengths[operations], *operations.shape)
+        return self.layout.write(Choices(draw(now.count, n) + 1, operations, keep, strengths))
+
+
+class FixedAugmentation:
+    """An agent that samples augmentations from one distribution, and never learns.
+
+    Args:
+        num_operations: How many for every image; ``None`` draws 1 to as many as the environment allows.
+        strength: 0..30, the same for all; ``None`` draws uniformly.
+        keep_probability: Chance of each to be applied.
+        seed: Of its draws.
+
+    Raises:
+        ConfigurationError: If a number is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_operations: int | None = 2,
+        strength: int | None = None,
+        keep_probability: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        if num_operations is not None and num_operations < 1:
+            raise ConfigurationError(f"num_operations={num_operations} must be at least 1.")
+        if strength is not None:
+            check_strength(strength)
+        if not 0 <= keep_probability <= 1:
+            raise ConfigurationError(f"keep_probability={keep_probability} must be in [0, 1].")
+        self.num_operations, self.strength, self.keep_probability = num_operations, strength, keep_probability
+        self.seed = seed
+        self.generator: Generator | None = None
+
+    @classmethod
+    def none(cls, *, seed: int = 0) -> FixedAugmentation:
+        """No operation: what is left is the environment's crop, flip and Cutout."""
+        return cls(num_operations=1, keep_probability=0.0, seed=seed)
+
+    @classmethod
+    def uniform_augment(cls, *, seed: int = 0) -> FixedAugmentation:
+        """UniformAugment: two operations, each with chance one half, at any strength (LingChen et al., 2020)."""
+        return cls(num_operations=2, keep_probability=0.5, seed=seed)
+
+    @classmethod
+    def rand_augment(cls, n: int = 2, m: int = 14, *, seed: int = 0) -> FixedAugmentation:
+        """RandAugment: ``n`` operations at strength ``m`` (Cubuk et al., 2020), here without replacement."""
+        return cls(num_operations=n, strength=m, seed=seed)
+
+    @classmethod
+    def trivial_augment(cls, *, seed: int = 0) -> FixedAugmentation:
+        """TrivialAugment: one operation at any strength (Mueller & Hutter, 2021)."""
+        return cls(num_operations=1, seed=seed)
+
+    @classmethod
+    def random(cls, *, seed: int = 0) -> FixedAugmentation:
+        """Everything by chance, as an :class:`OnlineAugmentation` that has learned nothing."""
+        return cls(num_operations=None, keep_probability=0.5, seed=seed)
+
+    def begin(self, env: VectorEnv) -> None:
+        """See :class:`agents.Agent`.
+
+        Raises:
+            ConfigurationError: If the environment's actions are no augmentations, or allow fewer operations.
+        """
+        self.layout = layout_of(env)
+        if self.num_operations is not None and self.num_operations > self.layout.places:
+            raise ConfigurationError(
+                f"num_operations={self.num_operations}, but the environment applies {self.layout.places} at most. "
+                "Raise its max_operations."
+            )
+        self.num_envs = env.num_envs
+        if self.generator is None:
+            self.generator = named_generator(self.seed, "policy", getattr(env.unwrapped, "device", "cpu"))
+
+    def act(self, observations: Any) -> Tensor:
+        """int64 ``[n, 1 + 3 p]``."""
+        assert self.generator is not None
+        generator, device, places = self.generator, self.generator.device, self.layout.places
+        operations = _without_replacement(self.num_envs, self.layout, generator)
+        if self.num_operations is None:
+            count = torch.randint(1, places + 1, (self.num_envs,), generator=generator, device=device)
+        else:
+            count = torch.full((self.num_envs,), self.num_operations, device=device)
+        if self.strength is None:
+            strengths = torch.randint(STRENGTHS, operations.shape, generator=generator, device=device)
+        else:
+            strengths = torch.full_like(operations, self.strength)
+        keep = torch.rand(operations.shape, generator=generator, device=device) < self.keep_probability
+        return self.layout.write(Choices(count, operations, keep, strengths))
+
+    def learn(self, rewards: Any, infos: dict[str, Any]) -> None:
+        """Nothing to learn."""
+
+
+def layout_of(env: VectorEnv) -> ActionLayout:
+    """How an environment's actions name augmentations.
+
+    Raises:
+        ConfigurationError: If they do not.
+    """
+    layout = getattr(env.unwrapped, "layout", None)
+    if not isinstance(layout, ActionLayout):
+        raise ConfigurationError(
+            f"{type(env.unwrapped).__name__} has other actions than augmentations. Use this controller on "
+            "GAR/Augment-v0."
+        )
+    return layout
+
+
+def _without_replacement(n: int, layout: ActionLayout, generator: Generator) -> Tensor:
+    """int64 ``[n, p]``, uniform."""
+    noise = torch.rand(n, len(layout.space), generator=generator, device=generator.device)
+    return noise.argsort(1)[:, : layout.places]
+
+
+def _check_places(space: SearchSpace, places: int) -> None:
+    if not 1 <= places <= len(space):
+        raise ConfigurationError(f"places={places} must be in 1..{len(space)}, the size of the space {space.name!r}.")

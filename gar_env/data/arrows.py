@@ -1,0 +1,68 @@
+"""A data set with a known answer: arrows, whose label some image operations keep and others turn into another."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+from gar_env.data.builtin import register_dataset
+from gar_env.data.dataset import Dataset
+
+DIRECTIONS = ("up-right", "up-left", "down-left", "down-right")  # at 45, 135, 225 and 315 degrees
+SIZE = 32
+NUM_TRAIN, NUM_TEST = 2000, 1000
+
+
+@register_dataset("synthetic_invariances")
+def synthetic_invariances(download: bool = False) -> Dataset:
+    """3,000 generated colour images of 32x32 pixels, arrows in four diagonal directions; 2,000 to train on.
+
+    Colours, brightness, place, size and the last 15 degrees of the direction are random. A flip turns every label into
+    another, and so does a rotation by more than 45 degrees: :func:`lies`. The images are the same for every seed.
+    """
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(len(DIRECTIONS), (NUM_TRAIN + NUM_TEST,), generator=generator)
+    images = draw_arrows(labels, generator)
+    return Dataset(
+        "synthetic_invariances",
+        images[:NUM_TRAIN],
+        labels[:NUM_TRAIN],
+        images[NUM_TRAIN:],
+        labels[NUM_TRAIN:],
+        DIRECTIONS,
+        mirrored_is_same=False,
+    )
+
+
+def lies(operation: str, value: float) -> bool:
+    """Whether an image operation turns an arrow into one of another class, and so makes its label a lie.
+
+    What hides an arrow (black images, large translations) is no lie, only useless.
+
+    Args:
+        operation: Its registered name.
+        value: In its unit; degrees for ``rotate``.
+    """
+    return operation in ("flip_lr", "flip_ud") or (operation == "rotate" and abs(value) > 45)
+
+
+def draw_arrows(labels: Tensor, generator: Generator) -> Tensor:
+    """One arrow per label, uint8 ``[n, 3, 32, 32]``: a shaft and a triangular head on a plain, noisy ground."""
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(len(labels), *(shape or (1, 1)), generator=generator)
+
+    angles = torch.deg2rad(45 + 90 * labels[:, None, None] + uniform(-15, 15))
+    x = torch.arange(SIZE) - (SIZE - 1) / 2 - uniform(-4, 4)
+    y = (SIZE - 1) / 2 - torch.arange(SIZE)[:, None] - uniform(-4, 4)  # upwards
+    along, across = x * angles.cos() + y * angles.sin(), y * angles.cos() - x * angles.sin()
+    half = uniform(8, 12)
+    shaft = (along.abs() < half) & (across.abs() < uniform(1, 2))
+    head = (along < half) & (along > half - 7) & (across.abs() < 0.9 * (half - along))
+    ground, arrow = uniform(0, 255, 3, 1, 1), uniform(0, 255, 3, 1, 1)
+    # The two must differ in brightness, or a gray image would not show the arrow.
+    darker = ground.mean(1, keepdim=True) > 128
+    arrow = torch.where(darker, arrow * 0.35, 255 - (255 - arrow) * 0.35)
+    colours = torch.where((shaft | head)[:, None], arrow, ground)
+    noise = 12 * torch.randn(colours.shape, generator=generator)
+    return (colours + noise).round().clamp(0, 255).to(torch.uint8)
