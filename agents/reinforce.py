@@ -122,8 +122,8 @@ class Reinforce:
             )
         if env.single_action_space != self.policy.action_space:
             raise ConfigurationError(
-                f"The policy's action is {self.policy.action_space}, the environment's {env.single_action_space}. Build "
-                "the policy for this environment."
+                f"The policy's action is {self.policy.action_space}, the environment's {env.single_action_space}. "
+                "Build the policy for this environment."
             )
         self.num_envs = env.num_envs
         self._unpaid.clear()

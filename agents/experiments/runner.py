@@ -80,6 +80,7 @@ def run_jobs(jobs: Sequence[Job], results: ResultsFile, *, workers: int, console
     failures: list[str] = []
     total = sum(job.steps for job in todo)
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(counter,))
+    eta = _Estimate(total)
     with step_progress(console) as bar:
         task = bar.add_task(f"0/{len(todo)} runs", total=total)
         try:
@@ -97,6 +98,7 @@ def run_jobs(jobs: Sequence[Job], results: ResultsFile, *, workers: int, console
                     if not console.is_terminal:
                         finished = len(todo) - len(waiting)
                         print(f"{finished}/{len(todo)} {_label(job)} {row['seconds']:.1f} s", flush=True)
+                eta.tell(counter.value, workers, console)
                 bar.update(task, completed=counter.value, description=f"{len(todo) - len(waiting)}/{len(todo)} runs")
         except KeyboardInterrupt:
             for process in list(pool._processes.values()):
@@ -109,6 +111,39 @@ def run_jobs(jobs: Sequence[Job], results: ResultsFile, *, workers: int, console
         raise JobsFailedError(
             f"{len(failures)} of {len(todo)} runs failed; what finished is in {results.path}:\n" + "\n".join(failures)
         )
+
+
+class _Estimate:
+    """Says once, after the first steps, how long all of it will take.
+
+    Args:
+        total: Steps of all runs.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.first: tuple[float, int] | None = None
+        self.told = total < 1000  # over before it is worth a line
+
+    def tell(self, steps: int, workers: int, console: Console) -> None:
+        """Print it, when enough steps are done: at least 20 for each worker, and ten seconds of them."""
+        if self.told or steps == 0:
+            return
+        if self.first is None:
+            self.first = time.monotonic(), steps  # what came before was starting up
+            return
+        taken, done = time.monotonic() - self.first[0], steps - self.first[1]
+        if taken < 10 or done < 20 * workers:
+            return
+        left = (self.total - steps) * taken / done
+        shown = f"{left / 3600:.1f} h" if left > 5400 else f"{left / 60:.0f} min"
+        console.print(
+            f"About {shown} to go: {self.total - steps:,} steps at {done / taken:.1f} per second, as measured over the "
+            f"first {done}. Steps of other runs may take longer or shorter.",
+            highlight=False,
+            soft_wrap=True,
+        )
+        self.told = True
 
 
 def _label(job: Job) -> str:

@@ -192,6 +192,8 @@ class Training:
             from agents.sb3 import save_controller
 
             save_controller(self.session.model, self.config.folder / "controller.zip")
+        elif save := getattr(self.session.agent, "save", None):
+            save(self.config.folder)
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         if self.stop:

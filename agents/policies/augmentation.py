@@ -20,19 +20,20 @@ class Distribution(NamedTuple):
     """What a policy over augmentations does, ``A`` operations.
 
     Args:
-        count: Chance of 1, 2, ... operations, ``[p]``.
+        num_operations: Chance of 1, 2, ... operations, ``[p]``.
         keep: Chance that an operation is applied when it is drawn, ``[A]``.
         strengths: Chance of each strength of an operation, ``[A, 31]``.
     """
 
-    count: Tensor
+    num_operations: Tensor
     keep: Tensor
     strengths: Tensor
 
 
 class OnlineAugmentation:
-    r"""``p(r) prod_j p(keep_j) p(strength_j | op_j)``: a categorical for the number of operations, and for every operation
-    one coin and one categorical over strengths; which operations are drawn is uniform, without replacement.
+    r"""``p(r) prod_j p(keep_j) p(strength_j | op_j)``, learned; operations are drawn uniformly without replacement.
+
+    A categorical for the number of operations ``r``; for every operation a coin and a categorical over strengths.
 
     The log-probability is that of what was applied: places beyond ``r`` and strengths of operations that were not
     kept had no effect, and add nothing. No observation is used.
@@ -74,21 +75,30 @@ class OnlineAugmentation:
         count, keep, strengths = self._parts(self.logits.detach())
         return Distribution(count.softmax(0), keep.sigmoid(), strengths.softmax(1))
 
+    def set_distribution(self, num_operations: Tensor, keep: Tensor, strengths: Tensor) -> None:
+        """Make it another: chances ``[p]``, ``[A]`` and ``[A, 31]``, such as those of a saved :class:`Distribution`."""
+        tiny = torch.finfo(torch.float32).tiny
+        parts = num_operations.clamp_min(tiny).log(), keep.logit(1e-7), strengths.clamp_min(tiny).log().flatten()
+        with torch.no_grad():
+            self.logits.copy_(torch.cat(parts))
+
     def probabilities(self) -> Tensor:
         """Chance of each operation to be applied to an image, ``[A]``."""
         now = self.distribution()
-        drawn = (now.count * torch.arange(1, len(now.count) + 1, device=now.count.device)).sum() / len(self.space)
+        drawn = (now.num_operations * torch.arange(1, self.layout.places + 1, device=now.keep.device)).sum() / len(
+            self.space
+        )
         return drawn * now.keep
 
     def log_probability(self, actions: Tensor, logits: Tensor) -> Tensor:
         """Of actions int64 ``[n, 1 + 3 p]`` under given logits, up to a constant (the uniform draw): ``[n]``."""
         count, keep, strengths = self._parts(logits)
         chosen = self.layout.read(actions)
-        decided = chosen.counts & ~chosen.repeated
+        decided = chosen.counted & ~chosen.repeated
         coins = torch.where(chosen.keep, 1.0, -1.0) * keep[chosen.operations]
         of_strength = strengths.log_softmax(1)[chosen.operations, chosen.strengths]
         per_place = torch.nn.functional.logsigmoid(coins) * decided + of_strength * chosen.applied
-        return count.log_softmax(0)[chosen.count - 1] + per_place.sum(1)
+        return count.log_softmax(0)[chosen.num_operations - 1] + per_place.sum(1)
 
     def sample(self, n: int, generator: Generator) -> Tensor:
         """``n`` independent actions, int64 ``[n, 1 + 3 p]``; nothing waits for the device."""
@@ -102,7 +112,7 @@ class OnlineAugmentation:
 
         keep = torch.rand(operations.shape, generator=generator, device=operations.device) < now.keep[operations]
         strengths = draw(now.strengths[operations], *operations.shape)
-        return self.layout.write(Choices(draw(now.count, n) + 1, operations, keep, strengths))
+        return self.layout.write(Choices(draw(now.num_operations, n) + 1, operations, keep, strengths))
 
 
 class FixedAugmentation:

@@ -6,8 +6,8 @@ from gar_env.augment.actions import ActionLayout, Choices
 from gar_env.augment.backends import BACKENDS, apply, register_backend, to_image, to_tensor
 from gar_env.augment.operation import OPERATIONS, Operation, register_op
 from gar_env.augment.plan import Plan
-from gar_env.augment.standard import StandardAugmentation
 from gar_env.augment.spaces import SPACES, STRENGTHS, Choice, SearchSpace, register_space
+from gar_env.augment.standard import StandardAugmentation
 
 __all__ = [
     "BACKENDS",

@@ -16,37 +16,37 @@ class Choices(NamedTuple):
     """What ``n`` slots choose at ``p`` places.
 
     Args:
-        count: int64 ``[n]``, how many operations, 1..p; places beyond it mean nothing.
+        num_operations: int64 ``[n]``, 1..p; places beyond it mean nothing.
         operations: int64 ``[n, p]``, numbers in the search space.
         keep: bool ``[n, p]``, whether they are applied.
         strengths: int64 ``[n, p]``, 0..30.
     """
 
-    count: Tensor
+    num_operations: Tensor
     operations: Tensor
     keep: Tensor
     strengths: Tensor
 
     @property
-    def counts(self) -> Tensor:
-        """bool ``[n, p]``: which places are among the first ``count``."""
-        return torch.arange(self.operations.shape[1], device=self.count.device) < self.count[:, None]
+    def counted(self) -> Tensor:
+        """bool ``[n, p]``: which places are among the first ``num_operations``."""
+        return torch.arange(self.operations.shape[1], device=self.num_operations.device) < self.num_operations[:, None]
 
     @property
     def repeated(self) -> Tensor:
         """bool ``[n, p]``: which places name an operation that an earlier place that counts has named already."""
         same = self.operations[:, :, None] == self.operations[:, None, :]  # [n, p, earlier p]
-        return (same.tril(-1) & self.counts[:, None, :]).any(2) & self.counts
+        return (same.tril(-1) & self.counted[:, None, :]).any(2) & self.counted
 
     @property
     def applied(self) -> Tensor:
-        """bool ``[n, p]``: kept, among the first ``count``, and not repeated."""
-        return self.keep & self.counts & ~self.repeated
+        """bool ``[n, p]``: kept, counted, and not repeated."""
+        return self.keep & self.counted & ~self.repeated
 
 
 @dataclass(frozen=True)
 class ActionLayout:
-    """The row ``(count - 1, operation, keep, strength, operation, keep, strength, ...)``.
+    """The row ``(num_operations - 1, operation, keep, strength, operation, keep, strength, ...)``.
 
     An operation that an earlier place of the same slot has named (kept or not) is not applied again: sequences are
     without replacement, as the paper samples them, whatever an agent says.
@@ -83,7 +83,7 @@ class ActionLayout:
     def write(self, choices: Choices) -> Tensor:
         """Choices to int64 ``[n, 1 + 3 p]``."""
         rows = torch.stack([choices.operations, choices.keep.long(), choices.strengths], 2)
-        return torch.cat([choices.count[:, None] - 1, rows.flatten(1)], 1)
+        return torch.cat([choices.num_operations[:, None] - 1, rows.flatten(1)], 1)
 
     def plan(self, actions: Tensor, *, height: int, width: int, generator: Generator) -> Plan:
         """What the actions do to images of that size; signs and places are drawn."""

@@ -73,4 +73,3 @@ def cutout(images: Tensor, values: Tensor, corners: Tensor) -> Tensor:
 
     x, y = covered(corners[:, 0], images.shape[3]), covered(corners[:, 1], images.shape[2])
     return images * ~(y[:, None, :, None] & x[:, None, None, :])
-

@@ -74,7 +74,9 @@ def register_op(
 
     Example:
         >>> from gar_env.augment import OPERATIONS, register_op
-        >>> @register_op("darken", unit="levels", identity=0, pillow=lambda image, v: image.point(lambda p: max(p - v, 0)))
+        >>> def darken_with_pillow(image, value):
+        ...     return image.point(lambda level: max(level - value, 0))
+        >>> @register_op("darken", unit="levels", identity=0, pillow=darken_with_pillow)
         ... def darken(images, values):
         ...     return (images.short() - values.short()[:, None, None, None]).clamp_min(0).to(torch.uint8)
         >>> OPERATIONS["darken"].describe(20)

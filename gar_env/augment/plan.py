@@ -182,7 +182,7 @@ class Plan:
         )
 
     def describe(self, i: int) -> list[str]:
-        """What is applied to image ``i``, in order, with units: ``["rotate -45 degrees", "cutout 7 pixels at (3, 0)"]``.
+        """What is applied to image ``i``, in order: ``["rotate -45 degrees", "cutout 7 pixels at (3, 0)"]``.
 
         Raises:
             ConfigurationError: If there is no image ``i``.

@@ -1,7 +1,7 @@
 """Operations that look at one pixel, and perhaps at statistics of the image.
 
-Index legend: ``m`` images, ``c`` channels (1 or 3), ``h`` rows, ``w`` columns. Every formula is that of Pillow's C code,
-and equals it in every bit.
+Index legend: ``m`` images, ``c`` channels (1 or 3), ``h`` rows, ``w`` columns. Every formula is that of Pillow's C
+code, and equals it in every bit.
 """
 
 from __future__ import annotations

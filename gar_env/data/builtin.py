@@ -39,9 +39,7 @@ def digits(download: bool = False) -> Dataset:
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     test, train = order[:NUM_TEST_DIGITS], order[NUM_TEST_DIGITS:]
     names = tuple(str(i) for i in range(10))
-    return Dataset(
-        "digits", images[train], labels[train], images[test], labels[test], names, mirrored_is_same=False
-    )
+    return Dataset("digits", images[train], labels[train], images[test], labels[test], names, mirrored_is_same=False)
 
 
 @register_dataset("cifar10")

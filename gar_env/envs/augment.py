@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from gymnasium.spaces import MultiDiscrete
+from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from gar_env.augment import (
@@ -42,9 +43,9 @@ class AugmentConfig(SlotConfig):
     images as they are.
 
     Args:
-        space: A registered search space (``"wl"``, ``"ra"``, ``"ra-translate"``, ``"ta-wide"``, ``"module:name"``), some
-            of its operations (``"wl[rotate,color]"``), or a file that :meth:`~gar_env.augment.SearchSpace.to_json`
-            filled (``"my.json"``).
+        space: A registered search space (``"wl"``, ``"ra"``, ``"ra-translate"``, ``"ta-wide"``, ``"module:name"``),
+            some of its operations (``"wl[rotate,color]"``), or a file that
+            :meth:`~gar_env.augment.SearchSpace.to_json` filled (``"my.json"``).
         max_operations: The most operations that an image can get.
         corrupt: As for ``GAR/DataWeight-v0``: ``"symmetric_noise(0.2)"``; ``""`` for nothing.
         subset: Train on this many examples only, drawn once, the same for every seed; ``None`` for all.
@@ -78,7 +79,7 @@ class AugmentConfig(SlotConfig):
         _ = BACKENDS[self.backend]
         if not 1 <= self.max_operations <= len(space):
             raise ConfigurationError(
-                f"max_operations={self.max_operations} must be in 1..{len(space)}, the size of the space {self.space!r}."
+                f"max_operations={self.max_operations} must be in 1..{len(space)}, the size of {self.space!r}."
             )
         if self.subset is not None and self.subset < 1:
             raise ConfigurationError(f"subset={self.subset} must be at least 1, or None for all examples.")
@@ -153,15 +154,15 @@ class AugmentVectorEnv(SlotVectorEnv):
         )
         if self.dataset.image_shape[0] not in (1, 3):
             raise ConfigurationError(
-                f"{self.dataset.name} has {self.dataset.image_shape[0]} channels; image operations are defined for gray "
-                "(1) and RGB (3)."
+                f"{self.dataset.name} has {self.dataset.image_shape[0]} channels; image operations are defined for "
+                "gray (1) and RGB (3)."
             )
         # A run is built once already here, so that a wrong option fails when the environment is made, not at reset.
         self._begin(seed=0)
-        nvec = np.array(self.layout.nvec)
+        one_slot = MultiDiscrete(np.array(self.layout.nvec))
         self._set_spaces(
-            MultiDiscrete(nvec),
-            MultiDiscrete(np.tile(nvec, (num_envs, 1))),
+            one_slot,
+            batch_space(one_slot, num_envs),
             (
                 PROGRESS,
                 RUNNING_LOSS,
@@ -211,8 +212,8 @@ class AugmentVectorEnv(SlotVectorEnv):
     def _start_data(self) -> None:
         if self.num_envs > len(self.pool.members):
             raise ConfigurationError(
-                f"A batch of {self.num_envs} examples is larger than the {len(self.pool.members)} that are left to train "
-                "on. Raise subset, or lower num_envs (batch_size)."
+                f"A batch of {self.num_envs} examples is larger than the {len(self.pool.members)} that are left to "
+                "train on. Raise subset, or lower num_envs (batch_size)."
             )
         self.augmentation_generator = named_generator(self.episode_seed, "augmentation", self.device)
         self.plan = None

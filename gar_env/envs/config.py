@@ -15,7 +15,7 @@ from torch import nn
 from gar_env.alignment import BatchNormReading, Way, check_way
 from gar_env.envs.options import check_types
 from gar_env.errors import ConfigurationError
-from gar_env.learner import Learner, check_schedule
+from gar_env.learner import Learner, check_precision, check_schedule
 from gar_env.networks.build import NetworkBuilder
 from gar_env.registry import check_choice, did_you_mean
 
@@ -40,6 +40,8 @@ class SlotConfig:
         schedule: ``"constant"`` or ``"cosine"``.
         warmup_steps: SGD steps of linear warm-up.
         gradient_clip: Largest length of the gradient that the optimizer sees; rewards see the unclipped one.
+        precision: ``"float32"``, or ``"bfloat16"``: mixed precision by ``torch.autocast``.
+        channels_last: Whether images and convolutions are laid out channels-last, which is often faster.
         num_steps: Environment steps in an episode, that is, one training run.
         reward: A registered signal: ``"gar"``, ``"nslr"``, ``"module:name"``.
         batch_norm: Reading of per-example gradients, ``"share"`` or ``"derivative"``:
@@ -75,6 +77,8 @@ class SlotConfig:
     schedule: str = "constant"
     warmup_steps: int = 0
     gradient_clip: float | None = None
+    precision: str = "float32"
+    channels_last: bool = False
     num_steps: int = 200
     reward: str = "gar"
     batch_norm: str = "share"
@@ -96,6 +100,7 @@ class SlotConfig:
         check_types(self)
         check_choice("reward_timing", self.reward_timing, REWARD_TIMINGS)
         check_way(self.way, self.batch_norm)
+        check_precision(self.precision)
         if self.num_steps < 1:
             raise ConfigurationError(f"num_steps={self.num_steps} must be at least 1.")
         for name, low, high in (("momentum", 0, 1), ("weight_decay", 0, math.inf), ("heldout_share", 0, 1)):
@@ -129,6 +134,8 @@ class SlotConfig:
             gradient_clip=self.gradient_clip,
             way=cast(Way, self.way),
             batch_norm=cast(BatchNormReading, self.batch_norm),
+            precision=self.precision,
+            channels_last=self.channels_last,
         )
 
     @property

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, MultiDiscrete
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from gymnasium.vector import AutoresetMode
 
 from gar_env.envs.base import SlotVectorEnv
@@ -16,9 +16,9 @@ from gar_env.errors import ConfigurationError
 class SingleAgentEnv(gymnasium.Env):
     """One environment around ``batch_size`` slots.
 
-    Action: ``MultiDiscrete``, the slots' entries one after the other. Observation: the slots' rows one after the other, float32
-    ``[batch_size * d]``. Reward: the mean over the slots; ``info["rewards"]`` has each slot's. The other infos are
-    the vector environment's, as Python numbers.
+    Action: ``MultiDiscrete``, the slots' actions one after the other. Observation: the slots' rows one after the other,
+    float32 ``[batch_size * d]``. Reward: the mean over the slots; ``info["rewards"]`` has each slot's. The other infos
+    are the vector environment's, as Python numbers.
 
     ``make_vec(id, num_envs=k, vectorization_mode="sync")`` runs ``k`` independent trainings of this view; plain
     ``make_vec(id, num_envs=n)`` gives one training with ``n`` slots.
@@ -39,8 +39,10 @@ class SingleAgentEnv(gymnasium.Env):
                 )
         self.slots: SlotVectorEnv = self.vector_env_class(batch_size, autoreset_mode=AutoresetMode.DISABLED, **options)
         self.render_mode = self.slots.render_mode
-        assert isinstance(self.slots.action_space, MultiDiscrete)
-        self.action_space = MultiDiscrete(self.slots.action_space.nvec.reshape(-1))
+        of_a_slot = self.slots.single_action_space
+        assert isinstance(of_a_slot, (Discrete, MultiDiscrete))
+        entries = of_a_slot.nvec if isinstance(of_a_slot, MultiDiscrete) else of_a_slot.n
+        self.action_space = MultiDiscrete(np.tile(entries, batch_size))
         self.reward_timing = self.slots.reward_timing
         rows = self.slots.observation_space
         assert isinstance(rows, Box)

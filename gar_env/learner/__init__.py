@@ -1,7 +1,9 @@
 """The inner SGD loop."""
 
-from gar_env.learner.learner import CrossEntropy, Learner, SidePass, WeightedCrossEntropy
+from gar_env.learner.learner import Learner, SidePass
+from gar_env.learner.losses import CrossEntropy, WeightedCrossEntropy
 from gar_env.learner.optimizers import SCHEDULES, build_optimizer, check_schedule, step_size_factor
+from gar_env.learner.precision import check_precision
 
 __all__ = [
     "SCHEDULES",
@@ -10,6 +12,7 @@ __all__ = [
     "SidePass",
     "WeightedCrossEntropy",
     "build_optimizer",
+    "check_precision",
     "check_schedule",
     "step_size_factor",
 ]

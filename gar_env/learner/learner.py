@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -15,45 +14,10 @@ from torch import Generator, Tensor, nn
 from gar_env.alignment import Alignment, BatchNormReading, Tape, Way, gradient, put_back
 from gar_env.data import Batch
 from gar_env.errors import CheckpointError, ConfigurationError
+from gar_env.learner.losses import losses_of
 from gar_env.learner.optimizers import build_optimizer, check_schedule, step_size_factor
+from gar_env.learner.precision import autocast, check_precision, laid_out, lay_out
 from gar_env.seeding import lend_to_global, named_generator
-
-
-@dataclass(frozen=True)
-class CrossEntropy:
-    """Each example's cross entropy; a class rather than a closure, so that tapes can be pickled."""
-
-    targets: Tensor
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        """Logits ``[n, classes]`` to losses ``[n]``.
-
-        Raises:
-            ConfigurationError: If the network's output is no logits for these targets.
-        """
-        n, top = len(self.targets), int(self.targets.max())
-        if logits.ndim != 2 or len(logits) != n or logits.shape[1] <= top:
-            raise ConfigurationError(
-                f"The network returned {list(logits.shape)} for {n} examples with labels up to {top}; expected logits "
-                f"[{n}, classes]. Build it for the data's number of classes."
-            )
-        return F.cross_entropy(logits, self.targets, reduction="none")
-
-
-@dataclass(frozen=True)
-class WeightedCrossEntropy(CrossEntropy):
-    """Each example's cross entropy times its weight.
-
-    Args:
-        targets: int64 ``[n]``.
-        weights: ``[n]``.
-    """
-
-    weights: Tensor
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        """Logits ``[n, classes]`` to ``w_i l_i``, ``[n]``."""
-        return super().__call__(logits) * self.weights
 
 
 class SidePass(NamedTuple):
@@ -87,6 +51,8 @@ class Learner:
         gradient_clip: Largest Euclidean length of the gradient the optimizer sees. Rewards see the unclipped one.
         way: How tapes are recorded, see :class:`gar_env.alignment.Alignment`.
         batch_norm: What they measure under batch normalisation, likewise.
+        precision: ``"float32"``, or ``"bfloat16"``: passes under ``torch.autocast``; parameters stay float32.
+        channels_last: Whether images and convolutions are laid out channels-last, which is often faster.
 
     Example:
         >>> learner = Learner(lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), seed=0, num_steps=1)
@@ -113,6 +79,8 @@ class Learner:
         gradient_clip: float | None = None,
         way: Way = "auto",
         batch_norm: BatchNormReading = "share",
+        precision: str = "float32",
+        channels_last: bool = False,
     ) -> None:
         if not step_size > 0:
             raise ConfigurationError(f"step_size={step_size} must be above 0.")
@@ -120,9 +88,11 @@ class Learner:
             raise ConfigurationError(f"gradient_clip={gradient_clip} must be above 0, or None for no clipping.")
         self.device = torch.device(device)
         check_schedule(schedule, warmup_steps=warmup_steps, num_steps=num_steps)
+        check_precision(precision)
+        self.precision, self.channels_last = precision, channels_last
         # Always drawn on the CPU: the same seed starts the same network on every device.
         with lend_to_global(named_generator(seed, "initialisation")):
-            self.network = build().to(self.device)
+            self.network = lay_out(build().to(self.device), channels_last=channels_last)
         self.generator: Generator = named_generator(seed, "network", self.device)
         self.optimizer = build_optimizer(
             optimizer,
@@ -143,6 +113,7 @@ class Learner:
             "warmup_steps": warmup_steps,
             "num_steps": num_steps,
             "gradient_clip": gradient_clip,
+            "precision": precision,
         }
         self.steps = 0
         self.network.train()
@@ -156,8 +127,8 @@ class Learner:
             weights: ``[n]``: the loss is the mean of ``w_i l_i``, and the tape is of those.
             loss_scale: What the gradient is multiplied by; the tape is not.
         """
-        with lend_to_global(self.generator):
-            return self.alignment.record(batch.inputs, _losses(batch, weights), loss_scale=loss_scale)
+        with lend_to_global(self.generator), self._autocast():
+            return self.alignment.record(self._laid_out(batch), losses_of(batch, weights), loss_scale=loss_scale)
 
     def plain_pass(self, batch: Batch, weights: Tensor | None = None, *, loss_scale: float = 1.0) -> Tensor:
         """Forward and backward of the mean loss, without a tape; arguments as in :meth:`recorded_pass`.
@@ -166,9 +137,16 @@ class Learner:
             Each example's loss, ``[n]``, detached.
         """
         with lend_to_global(self.generator):
-            losses = _losses(batch, weights)(self.network(batch.inputs))
+            with self._autocast():
+                losses = losses_of(batch, weights)(self.network(self._laid_out(batch)))
             (losses.mean() * loss_scale).backward()
         return losses.detach()
+
+    def _autocast(self) -> torch.autocast:
+        return autocast(self.device, self.precision)
+
+    def _laid_out(self, batch: Batch) -> Tensor:
+        return laid_out(batch.inputs, channels_last=self.channels_last)
 
     def gradient(self) -> dict[str, Tensor]:
         """The gradient that :meth:`update` will use, before clipping, without weight decay or momentum. Not copied."""
@@ -197,8 +175,9 @@ class Learner:
             loss_scale: What the gradient is multiplied by.
         """
         with put_back(self.network), lend_to_global(self.generator), torch.set_grad_enabled(gradient):
-            logits = self.network(batch.inputs)
-            losses = _losses(batch, weights)(logits)
+            with self._autocast():
+                logits = self.network(self._laid_out(batch)).float()
+                losses = losses_of(batch, weights)(logits)
             if gradient:
                 (losses.mean() * loss_scale).backward()
             return SidePass(logits.detach(), losses.detach(), self.gradient() if gradient else {})
@@ -225,9 +204,9 @@ class Learner:
         spare.set_state(self.generator.get_state())
         self.network.eval()
         try:
-            with lend_to_global(spare):
+            with lend_to_global(spare), self._autocast():
                 for batch in batches:
-                    logits = self.network(batch.inputs)
+                    logits = self.network(self._laid_out(batch)).float()
                     right += int((logits.argmax(1) == batch.targets).sum())
                     loss += float(F.cross_entropy(logits, batch.targets, reduction="sum"))
                     n += len(batch.targets)
@@ -283,7 +262,3 @@ class Learner:
         self.generator.set_state(state["generator"])
         self.steps = int(state["steps"])
         vars(self.alignment.findings).update(state["findings"])
-
-
-def _losses(batch: Batch, weights: Tensor | None) -> CrossEntropy:
-    return CrossEntropy(batch.targets) if weights is None else WeightedCrossEntropy(batch.targets, weights)

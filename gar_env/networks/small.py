@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 
@@ -24,7 +26,7 @@ class SmallCNN(nn.Module):
                 nn.Sequential(
                     nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
                 )
-                for inputs, outputs in zip(widths, widths[1:], strict=False)
+                for inputs, outputs in pairwise(widths)
             )
         )
         self.head = nn.Linear(widths[-1], num_classes)

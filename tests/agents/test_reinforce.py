@@ -181,7 +181,7 @@ def test_a_controller_that_expects_rewards_at_another_time_is_refused():
 def test_a_policy_with_another_number_of_choices_is_refused():
     env = gymnasium.make_vec("GAR/DataSplit-v0", num_envs=8, num_steps=3)
     with pytest.raises(
-        ConfigurationError, match=r"The policy has 5 choices, the environment's action is Discrete\(10\)"
+        ConfigurationError, match=r"The policy's action is Discrete\(5\), the environment's Discrete\(10\)"
     ):
         train(env, Reinforce(InvertedSoftmax(5)), seed=0)
 

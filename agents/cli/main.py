@@ -1,20 +1,20 @@
-"""``gar-env``: the commands."""
+"""``gar-env``: the table of commands, and the small ones."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import tyro
+from rich.console import Console
+
+from agents.cli.augment import augment
+from agents.cli.bench import bench_invariances
+from agents.cli.plot import plot_run
+from agents.cli.reproduce import reproduce_controllers, reproduce_table1, reproduce_table2
 from gar_env.errors import ConfigurationError, GarEnvError
-
-try:
-    import tyro
-    from rich.console import Console
-except ImportError as error:
-    sys.exit(f"gar-env: the command line needs extra packages ({error}): pip install 'gar-env[cli]'.")
 
 
 def demo(seeds: int = 5, out: Path = Path("runs/demo")) -> None:
@@ -31,114 +31,15 @@ def demo(seeds: int = 5, out: Path = Path("runs/demo")) -> None:
     run_demo(seeds=seeds, out=out, console=Console())
 
 
-def reproduce_table1(
-    dataset: str = "cifar10",
-    recipe: Literal["paper", "best", "paper-derivative", "best-derivative"] = "paper",
-    seeds: int = 10,
-    networks: tuple[str, ...] = ("fc_bn", "fc", "cnn_bn"),
-    arms: tuple[str, ...] = ("gar", "nslr", "uniform", "oracle"),
-    batch_size: int = 1000,
-    steps: int = 500,
-    workers: int = os.cpu_count() or 1,
-    out: Path = Path("runs/table1"),
-    markdown: bool = False,
-) -> None:
-    """The paper's table 1: three networks x {GAR, NSLR} x seeds, and uniform and oracle sampling for accuracy.
-
-    Run it again after an interruption: finished runs are kept, the rest goes on.
-
-    Args:
-        dataset: cifar10 (torchvision's files), or the path of an .npz with x_train, y_train, x_test, y_test.
-        recipe: paper is the closest reading of the paper, best is ours; derivative: see batch_norm of the environment.
-        seeds: Runs per cell.
-        networks: Rows of the table.
-        arms: Controllers.
-        batch_size: Slots.
-        steps: SGD steps per run.
-        workers: Runs at a time, one thread each.
-        out: Folder of the results file, one per recipe.
-        markdown: Print the tables as Markdown.
-    """
-    from agents.experiments.results import ResultsFile
-    from agents.experiments.runner import rows_of, run_jobs
-    from agents.experiments.table1 import accuracy_table, auc_table, table1_jobs
-
-    console = Console()
-    jobs = table1_jobs(
-        recipe, dataset=dataset, seeds=seeds, networks=networks, arms=arms, num_envs=batch_size, steps=steps
-    )
-    results = ResultsFile(out / f"{recipe}.jsonl")
-    run_jobs(jobs, results, workers=workers, console=console)
-    rows = rows_of(results.rows, jobs)
-    for table in (auc_table(rows, recipe), accuracy_table(rows, recipe)):
-        _show(table, console, markdown)
-    console.print(f"Results: {results.path}. Draw figure 2 with: gar-env plot {results.path}")
-
-
-def reproduce_controllers(
-    study: tyro.conf.Positional[Literal["splits", "weights"]],
-    dataset: str = "digits",
-    seeds: int = 5,
-    arms: tuple[str, ...] = (),
-    network: str = "fc_bn",
-    corrupt: str | None = None,
-    step_size: float | None = None,
-    learning_rate: float | None = None,
-    batch_size: int = 128,
-    steps: int = 300,
-    workers: int = os.cpu_count() or 1,
-    out: Path = Path("runs/controllers"),
-    markdown: bool = False,
-) -> None:
-    """Stable-Baselines3's algorithms on data splits, or PPO on data weights, beside fixed baselines.
-
-    Run it again after an interruption: finished runs are kept, the rest goes on.
-
-    Args:
-        study: splits: which are drawn from. weights: which wrong labels are dropped.
-        dataset: digits, or the path of an .npz with x_train, y_train, x_test, y_test.
-        seeds: Runs per controller.
-        arms: Controllers; all of the study by default.
-        network: What is trained.
-        corrupt: What is wrong with the data; the environment's own by default. For weights: "asymmetric_noise(0.3)".
-        step_size: Of its training; the environment's own by default.
-        learning_rate: Of controllers that learn; their own by default.
-        batch_size: Slots.
-        steps: Environment steps per run.
-        workers: Runs at a time, one thread each.
-        out: Folder of the results file.
-        markdown: Print the table as Markdown.
-    """
-    from agents.experiments.controllers_study import study_jobs, study_table
-    from agents.experiments.results import ResultsFile
-    from agents.experiments.runner import rows_of, run_jobs
-
-    console = Console()
-    chosen = {"network": network, "corrupt": corrupt, "step_size": step_size}
-    jobs = study_jobs(
-        study,
-        dataset=dataset,
-        seeds=seeds,
-        num_envs=batch_size,
-        num_steps=steps,
-        arms=arms or None,
-        env_options={name: value for name, value in chosen.items() if value is not None},
-        agent_options={} if learning_rate is None else {"learning_rate": learning_rate},
-    )
-    results = ResultsFile(out / f"{study}.jsonl")
-    run_jobs(jobs, results, workers=workers, console=console)
-    table = study_table(rows_of(results.rows, jobs), study)
-    _show(table, console, markdown)
-    console.print(f"Results: {results.path}", soft_wrap=True)
-
-
 def plot(results: tyro.conf.Positional[Path], out: Path | None = None) -> None:
-    """Draw figure 2 from a results file of reproduce table1.
+    """Draw figure 2 from a results file of reproduce table1, or what a run of the controller ola learned.
 
     Args:
-        results: The .jsonl file.
-        out: The PNG; beside the results file by default.
+        results: The .jsonl file, or the folder of a run.
+        out: The PNG; beside the results file, or in the run's folder, by default.
     """
+    if results.is_dir():
+        return plot_run(results, out)
     from agents.experiments.results import read_rows
     from agents.plots import figure2, save
 
@@ -221,28 +122,16 @@ def check(id: tyro.conf.Positional[str], num_envs: int = 8, steps: int = 5) -> N
     print(f"{id} keeps the contract.")
 
 
-def _show(table: Any, console: Console, markdown: bool) -> None:
-    """A table for the eye on a terminal, as Markdown elsewhere, where nothing may be cut to a width."""
-    from rich.table import Table
-
-    if markdown or not console.is_terminal:
-        print(f"\n{table.title}\n\n{table.markdown()}")
-        return
-    drawn = Table(title=table.title)
-    for name in table.header:
-        drawn.add_column(name)
-    for row in table:
-        drawn.add_row(*row)
-    console.print(drawn)
-
-
 COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
     "train": train,
     "list": list_all,
     "check": check,
+    "augment": augment,
     "reproduce table1": reproduce_table1,
+    "reproduce table2": reproduce_table2,
     "reproduce controllers": reproduce_controllers,
+    "bench invariances": bench_invariances,
     "plot": plot,
 }
 
@@ -270,7 +159,3 @@ def main(args: list[str] | None = None) -> None:
             raise
         print(f"gar-env: {error.filename}: {error.strerror}. Check the path and its permissions.", file=sys.stderr)
         sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

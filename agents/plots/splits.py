@@ -1,13 +1,11 @@
-"""Figures. They read results only; nothing is computed that a results file does not hold."""
+"""Where controllers of data splits drew from."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from agents.experiments.results import Row
@@ -15,15 +13,6 @@ from agents.experiments.table1 import CURVE_EVERY, NETWORKS, PAPER
 from gar_env.errors import ConfigurationError
 
 NOISY, CLEAN = "#c1272d", "#4a6fa5"
-
-
-def save(figure: Figure, path: str | Path) -> Path:
-    """Write a PNG; its folder is made."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=150)
-    return path
 
 
 def figure2(rows: Sequence[Row], recipe: str) -> Figure:

@@ -1,0 +1,48 @@
+"""``gar-env plot RUN``: what a policy over augmentations has learned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gar_env.errors import ConfigurationError
+
+
+def plot_run(folder: Path, out: Path | None) -> None:
+    """Draw keep chances, strengths and numbers of operations over training, and samples of the final policy.
+
+    Args:
+        folder: Of a run of ``ola``.
+        out: The first picture; the others lie beside it. By default all are in the run's folder.
+    """
+    from agents.experiments.train_config import config_of
+    from agents.plots import augmented_grid, policy_figure, save, strengths_figure
+    from agents.policies import OnlineAugmentation
+    from gar_env.augment import ActionLayout
+    from gar_env.data import load_dataset
+    from gar_env.envs.augment import load_space
+
+    path = folder / "policy.npz"
+    if not path.is_file():
+        raise ConfigurationError(
+            f"There is no {path}: {folder} is no finished run of the controller ola. Train one with gar-env train "
+            "--env GAR/Augment-v0 --agent ola."
+        )
+    with np.load(path) as file:
+        history = dict(file)
+    options = config_of(folder).env_options
+    space = load_space(options.space)
+    policy = OnlineAugmentation(space, history["num_operations"].shape[1])
+    final = [torch.from_numpy(history[name][-1]) for name in ("num_operations", "keep", "strengths")]
+    policy.set_distribution(*final)
+    images = load_dataset(options.dataset).x_test[:24]
+    generator = torch.Generator().manual_seed(0)
+    plan = ActionLayout(space, policy.layout.places).plan(
+        policy.sample(len(images), generator), height=images.shape[2], width=images.shape[3], generator=generator
+    )
+    first = out or folder / "policy.png"
+    print(save(policy_figure(history), first))
+    print(save(strengths_figure(history), first.with_name(f"{first.stem}_strengths.png")))
+    print(save(augmented_grid(images, plan), first.with_name(f"{first.stem}_samples.png")))

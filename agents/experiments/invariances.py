@@ -1,0 +1,195 @@
+"""A benchmark with a known answer: does a policy find out which image operations turn labels into lies?
+
+``synthetic_invariances`` are arrows in four diagonal directions. Flips and rotations by more than 45 degrees turn every
+arrow into one of another class; colours do not matter. A policy over WideLong's 19 operations starts with 14 % lies
+among the operations it applies. The score is by how much of that it has got rid of in the last quarter of training:
+
+    score = 1 - (share of lies among applied operations, last quarter) / (the same of a policy that draws by chance)
+
+0 is chance, 1 is perfect. Applying fewer operations, harmful and others alike, gains nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+import torch
+from torch import Tensor
+
+import gar_env  # noqa: F401 - registers the environments
+from agents.agent import Agent, train
+from agents.experiments.results import Row, fingerprint, provenance
+from agents.experiments.statistics import summarise
+from agents.experiments.tables import Table, data_fingerprint
+from agents.policies import FixedAugmentation, OnlineAugmentation
+from agents.reinforce import Reinforce
+from gar_env.augment import STRENGTHS, SearchSpace
+from gar_env.data.arrows import lies
+from gar_env.envs import AugmentConfig, AugmentVectorEnv
+from gar_env.errors import ConfigurationError
+from gar_env.rewards import REWARDS
+
+DATASET = "synthetic_invariances"
+FIXED: dict[str, Callable[..., FixedAugmentation]] = {
+    "random": FixedAugmentation.random,
+    "uniform-augment": FixedAugmentation.uniform_augment,
+}
+ARMS = ("gar", "nslr", *FIXED)
+NUM_ENVS, NUM_STEPS = 128, 200
+
+# No crop, flip or Cutout: what happens to an image is the policy's alone.
+ENV_OPTIONS: dict[str, Any] = {
+    "dataset": DATASET,
+    "network": "fc_bn",
+    "crop_padding": 0,
+    "flip": False,
+    "cutout": 0,
+}
+
+
+@dataclass(frozen=True)
+class InvarianceJob:
+    """One policy for one seed; see :class:`~agents.experiments.runner.Job`.
+
+    Args:
+        arm: A reward signal's name, learned by the online policy, or one of ``FIXED``.
+        seed: Of environment and policy.
+        num_envs: Batch size.
+        steps: Environment steps, two SGD steps each.
+        env_options: More options of ``GAR/Augment-v0``.
+    """
+
+    arm: str
+    seed: int
+    num_envs: int = NUM_ENVS
+    steps: int = NUM_STEPS
+    env_options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of the environment."""
+        # Fixed policies ask for the reward that needs no tape: they are not paid.
+        reward = "nslr" if self.arm in FIXED else self.arm
+        return {**ENV_OPTIONS, **self.env_options, "reward": reward, "num_steps": self.steps}
+
+    @property
+    def agent_options(self) -> dict[str, Any]:
+        """Of :class:`~agents.Reinforce`; standardising per step would erase a reward that all slots share."""
+        return {"normalise": "running" if self.arm == "nslr" else "step", "step_size": 0.1, "gradient_clip": 5.0}
+
+    @property
+    def identity(self) -> Row:
+        """The run, and a fingerprint of all that could change its result."""
+        agent = {} if self.arm in FIXED else self.agent_options
+        config = fingerprint([self.options, data_fingerprint(DATASET), agent, self.num_envs])
+        return {"arm": self.arm, "seed": self.seed, "config": config}
+
+    def run(self, on_step: Callable[[], None]) -> Row:
+        """Train one network, and count what was applied."""
+        env = gymnasium.make_vec("GAR/Augment-v0", num_envs=self.num_envs, output="torch", **self.options)
+        slots = env.unwrapped
+        assert isinstance(slots, AugmentVectorEnv)
+        agent: Agent
+        if self.arm in FIXED:
+            agent = FIXED[self.arm](seed=self.seed)
+        else:
+            policy = OnlineAugmentation(slots.space, slots.layout.places, slots.device)
+            agent = Reinforce(policy, seed=self.seed, **self.agent_options)
+        counts = [torch.zeros(len(slots.space), STRENGTHS)]
+
+        def note(rewards: Tensor, infos: dict[str, Any]) -> None:
+            counts.append(slots.decisions.cpu().float())
+            on_step()
+
+        final = train(env, agent, seed=self.seed, on_step=note)
+        by_quarter = [
+            counts[min((q + 1) * self.steps // 4, len(counts) - 1)] - counts[min(q * self.steps // 4, len(counts) - 1)]
+            for q in range(4)
+        ]
+        # Per example, in the last quarter.
+        harmful = by_quarter[3][lying(slots.space)].sum() / (self.num_envs * self.steps / 4)
+        env.close()
+        return {
+            "score": score(by_quarter[3], slots.space),
+            "score_by_quarter": [score(count, slots.space) for count in by_quarter],
+            "lies_per_example": float(harmful),
+            "operations_per_example": float(by_quarter[3].sum() / (self.num_envs * self.steps / 4)),
+            "test_accuracy": float(final["test_accuracy"][0]),
+            **provenance(),
+        }
+
+
+def lying(space: SearchSpace) -> Tensor:
+    """bool ``[operations, 31]``: which strengths of which operations turn an arrow into one of another class."""
+    return torch.tensor([[lies(c.name, c.value(k)) for k in range(STRENGTHS)] for c in space.choices])
+
+
+def score(applied: Tensor, space: SearchSpace) -> float | None:
+    """By how much the share of lies is below that of chance: 1 for none, 0 for as many, negative for more.
+
+    Args:
+        applied: How often each operation was applied at each strength, ``[operations, 31]``.
+        space: Whose operations.
+
+    Returns:
+        ``None`` if nothing was applied.
+
+    Raises:
+        ConfigurationError: If no operation of the space lies.
+
+    Example:
+        >>> from gar_env.augment import SPACES
+        >>> space = SPACES["wl"].subset(["flip_lr", "color"])
+        >>> score(torch.tensor([[1.0] * 31, [3.0] * 31]), space)
+        0.5
+    """
+    wrong = lying(space)
+    by_chance = float(wrong.float().mean())
+    if by_chance == 0:
+        raise ConfigurationError(f"No operation of {space.name!r} turns arrows into others; there is nothing to score.")
+    total = float(applied.sum())
+    return None if total == 0 else 1 - float(applied[wrong].sum()) / total / by_chance
+
+
+def invariance_jobs(
+    *, seeds: int, arms: Sequence[str] = ARMS, num_envs: int = NUM_ENVS, steps: int = NUM_STEPS, space: str = "wl"
+) -> list[InvarianceJob]:
+    """All runs, one seed after the other.
+
+    Raises:
+        ConfigurationError: If a number is out of range.
+        UnknownNameError: If an arm is neither a reward signal nor a fixed policy.
+    """
+    if seeds < 1 or steps < 4:
+        raise ConfigurationError(f"seeds={seeds} must be at least 1, steps={steps} at least 4: quarters are compared.")
+    for arm in arms:
+        if arm not in FIXED:
+            _ = REWARDS[arm]
+    jobs = [InvarianceJob(arm, seed, num_envs, steps, {"space": space}) for seed in range(seeds) for arm in arms]
+    for job in jobs[: len(arms)]:
+        AugmentConfig(**job.options)  # a wrong option is said once and now, not by every worker
+    return jobs
+
+
+def invariance_table(rows: Sequence[Row]) -> Table:
+    """Scores, means over seeds with 95 % bootstrap intervals."""
+    table = Table(
+        "synthetic_invariances: lies that a policy got rid of (0: chance, 1: all)",
+        ["policy", "score", "first quarter", "lies per example", "operations per example", "test accuracy", "seeds"],
+    )
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        own = [row for row in rows if row["arm"] == arm]
+        early = [row["score_by_quarter"][0] for row in own]
+        columns = [[row["score"] for row in own], early]
+        columns += [[row[name] for row in own] for name in ("lies_per_example", "operations_per_example")]
+        columns.append([row["test_accuracy"] for row in own])
+        cells = []
+        for column in columns:
+            there = [value for value in column if value is not None]
+            summary = summarise(there) if there else None
+            cells.append(f"{summary.mean:.3f} [{summary.low:.3f}, {summary.high:.3f}]" if summary else "")
+        table.append([arm, *cells, str(len(own))])
+    return table

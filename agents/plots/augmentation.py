@@ -1,0 +1,150 @@
+"""What image operations do, and what a policy over them has learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from gar_env.augment import STRENGTHS, Plan, SearchSpace, apply
+
+SHOWN = (0, 5, 10, 15, 20, 25, 30)  # strengths
+
+
+def operations_grid(image: Tensor, space: SearchSpace, *, strengths: Sequence[int] = SHOWN) -> Figure:
+    """Every operation of a space (rows) at some strengths (columns) on one image; signs positive, squares central.
+
+    Args:
+        image: uint8 ``[channels, height, width]``.
+        space: Whose operations.
+        strengths: In 0..30.
+    """
+    height, width = image.shape[1:]
+    rows, columns = len(space), len(strengths)
+    operations = torch.arange(rows).repeat_interleave(columns)[:, None]
+    chosen = torch.tensor(strengths).repeat(rows)[:, None]
+    middle = torch.tensor([width // 3, height // 3]).expand(rows * columns, 1, 2).contiguous()
+    off = torch.zeros_like(chosen, dtype=torch.bool)
+    plan = Plan(space, height, width, operations, chosen, ~off, off, middle)
+    images = apply(plan, image.expand(rows * columns, -1, -1, -1))
+    figure = Figure(figsize=(1.15 * columns + 1.2, 1.28 * rows + 0.4), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for line, name in zip(axes, space.names, strict=True):
+        for ax, strength in zip(line, strengths, strict=True):
+            choice = space[name]
+            _show(ax, images[0])
+            images = images[1:]
+            if choice.op.unit is not None:
+                ax.set_title(f"{choice.value(strength):.3g} {choice.op.unit}", fontsize=7, pad=2)
+            if choice.is_noop(strength):
+                ax.set_title("no change", fontsize=7, pad=2, color="0.5")
+        line[0].set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center")
+    for ax, strength in zip(axes[-1], strengths, strict=True):
+        ax.set_xlabel(f"k = {strength}", fontsize=8)
+    return figure
+
+
+def augmented_grid(images: Tensor, plan: Plan, *, columns: int = 6) -> Figure:
+    """Images as they are and as planned, with what was done.
+
+    Args:
+        images: uint8 ``[n, channels, height, width]``.
+        plan: For these.
+        columns: Pairs in a row.
+    """
+    done = apply(plan, images)
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(2.3 * columns, 1.75 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    for i, ax in enumerate(axes):
+        if i >= len(images):
+            ax.axis("off")
+            continue
+        gap = torch.full((images.shape[1], images.shape[2], max(1, images.shape[3] // 16)), 255, dtype=torch.uint8)
+        _show(ax, torch.cat([images[i], gap, done[i]], 2))
+        ax.set_title("\n".join(plan.describe(i)) or "nothing", fontsize=6, pad=2)
+    return figure
+
+
+def policy_figure(history: Mapping[str, np.ndarray], *, highlighted: Sequence[str] = ()) -> Figure:
+    """Over training: chance to keep each operation, its mean strength, and the distribution of how many there are.
+
+    Args:
+        history: ``steps [T]``, ``names [A]``, ``num_operations [T, p]``, ``keep [T, A]``, ``strengths [T, A, 31]``, as
+            ``policy.npz`` of a run holds them.
+        highlighted: Operations to draw in red, such as those known to be harmful.
+    """
+    steps, names = history["steps"], [str(name) for name in history["names"]]
+    figure = Figure(figsize=(12, 4.6), layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1.15, 1.15, 1))
+    means = history["strengths"] @ np.arange(STRENGTHS)
+    for ax, curves, label in ((left, history["keep"], "chance to keep"), (middle, means, "mean strength, 0 to 30")):
+        order = np.argsort(curves[-1])
+        spots = _spread(curves[-1][order], (curves.max() - min(0, curves.min()) or 1) * 0.045)
+        for spot, i in zip(spots, order, strict=True):
+            bad = names[i] in highlighted
+            colour = "#c1272d" if bad else f"C{i % 10}"
+            ax.plot(steps, curves[:, i], color=colour, linewidth=1.6 if bad else 0.9, alpha=1 if bad else 0.75)
+            ax.annotate(names[i], (steps[-1], spot), xytext=(4, 0), textcoords="offset points", fontsize=6.5,
+                        va="center", color=colour, annotation_clip=False)  # fmt: skip
+        ax.set(title=label, xlabel="step", ylim=(0, None))
+    counts = history["num_operations"]
+    right.stackplot(steps, counts.T, labels=[str(r + 1) for r in range(counts.shape[1])], alpha=0.85)
+    right.set(title="number of operations", xlabel="step", ylim=(0, 1), xlim=(steps[0], steps[-1]))
+    right.legend(fontsize=7, loc="lower right")
+    _plain(left, middle, right)
+    return figure
+
+
+def strengths_figure(history: Mapping[str, np.ndarray]) -> Figure:
+    """One panel per operation: its distribution over strengths (upwards) over training (to the right).
+
+    Args:
+        history: As for :func:`policy_figure`.
+    """
+    steps, names, strengths = history["steps"], history["names"], history["strengths"]
+    columns = 5
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(2.3 * columns, 1.7 * rows + 0.3), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    top = max(3 / STRENGTHS, float(np.quantile(strengths, 0.995)))
+    drawn = None
+    for i, ax in enumerate(axes.flat):
+        if i >= len(names):
+            ax.axis("off")
+            continue
+        extent = (float(steps[0]), float(max(steps[-1], steps[0] + 1)), -0.5, STRENGTHS - 0.5)
+        drawn = ax.imshow(strengths[:, i].T, origin="lower", aspect="auto", extent=extent, vmin=0, vmax=top)
+        ax.set_title(f"{names[i]} (keep {history['keep'][-1, i]:.2f})", fontsize=7, pad=3)
+        ax.tick_params(labelsize=6)
+    figure.supxlabel("step", fontsize=8)
+    figure.supylabel("strength", fontsize=8)
+    if drawn is not None:
+        figure.colorbar(drawn, ax=axes, shrink=0.5, label="chance").ax.tick_params(labelsize=6)
+    return figure
+
+
+def _show(ax, image: Tensor) -> None:
+    array = image.cpu().numpy()
+    ax.imshow(array[0] if len(array) == 1 else array.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=255)
+    ax.set(xticks=[], yticks=[])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def _plain(*axes) -> None:
+    for ax in axes:
+        ax.tick_params(labelsize=7)
+        ax.title.set_fontsize(9)
+        ax.spines[["top", "right"]].set_visible(False)
+
+
+def _spread(values: np.ndarray, gap: float) -> np.ndarray:
+    """Where to write labels of ascending values so that they do not overlap."""
+    spots = values.astype(float).copy()
+    for i in range(1, len(spots)):
+        spots[i] = max(spots[i], spots[i - 1] + gap)
+    return spots
