@@ -147,11 +147,11 @@ def score(applied: Tensor, space: SearchSpace) -> float | None:
         0.5
     """
     wrong = lying(space)
-    by_chance = float(wrong.float().mean())
+    by_chance = float(wrong.double().mean())
     if by_chance == 0:
         raise ConfigurationError(f"No operation of {space.name!r} turns arrows into others; there is nothing to score.")
-    total = float(applied.sum())
-    return None if total == 0 else 1 - float(applied[wrong].sum()) / total / by_chance
+    total = float(applied.double().sum())
+    return None if total == 0 else 1 - float(applied.double()[wrong].sum()) / total / by_chance
 
 
 def invariance_jobs(

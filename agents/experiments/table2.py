@@ -61,7 +61,8 @@ ARMS = {
     "ola": Arm("ola", {**_INTERLEAVED, "reward": "gar"}),
     "ola-untrained": Arm("random-augment", {**_INTERLEAVED, "reward": "nslr"}),
 }
-SNAPSHOTS = 200  # rows of progress.csv in a run
+ROWS = 200  # of progress.csv in a run
+CHECKPOINTS, FEWEST_STEPS_BETWEEN = 50, 100
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,8 @@ class Table2Job:
             num_envs=self.num_envs,
             seed=self.seed,
             out=self.folder,
-            log_every=max(1, self.steps // SNAPSHOTS),
-            checkpoint_every=max(100, self.steps // 50),
+            log_every=max(1, self.steps // ROWS),
+            checkpoint_every=max(FEWEST_STEPS_BETWEEN, self.steps // CHECKPOINTS),
             tensorboard=False,
         )
         resume = (self.folder / "checkpoint.pkl").exists()

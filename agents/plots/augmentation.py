@@ -9,7 +9,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from gar_env.augment import STRENGTHS, Plan, SearchSpace, apply
+from gar_env.augment import OPERATIONS, STRENGTHS, Plan, SearchSpace, apply
+from gar_env.errors import ConfigurationError
 
 SHOWN = (0, 5, 10, 15, 20, 25, 30)  # strengths
 
@@ -81,9 +82,14 @@ def policy_figure(history: Mapping[str, np.ndarray], *, highlighted: Sequence[st
     figure = Figure(figsize=(12, 4.6), layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=(1.15, 1.15, 1))
     means = history["strengths"] @ np.arange(STRENGTHS)
-    for ax, curves, label in ((left, history["keep"], "chance to keep"), (middle, means, "mean strength, 0 to 30")):
-        order = np.argsort(curves[-1])
-        spots = _spread(curves[-1][order], (curves.max() - min(0, curves.min()) or 1) * 0.045)
+    ranged = [i for i, name in enumerate(names) if _has_strength(name)]
+    for ax, curves, shown, label in (
+        (left, history["keep"], list(range(len(names))), "chance to keep"),
+        (middle, means, ranged, "mean strength, 0 to 30"),
+    ):
+        order = sorted(shown, key=lambda i: curves[-1, i])
+        top = float(curves[:, shown].max()) if shown else 1.0
+        spots = _spread(curves[-1][order], gap=top * 0.045, top=top)
         for spot, i in zip(spots, order, strict=True):
             bad = names[i] in highlighted
             colour = "#c1272d" if bad else f"C{i % 10}"
@@ -104,26 +110,31 @@ def strengths_figure(history: Mapping[str, np.ndarray]) -> Figure:
 
     Args:
         history: As for :func:`policy_figure`.
+
+    Raises:
+        ConfigurationError: If no operation has a strength.
     """
     steps, names, strengths = history["steps"], history["names"], history["strengths"]
+    shown = [i for i, name in enumerate(names) if _has_strength(str(name))]
+    if not shown:
+        raise ConfigurationError(f"None of {', '.join(map(str, names))} has a strength; there is nothing to draw.")
     columns = 5
-    rows = -(-len(names) // columns)
+    rows = -(-len(shown) // columns)
     figure = Figure(figsize=(2.3 * columns, 1.7 * rows + 0.3), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     top = max(3 / STRENGTHS, float(np.quantile(strengths, 0.995)))
-    drawn = None
-    for i, ax in enumerate(axes.flat):
-        if i >= len(names):
-            ax.axis("off")
-            continue
-        extent = (float(steps[0]), float(max(steps[-1], steps[0] + 1)), -0.5, STRENGTHS - 0.5)
-        drawn = ax.imshow(strengths[:, i].T, origin="lower", aspect="auto", extent=extent, vmin=0, vmax=top)
+    for ax in axes.flat[len(shown) :]:
+        ax.axis("off")
+    extent = (float(steps[0]), float(max(steps[-1], steps[0] + 1)), -0.5, STRENGTHS - 0.5)
+    drawn = []
+    for i, ax in zip(shown, axes.flat, strict=False):
+        panel = ax.imshow(strengths[:, i].T, origin="lower", aspect="auto", extent=extent, vmin=0, vmax=top)
         ax.set_title(f"{names[i]} (keep {history['keep'][-1, i]:.2f})", fontsize=7, pad=3)
         ax.tick_params(labelsize=6)
+        drawn.append(panel)
     figure.supxlabel("step", fontsize=8)
     figure.supylabel("strength", fontsize=8)
-    if drawn is not None:
-        figure.colorbar(drawn, ax=axes, shrink=0.5, label="chance").ax.tick_params(labelsize=6)
+    figure.colorbar(drawn[0], ax=axes, shrink=0.5, label="chance").ax.tick_params(labelsize=6)
     return figure
 
 
@@ -142,9 +153,17 @@ def _plain(*axes) -> None:
         ax.spines[["top", "right"]].set_visible(False)
 
 
-def _spread(values: np.ndarray, gap: float) -> np.ndarray:
-    """Where to write labels of ascending values so that they do not overlap."""
+def _has_strength(name: str) -> bool:
+    return name not in OPERATIONS or OPERATIONS[name].unit is not None
+
+
+def _spread(values: np.ndarray, *, gap: float, top: float) -> np.ndarray:
+    """Where to write labels of ascending values so that they do not overlap, nor rise far above the axes."""
     spots = values.astype(float).copy()
     for i in range(1, len(spots)):
         spots[i] = max(spots[i], spots[i - 1] + gap)
+    highest = top
+    for i in reversed(range(len(spots))):
+        spots[i] = min(spots[i], highest)
+        highest = spots[i] - gap
     return spots

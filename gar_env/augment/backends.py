@@ -71,9 +71,7 @@ def apply(plan: Plan, images: Tensor, *, backend: str = "torch") -> Tensor:
             "batch.".format(*expected, *found)
         )
     if images.device != plan.device:
-        raise DeviceError(
-            f"images are on {images.device}, the plan on {plan.device}. Move one: plan.to(images.device)."
-        )
+        raise DeviceError(f"images are on {images.device}, the plan on {plan.device}. Use plan.to(images.device).")
     return BACKENDS[backend](plan, images)
 
 

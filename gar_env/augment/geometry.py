@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -61,14 +62,14 @@ def source_pixels(coefficients: Tensor, height: int, width: int) -> Tensor:
         width: Likewise.
 
     Returns:
-        int32 ``[k, height * width]``: the number of a pixel, row by row, or -1 for outside.
+        int32 ``[k, height * width]``: the number of a pixel, row by row, or ``height * width`` for outside.
     """
     a0, a1, a2, a3, a4, a5 = coefficients[:, :, None, None].unbind(1)
     x = torch.arange(width, device=coefficients.device)
     y = torch.arange(height, device=coefficients.device)[:, None]
     x_in, y_in = (a2 + a1 * y + a0 * x) >> 16, (a5 + a4 * y + a3 * x) >> 16
     inside = (x_in >= 0) & (x_in < width) & (y_in >= 0) & (y_in < height)
-    return torch.where(inside, y_in * width + x_in, -1).to(torch.int32).flatten(1)
+    return torch.where(inside, y_in * width + x_in, height * width).to(torch.int32).flatten(1)
 
 
 def _parameters(of_value: Callable[[float, int, int], Coefficients]) -> Parameters:
@@ -109,9 +110,9 @@ def move(images: Tensor, rows: Tensor) -> Tensor:
     """
     if rows.dtype == torch.int64:
         rows = source_pixels(rows, *images.shape[2:])
-    source = rows.clamp_min(0).long()[:, None].expand(-1, images.shape[1], -1)
-    moved = images.flatten(2).gather(2, source)
-    return moved.mul_((rows >= 0)[:, None]).view_as(images)
+    source = rows.long()[:, None].expand(-1, images.shape[1], -1)
+    with_black = F.pad(images.flatten(2), (0, 1))  # one more pixel, for what comes from outside
+    return with_black.gather(2, source).view_as(images)
 
 
 register_op(
