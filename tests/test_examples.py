@@ -89,7 +89,7 @@ def blocks(page):
     return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/alignment.md", "docs/clients.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/alignment.md", "docs/augmentation.md", "docs/clients.md"])
 def test_the_code_on_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for block in blocks(page):
@@ -165,3 +165,23 @@ def test_the_costs_of_alignment_in_the_documentation_are_those_of_the_committed_
     results = (ROOT / "benchmarks" / "results" / "alignment.md").read_text().split("\n\n")[2]
     assert results.startswith("| network | n | hooks |")
     assert results in (ROOT / "docs" / "alignment.md").read_text()
+
+
+def test_the_tables_on_augmentation_are_those_of_the_code_and_the_committed_results(capsys):
+    from agents.cli import main
+    from agents.experiments.invariances import invariance_table
+    from agents.experiments.results import read_rows
+    from agents.experiments.table2 import table2_table
+
+    folder = ROOT / "examples" / "results" / "augmentation"
+    page, readme = (ROOT / "docs" / "augmentation.md").read_text(), (ROOT / "README.md").read_text()
+    for table in (
+        invariance_table(read_rows(folder / "invariances.jsonl")),
+        table2_table(read_rows(folder / "cifar10.jsonl")),
+    ):
+        assert table.markdown() in page
+        assert table.markdown() in readme
+    main(["augment", "--markdown"])
+    assert capsys.readouterr().out.split("\n\n")[1].strip() in page
+    speed = (ROOT / "benchmarks" / "results" / "augmentation.md").read_text()
+    assert next(block for block in speed.split("\n\n") if block.startswith("| contender")) in page

@@ -20,8 +20,9 @@ def plot_run(folder: Path, out: Path | None) -> None:
     from agents.experiments.train_config import config_of
     from agents.plots import augmented_grid, policy_figure, save, strengths_figure
     from agents.policies import OnlineAugmentation
-    from gar_env.augment import ActionLayout
+    from gar_env.augment import STRENGTHS, ActionLayout
     from gar_env.data import load_dataset
+    from gar_env.data.arrows import lies
     from gar_env.envs.augment import load_space
 
     path = folder / "policy.npz"
@@ -43,6 +44,8 @@ def plot_run(folder: Path, out: Path | None) -> None:
         policy.sample(len(images), generator), height=images.shape[2], width=images.shape[3], generator=generator
     )
     first = out or folder / "policy.png"
-    print(save(policy_figure(history), first))
+    known = {choice.name for choice in space.choices for k in range(STRENGTHS) if lies(choice.name, choice.value(k))}
+    harmful = sorted(known) if options.dataset == "synthetic_invariances" else ()
+    print(save(policy_figure(history, highlighted=harmful), first))
     print(save(strengths_figure(history), first.with_name(f"{first.stem}_strengths.png")))
     print(save(augmented_grid(images, plan), first.with_name(f"{first.stem}_samples.png")))

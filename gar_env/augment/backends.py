@@ -147,13 +147,12 @@ def grouped(plan: Plan, images: Tensor) -> Tensor:
         order = orders[place]
         current = current.index_select(0, at.index_select(0, order))
         at = torch.empty_like(at).scatter_(0, order, torch.arange(plan.n, device=at.device))
-        place_rows = rows[:, place].index_select(0, order)
-        corners = plan.corners[:, place].index_select(0, order)
+        place_rows, corners = rows[:, place].index_select(0, order), plan.corners[:, place].index_select(0, order)
         start = idle
         for group, size in zip(space.groups, busy, strict=True):
             if size:
-                own = slice(start, start + size)
-                current[own] = _run(group, current[own], place_rows[own], corners[own])
+                own = current.narrow(0, start, size)
+                own.copy_(_run(group, own, place_rows.narrow(0, start, size), corners.narrow(0, start, size)))
                 start += size
     return images.clone() if current is images else current.index_select(0, at)
 

@@ -112,7 +112,7 @@ def bits(images: Tensor, rows: Tensor) -> Tensor:
 def auto_contrast(images: Tensor, values: Tensor) -> Tensor:
     """Stretch every channel to 0..255."""
     flat = images.flatten(2)
-    low, high = (x.to(torch.int32).double()[..., None] for x in (flat.amin(2), flat.amax(2)))  # [m, c, 1]
+    low, high = flat.amin(2, keepdim=True).double(), flat.amax(2, keepdim=True).double()
     spread = high - low
     flat_one = spread == 0  # stays as it is
     scale = torch.full_like(spread, 255) / spread  # a Python number divided by a tensor is rounded twice
