@@ -97,8 +97,9 @@ class Registry(Generic[T]):
 
         def decorate(thing: U) -> U:
             if name in self._objects and self._objects[name] is not thing:
+                article = "An" if self.kind[0] in "aeiou" else "A"
                 raise DuplicateNameError(
-                    f"A {self.kind} called {name!r} is registered already: {self._objects[name]!r}. "
+                    f"{article} {self.kind} called {name!r} is registered already: {self._objects[name]!r}. "
                     "Choose another name."
                 )
             self._objects[name] = thing  # pyright: ignore[reportArgumentType] - U is T, with its own type kept

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+import torch.nn.functional as F
 import tyro
 from rich.console import Console
+from torch import Tensor
 
 from agents.cli.tables import show
 from gar_env.errors import ConfigurationError, DatasetFormatError
+
+LARGEST = 256  # pixels a side of a panel
 
 
 def augment(
@@ -47,10 +52,19 @@ def augment(
     if plot is not None:
         from agents.plots import operations_grid, save
 
-        console.print(str(save(operations_grid(_read(image), chosen), plot)), soft_wrap=True, highlight=False)
+        pixels = _read(image)
+        if max(pixels.shape[1:]) > LARGEST:
+            pixels = F.adaptive_avg_pool2d(pixels.float(), _smaller(*pixels.shape[1:])).round().to(torch.uint8)
+            console.print(f"Drawn at {pixels.shape[1]}x{pixels.shape[2]} pixels, since every panel is small.")
+        console.print(str(save(operations_grid(pixels, chosen), plot)), soft_wrap=True, highlight=False)
 
 
-def _read(path: Path | None):
+def _smaller(height: int, width: int) -> tuple[int, int]:
+    factor = LARGEST / max(height, width)
+    return max(1, round(height * factor)), max(1, round(width * factor))
+
+
+def _read(path: Path | None) -> Tensor:
     from PIL import Image, UnidentifiedImageError
 
     from gar_env.augment import to_tensor
@@ -63,3 +77,7 @@ def _read(path: Path | None):
             return to_tensor(image if image.mode == "L" else image.convert("RGB"))
     except UnidentifiedImageError as error:
         raise DatasetFormatError(f"{path} is no image that Pillow reads. Pass a PNG or JPEG file.") from error
+    except OSError as error:
+        if error.filename is not None:  # not there, or not readable: said by the command line
+            raise
+        raise DatasetFormatError(f"{path} cannot be read: {error}. Pass a whole PNG or JPEG file.") from error

@@ -84,9 +84,10 @@ def run_train(args: list[str]) -> None:
 
 
 def list_all() -> None:
-    """All environments, controllers, rewards, networks, data sets and corruptions, by name."""
+    """All environments, controllers, rewards, networks, data sets, corruptions and image operations, by name."""
     from agents.controllers import CONTROLLERS
     from agents.experiments.train_config import slot_environments
+    from gar_env.augment import OPERATIONS, SPACES
     from gar_env.data import CORRUPTIONS, DATASETS
     from gar_env.networks import NETWORKS
     from gar_env.rewards import REWARDS
@@ -99,6 +100,8 @@ def list_all() -> None:
         ("networks", [*NETWORKS, "wrn-d-k"]),
         ("data sets", [*DATASETS, "FILE.npz", "IMAGE_FOLDER"]),
         ("corruptions", CORRUPTIONS),
+        ("search spaces", SPACES),
+        ("operations", OPERATIONS),
     ):
         console.print(f"{title:<14}{', '.join(names)}")
     console.print("\nA name of another package is found as package.module:name.")

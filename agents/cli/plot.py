@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from gar_env.errors import ConfigurationError
+from gar_env.errors import CheckpointError, ConfigurationError
 
 
 def plot_run(folder: Path, out: Path | None) -> None:
@@ -22,7 +23,7 @@ def plot_run(folder: Path, out: Path | None) -> None:
     from agents.policies import OnlineAugmentation
     from gar_env.augment import STRENGTHS, ActionLayout
     from gar_env.data import load_dataset
-    from gar_env.data.arrows import lies
+    from gar_env.data.arrows import share_of_lies
     from gar_env.envs.augment import load_space
 
     path = folder / "policy.npz"
@@ -31,8 +32,11 @@ def plot_run(folder: Path, out: Path | None) -> None:
             f"There is no {path}: {folder} is no finished run of the controller ola. Train one with gar-env train "
             "--env GAR/Augment-v0 --agent ola."
         )
-    with np.load(path) as file:
-        history = dict(file)
+    try:
+        with np.load(path) as file:
+            history = dict(file)
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path} is cut short, or no file of ola. Train the run again.") from error
     options = config_of(folder).env_options
     space = load_space(options.space)
     policy = OnlineAugmentation(space, history["num_operations"].shape[1])
@@ -44,8 +48,14 @@ def plot_run(folder: Path, out: Path | None) -> None:
         policy.sample(len(images), generator), height=images.shape[2], width=images.shape[3], generator=generator
     )
     first = out or folder / "policy.png"
-    known = {choice.name for choice in space.choices for k in range(STRENGTHS) if lies(choice.name, choice.value(k))}
+    known = {
+        choice.name
+        for choice in space.choices
+        for k in range(STRENGTHS)
+        if share_of_lies(choice.name, choice.value(k)) > 0.2
+    }
     harmful = sorted(known) if options.dataset == "synthetic_invariances" else ()
     print(save(policy_figure(history, highlighted=harmful), first))
-    print(save(strengths_figure(history), first.with_name(f"{first.stem}_strengths.png")))
+    if any(choice.op.unit is not None for choice in space.choices):
+        print(save(strengths_figure(history), first.with_name(f"{first.stem}_strengths.png")))
     print(save(augmented_grid(images, plan), first.with_name(f"{first.stem}_samples.png")))

@@ -116,7 +116,15 @@ def reproduce_controllers(
 def reproduce_table2(
     dataset: str = "cifar10",
     space: str = "wl",
-    policies: tuple[str, ...] = ("none", "flip-crop", "uniform-augment", "rand-augment", "trivial-augment", "ola"),
+    policies: tuple[str, ...] = (
+        "none",
+        "flip-crop",
+        "flip-crop-cutout",
+        "uniform-augment",
+        "rand-augment",
+        "trivial-augment",
+        "ola",
+    ),
     network: str = "wrn-28-10",
     epochs: int = 200,
     batch_size: int = 256,
@@ -138,8 +146,9 @@ def reproduce_table2(
         dataset: cifar10 or cifar100 (torchvision's files), or the path of an .npz with x_train, y_train, x_test,
             y_test.
         space: wl, ra, ra-translate, ta-wide, some of one as "wl[rotate,color]", or a .json file.
-        policies: none, flip-crop, uniform-augment, rand-augment, trivial-augment, ola; ola-untrained is what ola does
-            before it has learned anything, with the same plain steps in between.
+        policies: none, flip-crop, flip-crop-cutout (what all the others do besides), uniform-augment, rand-augment,
+            trivial-augment, ola; ola-untrained is what ola does before it has learned anything, with the same plain
+            batches in between.
         network: wrn-28-10, wrn-16-2, cnn, ...
         epochs: Passes over the training data, in examples drawn.
         batch_size: Examples in an SGD step.
@@ -184,6 +193,8 @@ def reproduce_table2(
         f"{device}.",
         highlight=False,
     )
-    run_jobs(jobs, results, workers=workers or (1 if on_gpu else os.cpu_count() or 1), console=console)
+    run_jobs(
+        jobs, results, workers=workers if workers is not None else 1 if on_gpu else os.cpu_count() or 1, console=console
+    )
     show(table2_table(rows_of(results.rows, jobs)), console, markdown)
     console.print(f"Results: {results.path}. Runs: {out}. Plots of what ola learned: gar-env plot RUN", soft_wrap=True)

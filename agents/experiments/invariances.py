@@ -1,18 +1,20 @@
 """A benchmark with a known answer: does a policy find out which image operations turn labels into lies?
 
-``synthetic_invariances`` are arrows in four diagonal directions. Flips and rotations by more than 45 degrees turn every
-arrow into one of another class; colours do not matter. A policy over WideLong's 19 operations starts with 14 % lies
-among the operations it applies. The score is by how much of that it has got rid of in the last quarter of training:
+``synthetic_invariances`` are arrows in four diagonal directions. Flips turn every arrow into one of another class,
+rotations by more than 30 degrees and strong shears some or all; colours do not matter. Of what a policy by chance
+applies from WideLong, 17 % are lies. The score is by how much of that a policy has got rid of in the last quarter of training:
 
     score = 1 - (share of lies among applied operations, last quarter) / (the same of a policy that draws by chance)
 
-0 is chance, 1 is perfect. Applying fewer operations, harmful and others alike, gains nothing.
+0 is chance, 1 is perfect. What changes nothing (the identity, a rotation by 0) does not count as applied, so applying
+less, harmful and others alike, gains nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import gymnasium
@@ -27,8 +29,9 @@ from agents.experiments.tables import Table, data_fingerprint
 from agents.policies import FixedAugmentation, OnlineAugmentation
 from agents.reinforce import Reinforce
 from gar_env.augment import STRENGTHS, SearchSpace
-from gar_env.data.arrows import lies
+from gar_env.data.arrows import share_of_lies
 from gar_env.envs import AugmentConfig, AugmentVectorEnv
+from gar_env.envs.augment import load_space
 from gar_env.errors import ConfigurationError
 from gar_env.rewards import REWARDS
 
@@ -44,6 +47,7 @@ NUM_ENVS, NUM_STEPS = 128, 200
 ENV_OPTIONS: dict[str, Any] = {
     "dataset": DATASET,
     "network": "fc_bn",
+    "space": "wl",
     "crop_padding": 0,
     "flip": False,
     "cutout": 0,
@@ -84,7 +88,8 @@ class InvarianceJob:
     def identity(self) -> Row:
         """The run, and a fingerprint of all that could change its result."""
         agent = {} if self.arm in FIXED else self.agent_options
-        config = fingerprint([self.options, data_fingerprint(DATASET), agent, self.num_envs])
+        space = load_space(self.options["space"]).to_json()  # a file's content, not its name
+        config = fingerprint([self.options, space, data_fingerprint(DATASET), agent, self.num_envs])
         return {"arm": self.arm, "seed": self.seed, "config": config}
 
     def run(self, on_step: Callable[[], None]) -> Row:
@@ -105,37 +110,44 @@ class InvarianceJob:
             on_step()
 
         final = train(env, agent, seed=self.seed, on_step=note)
-        by_quarter = [
-            counts[min((q + 1) * self.steps // 4, len(counts) - 1)] - counts[min(q * self.steps // 4, len(counts) - 1)]
-            for q in range(4)
-        ]
-        # Per example, in the last quarter.
-        harmful = by_quarter[3][lying(slots.space)].sum() / (self.num_envs * self.steps / 4)
+        taken = len(counts) - 1
+        ends = [quarter * taken // 4 for quarter in range(5)]
+        by_quarter = [counts[end] - counts[start] for start, end in pairwise(ends)]
+        examples = self.num_envs * max(ends[4] - ends[3], 1)
+        space, last = slots.space, applied(by_quarter[3], slots.space)
         env.close()
         return {
-            "score": score(by_quarter[3], slots.space),
-            "score_by_quarter": [score(count, slots.space) for count in by_quarter],
-            "lies_per_example": float(harmful),
-            "operations_per_example": float(by_quarter[3].sum() / (self.num_envs * self.steps / 4)),
+            "score": score(by_quarter[3], space),
+            "score_by_quarter": [score(count, space) for count in by_quarter],
+            "lies_per_example": float((last * lies(space)).sum()) / examples,
+            "operations_per_example": float(last.sum()) / examples,
             "test_accuracy": float(final["test_accuracy"][0]),
+            "diverged": bool(final["diverged"][0]),
             **provenance(),
         }
 
 
-def lying(space: SearchSpace) -> Tensor:
-    """bool ``[operations, 31]``: which strengths of which operations turn an arrow into one of another class."""
-    return torch.tensor([[lies(c.name, c.value(k)) for k in range(STRENGTHS)] for c in space.choices])
+def lies(space: SearchSpace) -> Tensor:
+    """Share of arrows that each operation at each strength turns into one of another class, ``[operations, 31]``."""
+    shares = [[share_of_lies(c.name, c.value(k)) for k in range(STRENGTHS)] for c in space.choices]
+    return torch.tensor(shares, dtype=torch.float64)
 
 
-def score(applied: Tensor, space: SearchSpace) -> float | None:
+def applied(counts: Tensor, space: SearchSpace) -> Tensor:
+    """Counts ``[operations, 31]`` without those that changed nothing."""
+    changes = [[not c.is_noop(k) for k in range(STRENGTHS)] for c in space.choices]
+    return counts.double() * torch.tensor(changes)
+
+
+def score(counts: Tensor, space: SearchSpace) -> float | None:
     """By how much the share of lies is below that of chance: 1 for none, 0 for as many, negative for more.
 
     Args:
-        applied: How often each operation was applied at each strength, ``[operations, 31]``.
+        counts: How often each operation was applied at each strength, ``[operations, 31]``.
         space: Whose operations.
 
     Returns:
-        ``None`` if nothing was applied.
+        ``None`` if nothing was changed.
 
     Raises:
         ConfigurationError: If no operation of the space lies.
@@ -146,12 +158,13 @@ def score(applied: Tensor, space: SearchSpace) -> float | None:
         >>> score(torch.tensor([[1.0] * 31, [3.0] * 31]), space)
         0.5
     """
-    wrong = lying(space)
-    by_chance = float(wrong.double().mean())
-    if by_chance == 0:
+    wrong, everything = lies(space), applied(torch.ones(len(space), STRENGTHS), space)
+    if not wrong.any():
         raise ConfigurationError(f"No operation of {space.name!r} turns arrows into others; there is nothing to score.")
-    total = float(applied.double().sum())
-    return None if total == 0 else 1 - float(applied.double()[wrong].sum()) / total / by_chance
+    by_chance = float((everything * wrong).sum() / everything.sum())
+    changed = applied(counts, space)
+    total = float(changed.sum())
+    return None if total == 0 else 1 - float((changed * wrong).sum()) / total / by_chance
 
 
 def invariance_jobs(
@@ -165,6 +178,10 @@ def invariance_jobs(
     """
     if seeds < 1 or steps < 4:
         raise ConfigurationError(f"seeds={seeds} must be at least 1, steps={steps} at least 4: quarters are compared.")
+    if not arms:
+        raise ConfigurationError(f"There are no arms. Name some of {', '.join([*REWARDS, *FIXED])}.")
+    chosen = load_space(space)
+    score(torch.ones(len(chosen), STRENGTHS), chosen)
     for arm in arms:
         if arm not in FIXED:
             _ = REWARDS[arm]

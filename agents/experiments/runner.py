@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +22,7 @@ from agents.experiments.results import ResultsFile, Row
 from gar_env.errors import ConfigurationError, GarEnvError
 
 _steps_done: Any = None  # in a worker: the counter that the parent watches
+_orphaned = threading.Event()  # in a worker: whether the parent is gone
 
 
 class Job(Protocol):
@@ -80,15 +86,21 @@ def run_jobs(jobs: Sequence[Job], results: ResultsFile, *, workers: int, console
     failures: list[str] = []
     total = sum(job.steps for job in todo)
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(counter,))
-    eta = _Estimate(total)
-    with step_progress(console) as bar:
+    estimate = _Estimate(total)
+    with _terminated_as_interrupted(), step_progress(console) as bar:
         task = bar.add_task(f"0/{len(todo)} runs", total=total)
+        left, finished = deque(todo), 0
+        waiting: dict[Future[Row], Job] = {}
         try:
-            waiting: dict[Future[Row], Job] = {pool.submit(_run, job): job for job in todo}
-            while waiting:
+            while left or waiting:
+                # No more than there are workers: what waits in the pool's own queue could not be called back.
+                while left and len(waiting) < workers:
+                    job = left.popleft()
+                    waiting[pool.submit(_run, job)] = job
                 done, _ = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
                 for future in done:
                     job = waiting.pop(future)
+                    finished += 1
                     try:
                         row = future.result()
                     except Exception as error:
@@ -96,21 +108,34 @@ def run_jobs(jobs: Sequence[Job], results: ResultsFile, *, workers: int, console
                         continue
                     results.append({**job.identity, **row})
                     if not console.is_terminal:
-                        finished = len(todo) - len(waiting)
                         print(f"{finished}/{len(todo)} {_label(job)} {row['seconds']:.1f} s", flush=True)
-                eta.tell(counter.value, workers, console)
-                bar.update(task, completed=counter.value, description=f"{len(todo) - len(waiting)}/{len(todo)} runs")
+                estimate.tell(counter.value, workers, console)
+                bar.update(task, completed=counter.value, description=f"{finished}/{len(todo)} runs")
         except KeyboardInterrupt:
+            console.print("\nStopping; runs that can be resumed are saved first ...")
             for process in list(pool._processes.values()):
                 process.terminate()
-            pool.shutdown(wait=False, cancel_futures=True)
-            console.print(f"\nStopped. Finished runs are in {results.path}; the same command goes on from there.")
+            pool.shutdown(wait=True, cancel_futures=True)
+            console.print(f"Stopped. Finished runs are in {results.path}; the same command goes on from there.")
             sys.exit(130)
     pool.shutdown()
     if failures:
         raise JobsFailedError(
             f"{len(failures)} of {len(todo)} runs failed; what finished is in {results.path}:\n" + "\n".join(failures)
         )
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """A request to end, such as a batch system sends, is handled like Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    usual = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, usual)
 
 
 class _Estimate:
@@ -155,6 +180,15 @@ def _start_worker(counter: Any) -> None:
     _steps_done = counter
     # One thread each: two processes of two threads on two cores are slower than four of one.
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with_parent(parent: int) -> None:
+    """A worker whose parent was killed asks itself to end: a run that can be resumed is saved, others stop."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    _orphaned.set()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _count_step() -> None:
@@ -164,5 +198,9 @@ def _count_step() -> None:
 
 def _run(job: Job) -> Row:
     start = time.perf_counter()
-    row = job.run(_count_step)
-    return {**row, "seconds": round(time.perf_counter() - start, 2)}
+    try:
+        row = job.run(_count_step)
+    finally:
+        if _orphaned.is_set():
+            os._exit(1)  # nobody waits for the row, and the queue of jobs has no other end
+    return {"seconds": round(time.perf_counter() - start, 2), **row}  # a resumed run knows better

@@ -38,6 +38,7 @@ class NativeSession:
     def __init__(self, env: VectorEnv, agent: Agent, seed: int) -> None:
         self.env, self.agent, self.steps = env, agent, 0
         self.finished: dict[str, float] = {}  # what the last logged episode came to
+        self.seconds = 0.0  # taken up to the last checkpoint
         self.observations, _ = env.reset(seed=seed)
         agent.begin(env)
 
@@ -76,6 +77,7 @@ class SB3Session:
 
         self.model, self.steps, self.started = model, 0, False
         self.finished: dict[str, float] = {}  # what the last logged episode came to
+        self.seconds = 0.0  # taken up to the last checkpoint
         adapter = slots_of(model)
         assert adapter is not None
         self.env, self.num_envs = adapter.env, adapter.num_envs

@@ -118,13 +118,18 @@ class Training:
         assert isinstance(slots, SlotVectorEnv)
         return slots
 
+    @property
+    def seconds(self) -> float:
+        """Time taken, with that before a resume."""
+        return self.session.seconds + time.time() - self._clock
+
     def _prepare(self) -> None:
         config, folder = self.config, self.config.folder
         env = make_env(config)
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = lock(folder / "run.lock", folder)
         self.total = config.episodes * config.env_options.num_steps
-        self._started = time.time()
+        self._started = self._clock = time.time()
         if self.resume:
             self.session = self._load(env)
         else:
@@ -162,6 +167,7 @@ class Training:
         if self._saved_at == self.session.steps:
             return
         self.session.finished = self._finished
+        self.session.seconds, self._clock = self.seconds, time.time()
         header = {"config": self.config.as_json(), "steps": self.session.steps, "episode_seed": self.slots.episode_seed}
         save_checkpoint(self.checkpoint, header, self.session, {**_remade(self.slots), **self.session.leave_out()})
         self._saved_at = self.session.steps

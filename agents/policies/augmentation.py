@@ -76,7 +76,17 @@ class OnlineAugmentation:
         return Distribution(count.softmax(0), keep.sigmoid(), strengths.softmax(1))
 
     def set_distribution(self, num_operations: Tensor, keep: Tensor, strengths: Tensor) -> None:
-        """Make it another: chances ``[p]``, ``[A]`` and ``[A, 31]``, such as those of a saved :class:`Distribution`."""
+        """Make it another: chances ``[p]``, ``[A]`` and ``[A, 31]``, such as those of a saved :class:`Distribution`.
+
+        Raises:
+            ConfigurationError: If they belong to another space or number of places.
+        """
+        found, expected = (
+            [list(x.shape) for x in (num_operations, keep, strengths)],
+            [list(x.shape) for x in self.distribution()],
+        )
+        if found != expected:
+            raise ConfigurationError(f"num_operations, keep and strengths are {found}; this policy has {expected}.")
         tiny = torch.finfo(torch.float32).tiny
         parts = num_operations.clamp_min(tiny).log(), keep.logit(1e-7), strengths.clamp_min(tiny).log().flatten()
         with torch.no_grad():

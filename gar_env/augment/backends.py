@@ -32,8 +32,8 @@ def apply(plan: Plan, images: Tensor, *, backend: str = "torch") -> Tensor:
         plan: For ``n`` images of this size.
         images: uint8 ``[n, channels, height, width]`` on the plan's device; one channel (Pillow's mode ``L``) or three.
         backend: ``"torch"``: grouped by kernel; on a GPU it waits once, for the sizes of the groups. ``"masked"``:
-            every kernel on every image, chosen by masks; more work, but never waits, and can be captured in a CUDA
-            graph. ``"pillow"``: image by image, on the CPU. All are equal in every bit.
+            every kernel on every image, chosen by masks; more work, but it never waits, and no shape depends on the
+            plan. ``"pillow"``: image by image, on the CPU. All are equal in every bit.
 
     Returns:
         New images, likewise.
@@ -50,6 +50,10 @@ def apply(plan: Plan, images: Tensor, *, backend: str = "torch") -> Tensor:
         >>> bool((apply(plan, images) == apply(plan, images, backend="pillow")).all())
         True
     """
+    if not isinstance(images, Tensor):
+        raise ConfigurationError(
+            f"images are {type(images).__name__}; expected a tensor. Use torch.from_numpy(images)."
+        )
     if images.dtype != torch.uint8:
         raise ConfigurationError(
             f"images are {images.dtype}; expected torch.uint8, 0..255. Augment before normalising; for floats in "

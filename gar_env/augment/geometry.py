@@ -13,7 +13,7 @@ from torch import Tensor
 from gar_env.augment.operation import Parameters, register_op
 
 ONE = 1 << 16
-TABLE_PIXELS = 96 * 96  # up to this size, where every pixel comes from is tabled once (36 KiB for each value)
+TABLE_PIXELS = 96 * 96  # up to this size, where every pixel comes from is tabled once (18 KiB for each value)
 
 Coefficients = tuple[int, int, int, int, int, int]
 """``x_in = (a2 + a0 x + a1 y) >> 16``, ``y_in = (a5 + a3 x + a4 y) >> 16``."""
@@ -62,20 +62,22 @@ def source_pixels(coefficients: Tensor, height: int, width: int) -> Tensor:
         width: Likewise.
 
     Returns:
-        int32 ``[k, height * width]``: the number of a pixel, row by row, or ``height * width`` for outside.
+        int64 ``[k, height * width]``: the number of a pixel, row by row, or ``height * width`` for outside.
     """
     a0, a1, a2, a3, a4, a5 = coefficients[:, :, None, None].unbind(1)
     x = torch.arange(width, device=coefficients.device)
     y = torch.arange(height, device=coefficients.device)[:, None]
     x_in, y_in = (a2 + a1 * y + a0 * x) >> 16, (a5 + a4 * y + a3 * x) >> 16
     inside = (x_in >= 0) & (x_in < width) & (y_in >= 0) & (y_in < height)
-    return torch.where(inside, y_in * width + x_in, height * width).to(torch.int32).flatten(1)
+    return torch.where(inside, y_in * width + x_in, height * width).flatten(1)
 
 
 def _parameters(of_value: Callable[[float, int, int], Coefficients]) -> Parameters:
     def parameters(values: Sequence[float], height: int, width: int) -> Tensor:
         coefficients = torch.tensor([of_value(value, height, width) for value in values], dtype=torch.int64)
-        return source_pixels(coefficients, height, width) if height * width <= TABLE_PIXELS else coefficients
+        if height * width > TABLE_PIXELS:
+            return coefficients
+        return source_pixels(coefficients, height, width).to(torch.int16)  # short, to be read fast
 
     return parameters
 
@@ -106,7 +108,7 @@ def move(images: Tensor, rows: Tensor) -> Tensor:
 
     Args:
         images: uint8 ``[m, c, h, w]``.
-        rows: int32 ``[m, h * w]`` of :func:`source_pixels`, or int64 ``[m, 6]`` coefficients.
+        rows: int16 ``[m, h * w]`` of :func:`source_pixels`, or int64 ``[m, 6]`` coefficients.
     """
     if rows.dtype == torch.int64:
         rows = source_pixels(rows, *images.shape[2:])
@@ -129,7 +131,8 @@ for _name, _unit, _of_value in (
     ("translate_y", "pixels", (_one, _zero, _zero, _zero, _one, _value)),
 ):
     _pillow, _rows = _affine(*_of_value)
-    register_op(_name, unit=_unit, identity=0, parameters=_rows, pillow=_pillow)(move)
+    # Pillow moves by fractions of a pixel in double precision, and adds up roundings on the way: whole pixels only.
+    register_op(_name, unit=_unit, identity=0, parameters=_rows, pillow=_pillow, whole=_unit == "pixels")(move)
 register_op(
     "flip_lr",
     parameters=_parameters(_flipped_lr),

@@ -56,7 +56,7 @@ def _reach(values: Sequence[float], height: int, width: int) -> Tensor:
     return torch.tensor([float(value) if value >= 1 else -1.0 for value in values])
 
 
-@register_op("cutout", unit="pixels", identity=0, placed=True, parameters=_reach, pillow=_paint)
+@register_op("cutout", unit="pixels", identity=0, placed=True, whole=True, parameters=_reach, pillow=_paint)
 def cutout(images: Tensor, reach: Tensor, corners: Tensor) -> Tensor:
     """Paint a black square from the corner on. Like ``ImageDraw``, it includes both ends: ``value + 1`` pixels a side.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,8 @@ class Operation:
         unit: Of the value; ``None`` for an operation without strength.
         identity: The value at which nothing changes, if there is one.
         placed: Whether it happens at a place in the image, the plan's corner.
+        whole: Whether values must be whole numbers.
+        limits: The lowest and the highest value that make sense.
     """
 
     name: str
@@ -47,6 +50,8 @@ class Operation:
     unit: str | None = None
     identity: float | None = None
     placed: bool = False
+    whole: bool = False
+    limits: tuple[float, float] = (-math.inf, math.inf)
 
     def describe(self, value: float) -> str:
         """For people: ``"rotate -30 degrees"``."""
@@ -64,6 +69,8 @@ def register_op(
     unit: str | None = None,
     identity: float | None = None,
     placed: bool = False,
+    whole: bool = False,
+    limits: tuple[float, float] = (-math.inf, math.inf),
 ) -> Callable[[Any], Any]:
     """Decorator that registers a batch kernel as an operation; arguments as in :class:`Operation`.
 
@@ -84,7 +91,7 @@ def register_op(
     """
 
     def decorate(kernel: Any) -> Any:
-        OPERATIONS.register(name)(Operation(name, pillow, kernel, parameters, unit, identity, placed))
+        OPERATIONS.register(name)(Operation(name, pillow, kernel, parameters, unit, identity, placed, whole, limits))
         return kernel
 
     return decorate

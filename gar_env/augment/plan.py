@@ -66,8 +66,8 @@ class Plan:
         if self.device.type == "cpu":
             _check_range("operations", self.operations, len(self.space), f"the space {self.space.name!r} has")
             _check_range("strengths", self.strengths, STRENGTHS, "there are")
-            if bool((self.corners < 0).any()):
-                raise ConfigurationError(f"corners must not be negative; found {int(self.corners.min())}.")
+            for axis, (name, size) in enumerate((("x", self.width), ("y", self.height))):
+                _check_range(f"corners ({name})", self.corners[..., axis], size, "the image has")
 
     @property
     def n(self) -> int:
@@ -114,7 +114,7 @@ class Plan:
             generator: On the device of the others.
         """
         device = operations.device
-        coins = torch.rand(4, *operations.shape, generator=generator, device=device)
+        coins = torch.rand(3, *operations.shape, generator=generator, device=device)
         plan = cls(
             space,
             height,

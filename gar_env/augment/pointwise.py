@@ -6,6 +6,7 @@ code, and equals it in every bit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -27,8 +28,8 @@ def blend(degenerate: Tensor, pixels: Tensor, factors: Tensor) -> Tensor:
         uint8 ``[m, c, h, w]``.
     """
     # Two roundings, as in C. A fused multiply-add, torch.lerp or addcmul has one, and differs in 1 of 2,000 pairs.
-    blended = pixels.sub(degenerate).mul_(factors[:, None, None, None]).add_(degenerate)
-    return blended.to(torch.int16).clamp_(0, 255).to(torch.uint8)  # a third of the time of going there directly
+    blended = pixels.sub(degenerate).mul_(factors[:, None, None, None]).add_(degenerate).clamp_(0, 255)
+    return blended.to(torch.int16).to(torch.uint8)  # a third of the time of going there directly
 
 
 def gray(pixels: Tensor) -> Tensor:
@@ -58,9 +59,9 @@ def contrast(images: Tensor, factors: Tensor) -> Tensor:
     """Blend with the mean gray of the image."""
     pixels = images.float()
     n = images.shape[2] * images.shape[3]
-    total = gray(pixels).sum((1, 2, 3), dtype=torch.float64)
-    mean = ((2 * total + n) / (2 * n)).floor().float()
-    return blend(mean[:, None, None, None], pixels, factors)
+    total = gray(pixels).sum((1, 2, 3), dtype=torch.float64).long()
+    mean = (2 * total + n) // (2 * n)  # whole numbers: a GPU divides floats by a Python number with two roundings
+    return blend(mean.float()[:, None, None, None], pixels, factors)
 
 
 @register_op("color", unit="x", identity=1, pillow=lambda im, v: ImageEnhance.Color(im).enhance(v))
@@ -83,8 +84,9 @@ def posterize_bits(values: Sequence[float], height: int, width: int) -> Tensor:
 
 
 def solarize_bits(values: Sequence[float], height: int, width: int) -> Tensor:
-    """Invert from the threshold on, 0 to 256."""
-    return _bits([(int(value) - 1, 255, 0, 255) if value >= 1 else (0, 0, 255, 255) for value in values])
+    """Invert from the threshold on; from 256 on nothing."""
+    below = [min(math.ceil(value) - 1, 255) for value in values]
+    return _bits([(level, 255, 0, 255) if level >= 0 else (0, 0, 255, 255) for level in below])
 
 
 def invert_bits(values: Sequence[float], height: int, width: int) -> Tensor:
@@ -97,7 +99,13 @@ def invert_bits(values: Sequence[float], height: int, width: int) -> Tensor:
     "solarize", unit="threshold", identity=256, parameters=solarize_bits, pillow=lambda im, v: ImageOps.solarize(im, v)
 )
 @register_op(
-    "posterize", unit="bits", identity=8, parameters=posterize_bits, pillow=lambda im, v: ImageOps.posterize(im, int(v))
+    "posterize",
+    unit="bits",
+    identity=8,
+    whole=True,
+    limits=(0, 8),
+    parameters=posterize_bits,
+    pillow=lambda im, v: ImageOps.posterize(im, int(v)),
 )
 def bits(images: Tensor, rows: Tensor) -> Tensor:
     """Bit by bit; ``rows`` is uint8 ``[m, 4]``: below, flip, always, mask."""
@@ -126,13 +134,14 @@ def auto_contrast(images: Tensor, values: Tensor) -> Tensor:
 def equalize(images: Tensor, values: Tensor) -> Tensor:
     """Even out every channel's histogram."""
     flat = images.flatten(2).long()
-    ones = torch.ones((), dtype=torch.int64, device=images.device).expand_as(flat)
-    counts = flat.new_zeros(*flat.shape[:2], 256).scatter_add_(2, flat, ones)
-    last = counts.gather(2, flat.amax(2, keepdim=True))
+    counts = torch.zeros(*flat.shape[:2], 256, dtype=torch.float64, device=images.device)
+    counts.scatter_add_(2, flat, torch.ones_like(flat, dtype=torch.float64))  # whole, and faster than whole numbers
+    last = counts.gather(2, flat.amax(2, keepdim=True)).long()
     step = (flat.shape[2] - last) // 255
-    below = counts.cumsum(2) - counts
-    evened = ((step // 2 + below) // step.clamp_min(1)).clamp_max(255)
-    levels = torch.arange(256, device=images.device)
+    below = counts.cumsum(2).sub_(counts)
+    # Tensor by tensor, of whole numbers below 2**53: the quotient cannot be rounded up to the next whole one.
+    evened = below.add_(step // 2).div_(step.clamp_min(1)).floor_().clamp_max_(255)
+    levels = torch.arange(256, dtype=torch.float64, device=images.device)
     return torch.where(step > 0, evened, levels).to(torch.uint8).gather(2, flat).view_as(images)
 
 

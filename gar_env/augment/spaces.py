@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from gar_env.augment.operation import OPERATIONS, Operation
-from gar_env.errors import ConfigurationError, UnknownNameError
+from gar_env.errors import ConfigurationError, GarEnvError, UnknownNameError
 from gar_env.registry import Registry, did_you_mean
 
 STRENGTHS = 31
@@ -31,6 +32,7 @@ class Choice:
 
     Raises:
         UnknownNameError: If there is no such operation.
+        ConfigurationError: If a number is none, or its values are not those of the operation.
 
     Example:
         >>> Choice("rotate", span=135, whole=True, signed=True).value(10)
@@ -44,7 +46,25 @@ class Choice:
     signed: bool = False
 
     def __post_init__(self) -> None:
-        _ = OPERATIONS[self.operation]
+        op = OPERATIONS[self.operation]
+        for name in ("start", "span"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise ConfigurationError(f"{name}={value!r} of {self.operation} must be a finite number.")
+        for name in ("whole", "signed"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigurationError(f"{name}={getattr(self, name)!r} of {self.operation} must be True or False.")
+        if op.whole and self.span and not self.whole:
+            raise ConfigurationError(
+                f"{self.operation} takes whole {op.unit}, but goes up by {self.span / (STRENGTHS - 1):.3g} from one "
+                "strength to the next. Pass whole=True."
+            )
+        ends = [self.value(k, minus) for k in (0, STRENGTHS - 1) for minus in (False, True)]
+        if not op.limits[0] <= min(ends) <= max(ends) <= op.limits[1]:
+            raise ConfigurationError(
+                f"{self.operation} goes from {min(ends):g} to {max(ends):g} {op.unit}; there are "
+                f"{op.limits[0]:g} to {op.limits[1]:g}. Change start or span."
+            )
 
     @property
     def op(self) -> Operation:
@@ -72,7 +92,8 @@ class Choice:
         if self.op.identity is None:
             return False
         # Kernels and Pillow blend with a float32 factor.
-        return bool(np.float32(self.value(strength)) == np.float32(self.op.identity))
+        either = {np.float32(self.value(strength, negative)) for negative in (False, True)}
+        return either == {np.float32(self.op.identity)}
 
 
 def check_strength(strength: int) -> None:
@@ -177,7 +198,7 @@ class SearchSpace:
         try:
             plain = json.loads(text)
             return cls(str(plain["name"]), tuple(Choice(**choice) for choice in plain["choices"]))
-        except UnknownNameError:
+        except GarEnvError:
             raise
         except (ValueError, TypeError, KeyError) as error:
             raise ConfigurationError(

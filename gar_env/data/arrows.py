@@ -11,14 +11,16 @@ from gar_env.data.dataset import Dataset
 DIRECTIONS = ("up-right", "up-left", "down-left", "down-right")  # at 45, 135, 225 and 315 degrees
 SIZE = 32
 NUM_TRAIN, NUM_TEST = 2000, 1000
+SPREAD = 15.0  # degrees to either side of a diagonal
 
 
 @register_dataset("synthetic_invariances")
 def synthetic_invariances(download: bool = False) -> Dataset:
     """3,000 generated colour images of 32x32 pixels, arrows in four diagonal directions; 2,000 to train on.
 
-    Colours, brightness, place, size and the last 15 degrees of the direction are random. A flip turns every label into
-    another, and so does a rotation by more than 45 degrees: :func:`lies`. The images are the same for every seed.
+    Colours, brightness, place, size and the last 15 degrees of the direction are random. A flip turns every arrow into
+    one of another class, and so does a rotation by more than 60 degrees; by less than 30 none: :func:`share_of_lies`.
+    The images are the same for every seed.
     """
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(len(DIRECTIONS), (NUM_TRAIN + NUM_TEST,), generator=generator)
@@ -34,16 +36,40 @@ def synthetic_invariances(download: bool = False) -> Dataset:
     )
 
 
-def lies(operation: str, value: float) -> bool:
-    """Whether an image operation turns an arrow into one of another class, and so makes its label a lie.
+def share_of_lies(operation: str, value: float) -> float:
+    """Share of arrows that an image operation turns into one of another class, so that their labels are lies.
 
-    What hides an arrow (black images, large translations) is no lie, only useless.
+    By geometry, over all directions that are drawn. What hides an arrow (black images, large translations) is no lie,
+    only useless.
 
     Args:
         operation: Its registered name.
-        value: In its unit; degrees for ``rotate``.
+        value: In its unit: degrees for ``rotate``, pixels per pixel for ``shear_x`` and ``shear_y``.
+
+    Returns:
+        In [0, 1]; 0 for operations that leave directions alone, 1 for flips.
+
+    Example:
+        >>> [round(share_of_lies("rotate", degrees), 2) for degrees in (20, 36, 45, -54, 90)]
+        [0.0, 0.2, 0.5, 0.8, 1.0]
     """
-    return operation in ("flip_lr", "flip_ud") or (operation == "rotate" and abs(value) > 45)
+    spread = torch.linspace(-SPREAD, SPREAD, 2001, dtype=torch.float64)
+    degrees = (45 + 90 * torch.arange(len(DIRECTIONS))[:, None] + spread).flatten()
+    x, y = torch.deg2rad(degrees).cos(), torch.deg2rad(degrees).sin()  # y upwards
+    if operation == "flip_lr":
+        moved = -x, y
+    elif operation == "flip_ud":
+        moved = x, -y
+    elif operation == "rotate":
+        turned = torch.deg2rad(degrees + value)
+        moved = turned.cos(), turned.sin()
+    elif operation == "shear_x":  # Pillow's map goes from output to input
+        moved = x + value * y, y
+    elif operation == "shear_y":
+        moved = x, y + value * x
+    else:
+        return 0.0
+    return float(((moved[0] > 0) != (x > 0)).logical_or((moved[1] > 0) != (y > 0)).double().mean())
 
 
 def draw_arrows(labels: Tensor, generator: Generator) -> Tensor:
@@ -52,7 +78,7 @@ def draw_arrows(labels: Tensor, generator: Generator) -> Tensor:
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(len(labels), *(shape or (1, 1)), generator=generator)
 
-    angles = torch.deg2rad(45 + 90 * labels[:, None, None] + uniform(-15, 15))
+    angles = torch.deg2rad(45 + 90 * labels[:, None, None] + uniform(-SPREAD, SPREAD))
     x = torch.arange(SIZE) - (SIZE - 1) / 2 - uniform(-4, 4)
     y = (SIZE - 1) / 2 - torch.arange(SIZE)[:, None] - uniform(-4, 4)  # upwards
     along, across = x * angles.cos() + y * angles.sin(), y * angles.cos() - x * angles.sin()

@@ -46,7 +46,7 @@ class AugmentConfig(SlotConfig):
         space: A registered search space (``"wl"``, ``"ra"``, ``"ra-translate"``, ``"ta-wide"``, ``"module:name"``),
             some of its operations (``"wl[rotate,color]"``), or a file that
             :meth:`~gar_env.augment.SearchSpace.to_json` filled (``"my.json"``).
-        max_operations: The most operations that an image can get.
+        max_operations: The most operations that an image can get; ``None`` for 4, or all if there are fewer.
         corrupt: As for ``GAR/DataWeight-v0``: ``"symmetric_noise(0.2)"``; ``""`` for nothing.
         subset: Train on this many examples only, drawn once, the same for every seed; ``None`` for all.
         crop_padding: After the policy, on every step: random crops of images padded by this many pixels; 0 for none,
@@ -62,7 +62,7 @@ class AugmentConfig(SlotConfig):
     dataset: str = "synthetic_invariances"
     network: str | NetworkBuilder = "cnn"
     space: str = "wl"
-    max_operations: int = 4
+    max_operations: int | None = None
     corrupt: str = ""
     subset: int | None = None
     crop_padding: int | None = None
@@ -77,7 +77,7 @@ class AugmentConfig(SlotConfig):
         super().__post_init__()
         space = load_space(self.space)
         _ = BACKENDS[self.backend]
-        if not 1 <= self.max_operations <= len(space):
+        if self.max_operations is not None and not 1 <= self.max_operations <= len(space):
             raise ConfigurationError(
                 f"max_operations={self.max_operations} must be in 1..{len(space)}, the size of {self.space!r}."
             )
@@ -95,8 +95,9 @@ def load_space(name: str) -> SearchSpace:
     if name.endswith(".json"):
         try:
             return SearchSpace.from_json(Path(name).expanduser().read_text())
-        except OSError as error:
-            raise ConfigurationError(f"space={name!r} cannot be read: {error.strerror}. Check the path.") from error
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise ConfigurationError(f"space={name!r} cannot be read: {why}. Check the path.") from error
     base, bracket, inside = name.partition("[")
     space = SPACES[base]
     if not bracket:
@@ -145,7 +146,7 @@ class AugmentVectorEnv(SlotVectorEnv):
         config = config_from(AugmentConfig, options)
         super().__init__(num_envs, config)
         self.space = load_space(config.space)
-        self.layout = ActionLayout(self.space, config.max_operations)
+        self.layout = ActionLayout(self.space, config.max_operations or min(4, len(self.space)))
         side = min(self.dataset.image_shape[1:])
         self.standard = StandardAugmentation(
             side // 8 if config.crop_padding is None else config.crop_padding,

@@ -101,6 +101,11 @@ class SlotConfig:
         check_choice("reward_timing", self.reward_timing, REWARD_TIMINGS)
         check_way(self.way, self.batch_norm)
         check_precision(self.precision)
+        if self.precision != "float32" and (self.batch_norm == "derivative" or self.way == "finite_difference"):
+            raise ConfigurationError(
+                f"precision={self.precision!r} is too coarse for derivatives through batch statistics and for finite "
+                "differences. Use precision='float32', or batch_norm='share' and way='auto'."
+            )
         if self.num_steps < 1:
             raise ConfigurationError(f"num_steps={self.num_steps} must be at least 1.")
         for name, low, high in (("momentum", 0, 1), ("weight_decay", 0, math.inf), ("heldout_share", 0, 1)):

@@ -189,7 +189,7 @@ def test_an_operation_of_ones_own_works_in_every_backend():
         plan = Plan.sample(space, 200, height=32, width=32, generator=generator(), num_operations=4)
         for backend in TENSOR_BACKENDS:
             assert unequal(plan, images, backend) is None
-        with pytest.raises(DuplicateNameError, match="A operation called 'test_roll' is registered already"):
+        with pytest.raises(DuplicateNameError, match="An operation called 'test_roll' is registered already"):
             register_op("test_roll", pillow=roll)(lambda images, values: images)
     finally:
         del OPERATIONS._objects["test_roll"]

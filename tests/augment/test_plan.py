@@ -99,7 +99,8 @@ PLAN = sample(n=4)
         (lambda: sample(strength=31), "strength=31 must be a whole number in 0..30"),
         (lambda: sample(keep_probability=1.5), "keep_probability=1.5 must be in [0, 1]"),
         (lambda: of("rotate", 31), "strengths go from 31 to 31, but there are 31: 0..30"),
-        (lambda: of("rotate", 3, corner=(-1, 0)), "corners must not be negative; found -1"),
+        (lambda: of("rotate", 3, corner=(-1, 0)), "corners (x) go from -1 to -1, but the image has 32: 0..31"),
+        (lambda: of("cutout", 3, corner=(0, 40)), "corners (y) go from 40 to 40, but the image has 32: 0..31"),
         (lambda: PLAN.describe(4), "There is no image 4; the plan is for 4: 0..3"),
         (lambda: PLAN.to_pillow(-5), "There is no image -5"),
         (

@@ -175,6 +175,7 @@ def test_spaces_come_by_name_in_part_or_from_a_file(tmp_path):
     path.write_text(SPACES["ra"].subset(["rotate", "color"]).to_json())
     assert make(space=str(path), max_operations=2).unwrapped.space.names == ("rotate", "color")
     assert make(space="wl[blur, invert]", max_operations=2).unwrapped.space.names == ("blur", "invert")
+    assert make(space="wl[blur,invert]").unwrapped.layout.places == 2
     env = make(space="ra", max_operations=2)
     assert env.single_action_space.nvec.tolist() == [2, 14, 2, 31, 14, 2, 31]
 
@@ -215,7 +216,7 @@ class FourChannels:
         ({"space": "wl[]"}, ConfigurationError, "is empty. Give it at least one operation"),
         ({"space": "wl[rotate"}, ConfigurationError, "space='wl[rotate' has no closing bracket"),
         ({"space": "no/such.json"}, ConfigurationError, "space='no/such.json' cannot be read: No such file"),
-        ({"space": "wl[blur]"}, ConfigurationError, "max_operations=4 must be in 1..1, the size of 'wl[blur]'"),
+        ({"space": "wl[blur]", "max_operations": 2}, ConfigurationError, "max_operations=2 must be in 1..1, the size"),
         ({"max_operations": 0}, ConfigurationError, "max_operations=0 must be in 1..19"),
         ({"subset": 0}, ConfigurationError, "subset=0 must be at least 1"),
         ({"subset": 5000}, ConfigurationError, "subset=5000 is more than synthetic_invariances has: 2000"),
@@ -225,6 +226,8 @@ class FourChannels:
         ({"crop_padding": 1.5}, ConfigurationError, "crop_padding=1.5 must be int or None"),
         ({"reference": "uniform"}, ConfigurationError, "reference='uniform' is unknown. Choose one of plain, policy"),
         ({"corrupt": "typo(0.5)"}, UnknownNameError, "No corruption is called 'typo'"),
+        ({"precision": "bfloat16", "batch_norm": "derivative"}, ConfigurationError, "batch_norm='share'"),
+        ({"precision": "bfloat16", "way": "finite_difference"}, ConfigurationError, "way='auto'"),
         ({"precision": "float16"}, ConfigurationError, "precision='float16' is unknown. Did you mean 'bfloat16'?"),
     ],
     ids=str,
