@@ -23,6 +23,16 @@ def seeded():
 @pytest.fixture(scope="session")
 def cifar10_path(tmp_path_factory) -> str:
     """An .npz of 4,000 + 1,000 real CIFAR-10 images, or a skip that says what is missing."""
+    return unpacked_cifar10(tmp_path_factory.mktemp("cifar10"), train=4000, test=1000)
+
+
+@pytest.fixture(scope="session")
+def larger_cifar10_path(tmp_path_factory) -> str:
+    """An .npz of 5,000 + 1,000, likewise."""
+    return unpacked_cifar10(tmp_path_factory.mktemp("cifar10"), train=5000, test=1000)
+
+
+def unpacked_cifar10(folder: Path, **counts: int) -> str:
     packed = os.environ.get("GAR_ENV_TEST_CIFAR10", "../shared/data/cifar10_jpeg.npz")
     path = Path(__file__).parents[1] / packed
     if not path.is_file():
@@ -32,7 +42,7 @@ def cifar10_path(tmp_path_factory) -> str:
     from PIL import Image
 
     archive, arrays = np.load(path), {}
-    for split, count in (("train", 4000), ("test", 1000)):
+    for split, count in counts.items():
         files, bounds = archive[f"jpeg_{split}"], archive[f"offset_{split}"]
         step = (len(bounds) - 1) // count  # evenly over the file, so that all classes are there
         arrays[f"x_{split}"] = np.stack(
@@ -42,6 +52,6 @@ def cifar10_path(tmp_path_factory) -> str:
             ]
         )
         arrays[f"y_{split}"] = archive[f"y_{split}"][: step * count : step].astype(np.int64)
-    out = tmp_path_factory.mktemp("cifar10") / "cifar10.npz"
+    out = folder / "cifar10.npz"
     np.savez(out, **arrays)
     return str(out)

@@ -2,7 +2,8 @@
 
 ``synthetic_invariances`` are arrows in four diagonal directions. Flips turn every arrow into one of another class,
 rotations by more than 30 degrees and strong shears some or all; colours do not matter. Of what a policy by chance
-applies from WideLong, 17 % are lies. The score is by how much of that a policy has got rid of in the last quarter of training:
+applies from WideLong, 16 % are lies. The score is by how much of that a policy has got rid of in the last quarter of
+training:
 
     score = 1 - (share of lies among applied operations, last quarter) / (the same of a policy that draws by chance)
 

@@ -126,8 +126,9 @@ class Plan:
             torch.zeros(*operations.shape, 2, dtype=torch.int64, device=device),
         )
         values = _tables(space, device)[0].take(operations * STRENGTHS + strengths)
-        corners = [((coins[1] * width) - values / 2), ((coins[2] * height) - values / 2)]
-        return replace(plan, corners=torch.stack(corners, 2).clamp_min(0).long())
+        sides = ((coins[1], width), (coins[2], height))
+        corners = [(coin * side - values / 2).clamp(0, side - 1) for coin, side in sides]
+        return replace(plan, corners=torch.stack(corners, 2).long())
 
     @classmethod
     def sample(

@@ -2,7 +2,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from agents.cli import main
 
@@ -70,3 +72,59 @@ def test_a_study_of_controllers_runs_through(study, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["reproduce", "controllers", study, *size, "--steps", "3"])
     assert "steps=3 at least 11" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["photo.png", "gray.png"])
+def test_augment_prints_a_space_and_draws_it_on_a_picture(tmp_path, capsys, name):
+    shape = (700, 900) if name == "gray.png" else (40, 50, 3)
+    Image.fromarray(np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)).save(tmp_path / name)
+    main(["augment", str(tmp_path / name), "--space", "wl[rotate,color]", "--plot", str(tmp_path / "out.png")])
+    printed = capsys.readouterr().out
+    assert "| rotate | 0 | 67 | 135 | degrees | either | 0 |" in printed
+    assert ("Drawn at 199x256 pixels" in printed) == (name == "gray.png")
+    assert (tmp_path / "out.png").stat().st_size > 10_000
+
+
+def test_augment_says_what_is_wrong_with_a_file(tmp_path, capsys):
+    picture = tmp_path / "picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)).save(picture)
+    (tmp_path / "cut.png").write_bytes(picture.read_bytes()[:4000])
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "binary.json").write_bytes(bytes(range(200, 256)))
+    out = str(tmp_path / "out.png")
+    for arguments, message in (
+        (["augment", str(tmp_path / "cut.png"), "--plot", out], "cut.png cannot be read: "),
+        (["augment", str(tmp_path / "text.png"), "--plot", out], "text.png is no image that Pillow reads"),
+        (["augment", str(tmp_path / "none.png"), "--plot", out], "none.png: No such file or directory"),
+        (
+            ["augment", str(picture), "--plot", str(tmp_path / "out.xyz")],
+            "out.xyz would be a PNG file. Call it out.png",
+        ),
+        (["augment", str(picture)], "is there to be drawn on. Say where to: --plot operations.png"),
+        (["augment", "--space", str(tmp_path / "binary.json")], "cannot be read: it is no text"),
+        (["augment", "--space", "wl[rotat]"], "Did you mean 'rotate'?"),
+        (["plot", str(tmp_path)], "is no finished run of the controller ola"),
+    ):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert message in capsys.readouterr().err
+
+
+def test_a_policy_file_that_is_none_is_refused_and_operations_without_strength_are_drawn(tmp_path, capsys):
+    options = ["--env", "GAR/Augment-v0", "--agent", "ola", "--num-envs", "8", "--no-tensorboard"]
+    options += [
+        "--env-options.network",
+        "fc",
+        "--env-options.num-steps",
+        "3",
+        "--env-options.space",
+        "wl[flip_lr,invert]",
+    ]
+    main(["train", *options, "--out", str(tmp_path / "run")])
+    main(["plot", str(tmp_path / "run")])
+    names = {path.name for path in (tmp_path / "run").glob("*.png")}
+    assert names == {"policy.png", "policy_samples.png"}  # no strengths
+    (tmp_path / "run" / "policy.npz").write_text("garbage")
+    with pytest.raises(SystemExit):
+        main(["plot", str(tmp_path / "run")])
+    assert "policy.npz is cut short, or no file of ola" in capsys.readouterr().err

@@ -127,6 +127,32 @@ def test_15000_sequences_on_real_images_equal_pillow_in_every_backend(cifar10, s
     print(f"{space}: 15000 sequences, {operations} operations")
 
 
+@pytest.mark.parametrize(
+    "choice",
+    [
+        Choice("solarize", start=256, span=-256),
+        Choice("solarize", start=300, span=-400, whole=True),
+        Choice("posterize", start=8, span=-8, whole=True),
+        Choice("brightness", start=-200, span=400),
+        Choice("color", start=0, span=500, signed=True),
+        Choice("sharpness", start=0.1, span=3, signed=True),
+        Choice("contrast", start=1, span=40),
+        Choice("rotate", span=1000, signed=True),
+        Choice("shear_x", span=40, signed=True),
+        Choice("translate_y", span=90, whole=True, signed=True),
+        Choice("cutout", span=60, whole=True),
+    ],
+    ids=lambda choice: choice.name,
+)
+def test_ranges_of_ones_own_equal_pillow_too(choice):
+    images = torch.cat([noise(150, 3, 28, 28), gentle(150, 3, 28, 28)])
+    plan = Plan.sample(
+        SearchSpace("mine", (choice,)), 300, height=28, width=28, generator=generator(), num_operations=1
+    )
+    for backend in TENSOR_BACKENDS:
+        assert unequal(plan, images, backend) is None
+
+
 def test_an_empty_plan_gives_a_copy():
     images = noise(4)
     for backend in BACKENDS:
@@ -198,6 +224,7 @@ def test_an_operation_of_ones_own_works_in_every_backend():
 @pytest.mark.parametrize(
     ("images", "message"),
     [
+        (np.zeros((4, 3, 32, 32), np.uint8), "images are ndarray; expected a tensor. Use torch.from_numpy(images)"),
         (noise(4).float(), "images are torch.float32; expected torch.uint8, 0..255. Augment before normalising"),
         (noise(4, channels=2), "with 1 channel (gray) or 3 (RGB)"),
         (noise(4).permute(0, 2, 3, 1), "Permute channels-last images with images.permute(0, 3, 1, 2)"),

@@ -55,6 +55,11 @@ def test_strengths_that_change_nothing_are_known(space, operation, noops):
     assert [k for k in range(31) if SPACES[space].is_noop(operation, k)] == list(noops)
 
 
+def test_a_strength_is_no_noop_if_its_mirror_image_changes_something():
+    assert Choice("brightness", span=30).is_noop(1)
+    assert not Choice("brightness", span=30, signed=True).is_noop(1)  # a factor of -1 is no identity
+
+
 def test_a_sign_turns_only_signed_values_around():
     assert SPACES["wl"].value("rotate", 10, negative=True) == -45
     assert SPACES["wl"].value("color", 30, negative=True) == 2.0
@@ -83,6 +88,20 @@ def test_every_operation_of_the_paper_is_registered_with_a_unit_where_it_has_a_s
         (lambda: SPACES["wl"].value("blur", 31), ConfigurationError, "strength=31 must be a whole number in 0..30"),
         (lambda: SPACES["wl"].is_noop("rotate", -1), ConfigurationError, "strength=-1 must be a whole number in 0..30"),
         (lambda: SPACES["wl"].is_noop("rotate", 1.5), ConfigurationError, "strength=1.5 must be a whole number"),
+        (lambda: Choice("rotate", span="30"), ConfigurationError, "span='30' of rotate must be a finite number"),
+        (lambda: Choice("rotate", span=float("nan")), ConfigurationError, "span=nan of rotate must be a finite number"),
+        (lambda: Choice("rotate", signed="no"), ConfigurationError, "signed='no' of rotate must be True or False"),
+        (lambda: Choice("translate_x", span=10), ConfigurationError, "translate_x takes whole pixels, but goes up by"),
+        (
+            lambda: Choice("posterize", start=9, span=-4, whole=True),
+            ConfigurationError,
+            "posterize goes from 5 to 9 bits; there are 0 to 8. Change start or span",
+        ),
+        (
+            lambda: Choice("posterize", start=4, span=2, whole=True, signed=True),
+            ConfigurationError,
+            "posterize goes from -6 to 6 bits",
+        ),
         (lambda: Choice("solarise"), UnknownNameError, "No operation is called 'solarise'. Did you mean 'solarize'?"),
         (lambda: SPACES["wide"], UnknownNameError, "No search space is called 'wide'"),
         (lambda: SearchSpace.from_json("[]"), ConfigurationError, "The text is no search space"),
