@@ -198,7 +198,8 @@ def invariance_table(rows: Sequence[Row]) -> Table:
         "synthetic_invariances: lies that a policy got rid of (0: chance, 1: all)",
         ["policy", "score", "first quarter", "lies per example", "operations per example", "test accuracy", "seeds"],
     )
-    for arm in dict.fromkeys(row["arm"] for row in rows):
+    there = dict.fromkeys(row["arm"] for row in rows)
+    for arm in [arm for arm in ARMS if arm in there] + [arm for arm in there if arm not in ARMS]:
         own = [row for row in rows if row["arm"] == arm]
         early = [row["score_by_quarter"][0] for row in own]
         columns = [[row["score"] for row in own], early]
@@ -206,8 +207,8 @@ def invariance_table(rows: Sequence[Row]) -> Table:
         columns.append([row["test_accuracy"] for row in own])
         cells = []
         for column in columns:
-            there = [value for value in column if value is not None]
-            summary = summarise(there) if there else None
+            values = [value for value in column if value is not None]
+            summary = summarise(values) if values else None
             cells.append(f"{summary.mean:.3f} [{summary.low:.3f}, {summary.high:.3f}]" if summary else "")
         table.append([arm, *cells, str(len(own))])
     return table
