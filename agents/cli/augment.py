@@ -31,8 +31,7 @@ def augment(
         markdown: Print the table as Markdown.
     """
     from agents.experiments.tables import Table
-    from gar_env.augment import STRENGTHS
-    from gar_env.envs.augment import load_space
+    from gar_env.augment import STRENGTHS, load_space
 
     console = Console()
     chosen = load_space(space)

@@ -21,10 +21,9 @@ def plot_run(folder: Path, out: Path | None) -> None:
     from agents.experiments.train_config import config_of
     from agents.plots import augmented_grid, policy_figure, save, strengths_figure
     from agents.policies import OnlineAugmentation
-    from gar_env.augment import STRENGTHS, ActionLayout
+    from gar_env.augment import STRENGTHS, ActionLayout, load_space
     from gar_env.data import load_dataset
     from gar_env.data.arrows import share_of_lies
-    from gar_env.envs.augment import load_space
 
     path = folder / "policy.npz"
     if not path.is_file():

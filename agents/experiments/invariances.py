@@ -29,10 +29,9 @@ from agents.experiments.statistics import summarise
 from agents.experiments.tables import Table, data_fingerprint
 from agents.policies import FixedAugmentation, OnlineAugmentation
 from agents.reinforce import Reinforce
-from gar_env.augment import STRENGTHS, SearchSpace
+from gar_env.augment import STRENGTHS, SearchSpace, load_space
 from gar_env.data.arrows import share_of_lies
 from gar_env.envs import AugmentConfig, AugmentVectorEnv
-from gar_env.envs.augment import load_space
 from gar_env.errors import ConfigurationError
 from gar_env.rewards import REWARDS
 

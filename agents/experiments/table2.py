@@ -30,9 +30,9 @@ from agents.experiments.statistics import summarise
 from agents.experiments.tables import Table, data_fingerprint
 from agents.experiments.train_config import TrainConfig
 from agents.experiments.training import Training
+from gar_env.augment import load_space
 from gar_env.data import load_dataset
 from gar_env.envs import AugmentConfig
-from gar_env.envs.augment import load_space
 from gar_env.errors import ConfigurationError
 from gar_env.registry import check_choice
 

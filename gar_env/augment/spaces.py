@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -219,41 +220,26 @@ def register_space(space: SearchSpace) -> SearchSpace:
     return SPACES.register(space.name)(space)
 
 
-def _common(*, factors: tuple[float, float], fewest_bits: int, rotation: int, shear: float, translation: float):
-    """The 14 operations that all published spaces share."""
-    low, spread = factors
-    return (
-        Choice("identity"),
-        Choice("auto_contrast"),
-        Choice("equalize"),
-        Choice("rotate", span=rotation, whole=True, signed=True),
-        Choice("solarize", start=256, span=-256, whole=True),
-        Choice("color", start=low, span=spread),
-        Choice("posterize", start=8, span=fewest_bits - 8, whole=True),
-        Choice("contrast", start=low, span=spread),
-        Choice("brightness", start=low, span=spread),
-        Choice("sharpness", start=low, span=spread),
-        Choice("shear_x", span=shear, signed=True),
-        Choice("shear_y", span=shear, signed=True),
-        Choice("translate_x", span=translation, whole=True, signed=True),
-        Choice("translate_y", span=translation, whole=True, signed=True),
-    )
+def load_space(name: str) -> SearchSpace:
+    """A search space from one string, as options of environments and commands give it.
 
+    Args:
+        name: A registered name, some of its operations (``"wl[rotate,color]"``), or a ``.json`` file.
 
-_WIDE = _common(factors=(0.01, 1.99), fewest_bits=2, rotation=135, shear=0.99, translation=32)
-_EXTRA = (
-    Choice("blur"),
-    Choice("invert"),
-    Choice("flip_lr"),
-    Choice("flip_ud"),
-    Choice("cutout", span=19.2, whole=True),
-)
-
-# Mueller, Biedenkapp & Hutter (2021), table 3, read against the first author's code of the time.
-register_space(SearchSpace("wl", _WIDE + _EXTRA))
-# RandAugment (Cubuk et al., 2020) as in that table, and with the wider translation of other implementations.
-_RA = {"factors": (0.1, 1.8), "fewest_bits": 4, "rotation": 30, "shear": 0.3}
-register_space(SearchSpace("ra", _common(**_RA, translation=10)))
-register_space(SearchSpace("ra-translate", _common(**_RA, translation=14.4)))
-# TrivialAugment (Mueller & Hutter, 2021), wide: the wide ranges without the five extra operations.
-register_space(SearchSpace("ta-wide", _WIDE))
+    Raises:
+        UnknownNameError: If there is no such space, or operation in it.
+        ConfigurationError: If the file is not there, or holds no search space; if the choice of operations is empty.
+    """
+    if name.endswith(".json"):
+        try:
+            return SearchSpace.from_json(Path(name).expanduser().read_text())
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise ConfigurationError(f"space={name!r} cannot be read: {why}. Check the path.") from error
+    base, bracket, inside = name.partition("[")
+    space = SPACES[base]
+    if not bracket:
+        return space
+    if not inside.endswith("]"):
+        raise ConfigurationError(f"space={name!r} has no closing bracket. Write for example 'wl[rotate,color]'.")
+    return space.subset([each.strip() for each in inside[:-1].split(",") if each.strip()], name=name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,13 +14,12 @@ from torch import Tensor
 
 from gar_env.augment import (
     BACKENDS,
-    SPACES,
     STRENGTHS,
     ActionLayout,
     Plan,
-    SearchSpace,
     StandardAugmentation,
     apply,
+    load_space,
 )
 from gar_env.data import Batch, Pool, make_pool
 from gar_env.envs.base import SlotVectorEnv
@@ -83,28 +81,6 @@ class AugmentConfig(SlotConfig):
             )
         if self.subset is not None and self.subset < 1:
             raise ConfigurationError(f"subset={self.subset} must be at least 1, or None for all examples.")
-
-
-def load_space(name: str) -> SearchSpace:
-    """A search space from what the option ``space`` says.
-
-    Raises:
-        UnknownNameError: If there is no such space, or operation in it.
-        ConfigurationError: If the file is not there, or holds no search space; if the choice of operations is empty.
-    """
-    if name.endswith(".json"):
-        try:
-            return SearchSpace.from_json(Path(name).expanduser().read_text())
-        except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is no text"
-            raise ConfigurationError(f"space={name!r} cannot be read: {why}. Check the path.") from error
-    base, bracket, inside = name.partition("[")
-    space = SPACES[base]
-    if not bracket:
-        return space
-    if not inside.endswith("]"):
-        raise ConfigurationError(f"space={name!r} has no closing bracket. Write for example 'wl[rotate,color]'.")
-    return space.subset([each.strip() for each in inside[:-1].split(",") if each.strip()], name=name)
 
 
 class AugmentVectorEnv(SlotVectorEnv):
