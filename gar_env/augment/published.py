@@ -1,7 +1,8 @@
 """The search spaces of published methods.
 
 Sources:
-    Mueller, Biedenkapp & Hutter (2021), table 3, read against the first author's code of the time: WideLong, RandAugment.
+    Mueller, Biedenkapp & Hutter (2021), table 3, read against the first author's code of the time: WideLong and
+    RandAugment.
     Cubuk et al. (2020): RandAugment. Mueller & Hutter (2021): TrivialAugment.
 """
 
