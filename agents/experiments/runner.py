@@ -87,7 +87,7 @@ def run_jobs(jobs: Sequence[Job], results: ResultsFile, *, workers: int, console
     total = sum(job.steps for job in todo)
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(counter,))
     estimate = _Estimate(total)
-    with _terminated_as_interrupted(), step_progress(console) as bar:
+    with _interruptible(), step_progress(console) as bar:
         task = bar.add_task(f"0/{len(todo)} runs", total=total)
         left, finished = deque(todo), 0
         waiting: dict[Future[Row], Job] = {}
@@ -126,16 +126,19 @@ def run_jobs(jobs: Sequence[Job], results: ResultsFile, *, workers: int, console
 
 
 @contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """A request to end, such as a batch system sends, is handled like Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    usual = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C, and a request to end such as a batch system sends, raise ``KeyboardInterrupt``.
+
+    Also where the shell that started us in the background has told us to ignore Ctrl-C.
+    """
+    main = threading.current_thread() is threading.main_thread()  # only there can signals be caught
+    signals = (signal.SIGINT, signal.SIGTERM) if main else ()
+    usual = {number: signal.signal(number, signal.default_int_handler) for number in signals}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, usual)
+        for number, handler in usual.items():
+            signal.signal(number, handler)
 
 
 class _Estimate:
