@@ -21,7 +21,10 @@ NORMALISATIONS = ("step", "running", "none")
 
 
 class Policy(Protocol):
-    """A distribution over choices with learned logits, such as :class:`agents.policies.InvertedSoftmax`."""
+    """A distribution over choices with learned logits, such as :class:`agents.policies.InvertedSoftmax`.
+
+    A policy may have a method ``check(env)`` that raises where its actions mean something else.
+    """
 
     logits: Tensor
 
@@ -125,6 +128,8 @@ class Reinforce:
                 f"The policy's action is {self.policy.action_space}, the environment's {env.single_action_space}. "
                 "Build the policy for this environment."
             )
+        if check := getattr(self.policy, "check", None):
+            check(env)
         self.num_envs = env.num_envs
         self._unpaid.clear()
 

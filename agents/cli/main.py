@@ -157,6 +157,9 @@ def main(args: list[str] | None = None) -> None:
     except GarEnvError as error:
         print(f"gar-env: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("gar-env: stopped.", file=sys.stderr)
+        sys.exit(130)
     except OSError as error:  # a folder that cannot be written, a disk that is full
         if error.filename is None:
             raise

@@ -21,7 +21,7 @@ def plot_run(folder: Path, out: Path | None) -> None:
     from agents.experiments.train_config import config_of
     from agents.plots import augmented_grid, policy_figure, save, strengths_figure
     from agents.policies import OnlineAugmentation
-    from gar_env.augment import STRENGTHS, ActionLayout, load_space
+    from gar_env.augment import STRENGTHS, ActionLayout, SearchSpace
     from gar_env.data import load_dataset
     from gar_env.data.arrows import share_of_lies
 
@@ -37,7 +37,7 @@ def plot_run(folder: Path, out: Path | None) -> None:
     except (ValueError, OSError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path} is cut short, or no file of ola. Train the run again.") from error
     options = config_of(folder).env_options
-    space = load_space(options.space)
+    space = SearchSpace.from_json(str(history["space"]))  # as it was then, whatever its file holds now
     policy = OnlineAugmentation(space, history["num_operations"].shape[1])
     final = [torch.from_numpy(history[name][-1]) for name in ("num_operations", "keep", "strengths")]
     policy.set_distribution(*final)

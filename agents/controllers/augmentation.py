@@ -55,7 +55,8 @@ class OnlineLearner(Reinforce):
             for name in Distribution._fields
         }
         content = io.BytesIO()
-        parts |= {"steps": np.array(steps), "names": np.array(self.policy.space.names)}
+        space = self.policy.space
+        parts |= {"steps": np.array(steps), "names": np.array(space.names), "space": np.array(space.to_json())}
         np.savez_compressed(content, **parts)  # pyright: ignore[reportArgumentType]
         write_whole(folder / "policy.npz", content.getvalue())
 

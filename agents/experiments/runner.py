@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -85,7 +86,11 @@ def run_jobs(jobs: Sequence[Job], results: ResultsFile, *, workers: int, console
     counter = context.Value("q", 0)
     failures: list[str] = []
     total = sum(job.steps for job in todo)
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(counter,))
+
+    def new_pool() -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(counter,))
+
+    pool = new_pool()
     estimate = _Estimate(total)
     with _interruptible(), step_progress(console) as bar:
         task = bar.add_task(f"0/{len(todo)} runs", total=total)
@@ -95,20 +100,31 @@ def run_jobs(jobs: Sequence[Job], results: ResultsFile, *, workers: int, console
             while left or waiting:
                 # No more than there are workers: what waits in the pool's own queue could not be called back.
                 while left and len(waiting) < workers:
-                    job = left.popleft()
-                    waiting[pool.submit(_run, job)] = job
+                    waiting[pool.submit(_run, left[0])] = left[0]
+                    left.popleft()
                 done, _ = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+                broken = False
                 for future in done:
                     job = waiting.pop(future)
                     finished += 1
                     try:
                         row = future.result()
+                    except BrokenProcessPool:
+                        broken = True
+                        failures.append(f"{_label(job)}: a worker was killed, perhaps for lack of memory")
+                        continue
                     except Exception as error:
                         failures.append(f"{_label(job)}: {type(error).__name__}: {error}")
                         continue
                     results.append({**job.identity, **row})
                     if not console.is_terminal:
                         print(f"{finished}/{len(todo)} {_label(job)} {row['seconds']:.1f} s", flush=True)
+                if broken:  # all of its runs are lost with it; the others get new workers
+                    failures += [f"{_label(job)}: a worker beside it was killed" for job in waiting.values()]
+                    finished += len(waiting)
+                    waiting.clear()
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    pool = new_pool()
                 estimate.tell(counter.value, workers, console)
                 bar.update(task, completed=counter.value, description=f"{finished}/{len(todo)} runs")
         except KeyboardInterrupt:
@@ -151,19 +167,22 @@ class _Estimate:
     def __init__(self, total: int) -> None:
         self.total = total
         self.first: tuple[float, int] | None = None
-        self.told = total < 1000  # over before it is worth a line
+        self.told = False
 
     def tell(self, steps: int, workers: int, console: Console) -> None:
-        """Print it, when enough steps are done: at least 20 for each worker, and ten seconds of them."""
+        """Print it, when ten steps and ten seconds of them are over; not if it ends within a minute."""
         if self.told or steps == 0:
             return
         if self.first is None:
             self.first = time.monotonic(), steps  # what came before was starting up
             return
         taken, done = time.monotonic() - self.first[0], steps - self.first[1]
-        if taken < 10 or done < 20 * workers:
+        if taken < 10 or done < 10 * workers:
             return
+        self.told = True
         left = (self.total - steps) * taken / done
+        if left < 60:
+            return
         shown = f"{left / 3600:.1f} h" if left > 5400 else f"{left / 60:.0f} min"
         console.print(
             f"About {shown} to go: {self.total - steps:,} steps at {done / taken:.1f} per second, as measured over the "
@@ -171,7 +190,6 @@ class _Estimate:
             highlight=False,
             soft_wrap=True,
         )
-        self.told = True
 
 
 def _label(job: Job) -> str:

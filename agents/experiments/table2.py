@@ -115,7 +115,8 @@ class Table2Job:
     @property
     def folder(self) -> Path:
         """Of this run: metrics, checkpoint, what its policy learned."""
-        return self.out / f"{self.policy}-{self.seed}-{self.identity['config']}"
+        device = self.env_options["device"].partition(":")[0]  # a checkpoint goes on where it was made
+        return self.out / f"{self.policy}-{self.seed}-{self.identity['config']}-{device}"
 
     def run(self, on_step: Callable[[], None]) -> Row:
         """Train, or go on from the run's checkpoint."""
@@ -163,6 +164,12 @@ class _Counted(Training):
         while self.counted < self.session.steps:  # those before a resume at once
             self.counted += 1
             self.count()
+
+    def _differences(self, saved: Row, here: Row) -> list[str]:
+        # The folder's name stands for the content of data and search space, whatever their files are called now.
+        for config in (saved, here):
+            config["env_options"] = {k: v for k, v in config["env_options"].items() if k not in ("dataset", "space")}
+        return super()._differences(saved, here)
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         self.stop = True
@@ -245,7 +252,7 @@ def table2_table(rows: Sequence[Row]) -> Table:
             "policy",
             "test accuracy",
             "over flip-crop-cutout",
-            "operations per image",
+            "operations per augmented image",
             "minutes per run",
             "seeds",
             "diverged",

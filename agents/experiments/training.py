@@ -18,7 +18,7 @@ from rich.console import Console
 from agents.experiments.checkpoints import load_checkpoint, read_header, save_checkpoint
 from agents.experiments.metrics_log import MetricsLog
 from agents.experiments.progress import step_progress
-from agents.experiments.results import provenance
+from agents.experiments.results import Row, provenance
 from agents.experiments.sessions import NativeSession, Session, start_session
 from agents.experiments.train_config import TrainConfig, make_env
 from agents.files import lock, write_whole
@@ -180,18 +180,21 @@ class Training:
             )
         header = read_header(self.checkpoint)
         saved, here = dict(header["config"]), json.loads(json.dumps(self.config.as_json()))
-        different = [key for key in here if key != "out" and saved.get(key) != here[key]]
+        different = self._differences(saved, here)
         if different:
             raise CheckpointError(
-                f"{self.checkpoint} belongs to another run: "
-                + "; ".join(f"{key} was {saved.get(key)!r}, config.json has {here[key]!r}" for key in different)
-                + ". Put its own config.json back."
+                f"{self.checkpoint} belongs to another run: {'; '.join(different)}. Put its own config.json back."
             )
         fresh = env.unwrapped
         fresh.pool = fresh._make_pool(header["episode_seed"]).to(fresh.device)
         session = load_checkpoint(self.checkpoint, {**_remade(fresh), "logger": None})
         env.close()
         return session
+
+    def _differences(self, saved: Row, here: Row) -> list[str]:
+        """In which options a checkpoint's run is another than this one, in words."""
+        different = [key for key in here if key != "out" and saved.get(key) != here[key]]
+        return [f"{key} was {saved.get(key)!r}, config.json has {here[key]!r}" for key in different]
 
     def _save_controller(self) -> None:
         if not isinstance(self.session, NativeSession):

@@ -11,7 +11,7 @@ from gymnasium.vector import VectorEnv
 from torch import Generator, Tensor
 
 from gar_env.augment import STRENGTHS, ActionLayout, Choices, SearchSpace
-from gar_env.augment.spaces import check_strength
+from gar_env.augment.spaces import check_strength, is_whole
 from gar_env.errors import ConfigurationError
 from gar_env.seeding import named_generator
 
@@ -65,6 +65,19 @@ class OnlineAugmentation:
     def action_space(self) -> MultiDiscrete:
         """Of one slot."""
         return MultiDiscrete(np.array(self.layout.nvec))
+
+    def check(self, env: VectorEnv) -> None:
+        """Refuse an environment whose actions mean something else.
+
+        Raises:
+            ConfigurationError: With both search spaces.
+        """
+        theirs = layout_of(env)
+        if theirs != self.layout:
+            raise ConfigurationError(
+                f"The policy is over up to {self.layout.places} operations of {self.space.name!r}, the environment's "
+                f"actions over up to {theirs.places} of {theirs.space.name!r}. Build it with env.unwrapped.space."
+            )
 
     def _parts(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         count, keep, strengths = logits.split([self.layout.places, len(self.space), len(self.space) * STRENGTHS])
@@ -146,8 +159,8 @@ class FixedAugmentation:
         keep_probability: float = 1.0,
         seed: int = 0,
     ) -> None:
-        if num_operations is not None and num_operations < 1:
-            raise ConfigurationError(f"num_operations={num_operations} must be at least 1.")
+        if num_operations is not None and (not is_whole(num_operations) or num_operations < 1):
+            raise ConfigurationError(f"num_operations={num_operations} must be a whole number, at least 1.")
         if strength is not None:
             check_strength(strength)
         if not 0 <= keep_probability <= 1:
@@ -239,5 +252,5 @@ def _without_replacement(n: int, layout: ActionLayout, generator: Generator) -> 
 
 
 def _check_places(space: SearchSpace, places: int) -> None:
-    if not 1 <= places <= len(space):
+    if not is_whole(places) or not 1 <= places <= len(space):
         raise ConfigurationError(f"places={places} must be in 1..{len(space)}, the size of the space {space.name!r}.")

@@ -132,7 +132,13 @@ def compiled(space: SearchSpace, height: int, width: int, device: torch.device) 
 
 def _run(group: Group, images: Tensor, rows: Tensor, corners: Tensor) -> Tensor:
     parameters = group.rows.index_select(0, rows)
-    return group.kernel(images, parameters, corners) if group.placed else group.kernel(images, parameters)
+    done = group.kernel(images, parameters, corners) if group.placed else group.kernel(images, parameters)
+    if done.dtype != torch.uint8 or done.shape != images.shape:
+        raise ConfigurationError(
+            f"The kernel {group.kernel.__name__} returned {done.dtype} {list(done.shape)} for images "
+            f"{images.dtype} {list(images.shape)}. A kernel returns images of the same type and shape."
+        )
+    return done
 
 
 @register_backend("torch")

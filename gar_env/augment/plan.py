@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
-from gar_env.augment.spaces import STRENGTHS, SearchSpace, check_strength
+from gar_env.augment.spaces import STRENGTHS, SearchSpace, check_strength, is_whole
 from gar_env.errors import ConfigurationError
 
 
@@ -160,10 +160,10 @@ class Plan:
         Raises:
             ConfigurationError: If a number is out of range.
         """
-        if n < 1 or not 1 <= num_operations <= len(space):
+        if not (is_whole(n) and is_whole(num_operations)) or n < 1 or not 1 <= num_operations <= len(space):
             raise ConfigurationError(
-                f"n={n} must be at least 1, num_operations={num_operations} in 1..{len(space)}, the size of the space "
-                f"{space.name!r}."
+                f"n={n} must be a whole number, at least 1, num_operations={num_operations} in 1..{len(space)}, the "
+                f"size of the space {space.name!r}."
             )
         if not 0 <= keep_probability <= 1:
             raise ConfigurationError(f"keep_probability={keep_probability} must be in [0, 1].")

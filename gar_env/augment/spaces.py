@@ -47,6 +47,8 @@ class Choice:
     signed: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.operation, str):
+            raise ConfigurationError(f"operation={self.operation!r} must be the name of an operation.")
         op = OPERATIONS[self.operation]
         for name in ("start", "span"):
             value = getattr(self, name)
@@ -97,13 +99,18 @@ class Choice:
         return either == {np.float32(self.op.identity)}
 
 
+def is_whole(number: object) -> bool:
+    """Whether it is a whole number, and no truth value."""
+    return isinstance(number, (int, np.integer)) and not isinstance(number, bool)
+
+
 def check_strength(strength: int) -> None:
     """Refuse a strength that is no whole number in 0..30.
 
     Raises:
         ConfigurationError: With what was found.
     """
-    if isinstance(strength, bool) or not isinstance(strength, (int, np.integer)) or not 0 <= strength < STRENGTHS:
+    if not is_whole(strength) or not 0 <= strength < STRENGTHS:
         raise ConfigurationError(f"strength={strength!r} must be a whole number in 0..{STRENGTHS - 1}.")
 
 
@@ -131,6 +138,12 @@ class SearchSpace:
     choices: tuple[Choice, ...]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise ConfigurationError(f"name={self.name!r} must be what the search space is called.")
+        object.__setattr__(self, "choices", tuple(self.choices))  # hashable, whatever it was given as
+        wrong = [choice for choice in self.choices if not isinstance(choice, Choice)]
+        if wrong:
+            raise ConfigurationError(f"choices has {wrong[0]!r}; expected Choice('name', ...) for each operation.")
         if not self.choices:
             raise ConfigurationError(f"The search space {self.name!r} is empty. Give it at least one operation.")
         names = self.names
@@ -198,7 +211,7 @@ class SearchSpace:
         """
         try:
             plain = json.loads(text)
-            return cls(str(plain["name"]), tuple(Choice(**choice) for choice in plain["choices"]))
+            return cls(plain["name"], tuple(Choice(**choice) for choice in plain["choices"]))
         except GarEnvError:
             raise
         except (ValueError, TypeError, KeyError) as error:
@@ -216,7 +229,10 @@ def register_space(space: SearchSpace) -> SearchSpace:
 
     Raises:
         DuplicateNameError: If another has that name.
+        ConfigurationError: If its name reads like a choice of operations, or like a file.
     """
+    if "[" in space.name or space.name.endswith(".json"):
+        raise ConfigurationError(f"name={space.name!r} means something else: 'wl[rotate]' a choice, 'my.json' a file.")
     return SPACES.register(space.name)(space)
 
 

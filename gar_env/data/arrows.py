@@ -7,10 +7,15 @@ from torch import Generator, Tensor
 
 from gar_env.data.builtin import register_dataset
 from gar_env.data.dataset import Dataset
+from gar_env.errors import ConfigurationError
 
 DIRECTIONS = ("up-right", "up-left", "down-left", "down-right")  # at 45, 135, 225 and 315 degrees
 SIZE = 32
 NUM_TRAIN, NUM_TEST = 2000, 1000
+HARMLESS = (
+    "identity", "auto_contrast", "equalize", "solarize", "color", "posterize", "contrast", "brightness", "sharpness",
+    "translate_x", "translate_y", "blur", "invert", "cutout",
+)  # fmt: skip
 SPREAD = 15.0  # degrees to either side of a diagonal
 
 
@@ -49,6 +54,9 @@ def share_of_lies(operation: str, value: float) -> float:
     Returns:
         In [0, 1]; 0 for operations that leave directions alone, 1 for flips.
 
+    Raises:
+        ConfigurationError: If it is an operation of one's own, of which nothing is known.
+
     Example:
         >>> [round(share_of_lies("rotate", degrees), 2) for degrees in (20, 36, 45, -54, 90)]
         [0.0, 0.2, 0.5, 0.8, 1.0]
@@ -67,8 +75,12 @@ def share_of_lies(operation: str, value: float) -> float:
         moved = x + value * y, y
     elif operation == "shear_y":
         moved = x, y + value * x
-    else:
+    elif operation in HARMLESS:
         return 0.0
+    else:
+        raise ConfigurationError(
+            f"Whether {operation!r} turns arrows into others is not known. Leave it out of the search space."
+        )
     return float(((moved[0] > 0) != (x > 0)).logical_or((moved[1] > 0) != (y > 0)).double().mean())
 
 

@@ -100,7 +100,7 @@ def test_sampling_never_waits_for_the_device(monkeypatch):
 def bandit(agent, layout, pay, steps=150, n=128):
     """Pay ``pay(choices)`` at once."""
     space = gymnasium.spaces.MultiDiscrete(np.array(layout.nvec))
-    agent.begin(SimpleNamespace(num_envs=n, unwrapped=None, single_action_space=space))
+    agent.begin(SimpleNamespace(num_envs=n, unwrapped=SimpleNamespace(layout=layout), single_action_space=space))
     for _ in range(steps):
         agent.learn(pay(layout.read(agent.act(None))), {})
 
@@ -176,16 +176,20 @@ def test_controllers_of_splits_refuse_augmentations():
     for name in ("reinforce", "uniform"):
         with pytest.raises(ConfigurationError, match=re.escape(f"{name} chooses among k actions (Discrete)")):
             CONTROLLERS[name]().build(env, 0)
-    space = SPACES["ra"]
     with pytest.raises(ConfigurationError, match="Build the policy for this environment"):
-        train(env, Reinforce(OnlineAugmentation(space, 4)), seed=0)
+        train(env, Reinforce(OnlineAugmentation(SPACES["ra"])), seed=0)
+    env = gymnasium.make_vec("GAR/Augment-v0", num_envs=16, num_steps=3, network="fc", space="ra-translate")
+    with pytest.raises(
+        ConfigurationError, match="operations of 'ra', the environment's actions over up to 4 of 'ra-tr"
+    ):
+        train(env, Reinforce(OnlineAugmentation(SPACES["ra"])), seed=0)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: OnlineAugmentation(SMALL, 4), "places=4 must be in 1..3"),
-        (lambda: FixedAugmentation(num_operations=0), "num_operations=0 must be at least 1"),
+        (lambda: FixedAugmentation(num_operations=1.5), "num_operations=1.5 must be a whole number"),
         (lambda: FixedAugmentation.rand_augment(2, 31), "strength=31 must be a whole number in 0..30"),
         (lambda: FixedAugmentation(keep_probability=-0.1), "keep_probability=-0.1 must be in [0, 1]"),
         (

@@ -197,6 +197,20 @@ def test_a_run_that_fails_is_named_and_the_others_are_kept(tmp_path):
     assert sorted(row["seed"] for row in results.rows) == [0, 2]
 
 
+class Killed(Failing):
+    def run(self, on_step):
+        if self.seed == 1:
+            os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does when memory runs out
+        return {"value": self.seed}
+
+
+def test_a_worker_that_is_killed_takes_its_own_run_with_it_and_no_other(tmp_path):
+    results = ResultsFile(tmp_path / "r.jsonl")
+    with pytest.raises(JobsFailedError, match=r"1 of 3 runs failed(.|\n)*1: a worker was killed"):
+        run_jobs([Killed(seed) for seed in range(3)], results, workers=1, console=Console(quiet=True))
+    assert sorted(row["seed"] for row in results.rows) == [0, 2]
+
+
 def test_a_killed_reproduction_goes_on_where_it_was(tmp_path):
     """kill -9 in the middle; the same command finishes, and keeps what was finished."""
     command = [

@@ -72,6 +72,9 @@ def test_a_run_that_was_cut_off_goes_on_from_its_checkpoint(tmp_path, monkeypatc
         with pytest.raises(Cut):
             cut.run(lambda: next(steps)())
         counted = []
+        renamed = tmp_path / "renamed.json"
+        renamed.write_text(SPACES["wl"].to_json())
+        (cut,) = jobs(tmp_path / "cut", space=str(renamed))  # the same content by another name
         row = cut.run(lambda: counted.append(1))
     assert len(counted) == cut.steps, "steps before the resume are told at once"
     assert row["resumed"]
@@ -95,6 +98,7 @@ def test_configurations_never_mix(tmp_path):
     assert one.folder != other.folder
     (on_gpu,) = jobs(tmp_path, device="cuda")
     assert on_gpu.identity == one.identity, "the device is not part of what is run"
+    assert on_gpu.folder != one.folder, "but a checkpoint goes on where it was made"
 
 
 def test_rand_augment_has_its_papers_numbers_unless_told_otherwise(tmp_path):

@@ -221,6 +221,22 @@ def test_an_operation_of_ones_own_works_in_every_backend():
         del OPERATIONS._objects["test_roll"]
 
 
+@pytest.mark.parametrize("backend", TENSOR_BACKENDS)
+def test_a_kernel_that_returns_something_else_is_named(backend):
+    @register_op("test_float", pillow=lambda image, value: image)
+    def halved(images, values):
+        return images / 2
+
+    try:
+        plan = Plan.sample(
+            SearchSpace("s", [Choice("test_float")]), 4, height=32, width=32, generator=generator(), num_operations=1
+        )
+        with pytest.raises(ConfigurationError, match="The kernel halved returned"):
+            apply(plan, noise(4), backend=backend)
+    finally:
+        del OPERATIONS._objects["test_float"]
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [

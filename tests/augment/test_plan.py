@@ -93,8 +93,9 @@ PLAN = sample(n=4)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: sample(n=0), "n=0 must be at least 1"),
+        (lambda: sample(n=0), "n=0 must be a whole number, at least 1"),
         (lambda: sample(num_operations=0), "num_operations=0 in 1..19, the size of the space 'wl'"),
+        (lambda: sample(num_operations=2.5), "num_operations=2.5 in 1..19"),
         (lambda: sample(num_operations=20), "num_operations=20 in 1..19"),
         (lambda: sample(strength=31), "strength=31 must be a whole number in 0..30"),
         (lambda: sample(keep_probability=1.5), "keep_probability=1.5 must be in [0, 1]"),

@@ -6,6 +6,7 @@ import torch
 from gar_env.augment import SPACES, Plan, apply
 from gar_env.data import load_dataset
 from gar_env.data.arrows import DIRECTIONS, SPREAD, draw_arrows, share_of_lies
+from gar_env.errors import ConfigurationError
 
 
 def generator(seed=8):
@@ -89,6 +90,8 @@ def test_shares_of_lies_are_those_of_the_operations(name, strength):
 def test_colours_and_places_do_not_lie():
     for name in set(SPACES["wl"].names) - {"flip_lr", "flip_ud", "rotate", "shear_x", "shear_y"}:
         assert share_of_lies(name, 2) == 0
+    with pytest.raises(ConfigurationError, match="Whether 'warp' turns arrows into others is not known"):
+        share_of_lies("warp", 1)
 
 
 def test_the_data_set_is_the_same_every_time_and_balanced():
