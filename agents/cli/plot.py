@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from pathlib import Path
 
@@ -18,7 +19,6 @@ def plot_run(folder: Path, out: Path | None) -> None:
         folder: Of a run of ``ola``.
         out: The first picture; the others lie beside it. By default all are in the run's folder.
     """
-    from agents.experiments.train_config import config_of
     from agents.plots import augmented_grid, policy_figure, save, strengths_figure
     from agents.policies import OnlineAugmentation
     from gar_env.augment import STRENGTHS, ActionLayout, SearchSpace
@@ -36,12 +36,12 @@ def plot_run(folder: Path, out: Path | None) -> None:
             history = dict(file)
     except (ValueError, OSError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path} is cut short, or no file of ola. Train the run again.") from error
-    options = config_of(folder).env_options
+    dataset = json.loads((folder / "config.json").read_text())["env_options"]["dataset"]
     space = SearchSpace.from_json(str(history["space"]))  # as it was then, whatever its file holds now
     policy = OnlineAugmentation(space, history["num_operations"].shape[1])
     final = [torch.from_numpy(history[name][-1]) for name in ("num_operations", "keep", "strengths")]
     policy.set_distribution(*final)
-    images = load_dataset(options.dataset).x_test[:24]
+    images = load_dataset(dataset).x_test[:24]
     generator = torch.Generator().manual_seed(0)
     plan = ActionLayout(space, policy.layout.places).plan(
         policy.sample(len(images), generator), height=images.shape[2], width=images.shape[3], generator=generator
@@ -53,7 +53,7 @@ def plot_run(folder: Path, out: Path | None) -> None:
         for k in range(STRENGTHS)
         if share_of_lies(choice.name, choice.value(k)) > 0.2
     }
-    harmful = sorted(known) if options.dataset == "synthetic_invariances" else ()
+    harmful = sorted(known) if dataset == "synthetic_invariances" else ()
     print(save(policy_figure(history, highlighted=harmful), first))
     if any(choice.op.unit is not None for choice in space.choices):
         print(save(strengths_figure(history), first.with_name(f"{first.stem}_strengths.png")))

@@ -231,15 +231,19 @@ OPTIONS = [
 def test_a_run_of_ola_resumes_with_the_same_numbers_and_is_plotted(tmp_path, monkeypatch, capsys):
     from trainings import Killed, kill_at
 
-    main(["train", *OPTIONS, "--out", str(tmp_path / "whole")])
+    space = tmp_path / "space.json"
+    space.write_text(SPACES["wl"].subset(["rotate", "color", "flip_lr", "cutout"]).to_json())
+    options = [*OPTIONS, "--env-options.space", str(space)]
+    main(["train", *options, "--out", str(tmp_path / "whole")])
     with monkeypatch.context() as patch:
         kill_at(7, patch)
         with pytest.raises(Killed):
-            main(["train", *OPTIONS, "--checkpoint-every", "5", "--out", str(tmp_path / "cut")])
+            main(["train", *options, "--checkpoint-every", "5", "--out", str(tmp_path / "cut")])
     main(["train", "--resume", str(tmp_path / "cut")])
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "cut")
     with np.load(tmp_path / "whole" / "policy.npz") as one, np.load(tmp_path / "cut" / "policy.npz") as other:
         assert all(np.array_equal(one[name], other[name]) for name in one)
+    space.write_text(SPACES["ra"].subset(["color"]).to_json())  # what the file holds now does not matter
     main(["plot", str(tmp_path / "cut")])
     for name in ("policy", "policy_strengths", "policy_samples"):
         assert (tmp_path / "cut" / f"{name}.png").stat().st_size > 10_000
