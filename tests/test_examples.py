@@ -181,6 +181,7 @@ def test_the_tables_on_augmentation_are_those_of_the_code_and_the_committed_resu
     ):
         assert table.markdown() in page
         assert table.markdown() in readme
+    assert table2_table(read_rows(folder / "cifar10_small.jsonl")).markdown() in page
     main(["augment", "--markdown"])
     assert capsys.readouterr().out.split("\n\n")[1].strip() in page
     speed = (ROOT / "benchmarks" / "results" / "augmentation.md").read_text()
