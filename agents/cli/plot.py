@@ -19,11 +19,11 @@ def plot_run(folder: Path, out: Path | None) -> None:
         folder: Of a run of ``ola``.
         out: The first picture; the others lie beside it. By default all are in the run's folder.
     """
+    from agents.experiments.invariances import lies
     from agents.plots import augmented_grid, policy_figure, save, strengths_figure
     from agents.policies import OnlineAugmentation
-    from gar_env.augment import STRENGTHS, ActionLayout, SearchSpace
+    from gar_env.augment import ActionLayout, SearchSpace
     from gar_env.data import load_dataset
-    from gar_env.data.arrows import share_of_lies
 
     path = folder / "policy.npz"
     if not path.is_file():
@@ -36,8 +36,13 @@ def plot_run(folder: Path, out: Path | None) -> None:
             history = dict(file)
     except (ValueError, OSError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path} is cut short, or no file of ola. Train the run again.") from error
-    dataset = json.loads((folder / "config.json").read_text())["env_options"]["dataset"]
+    if "space" not in history:
+        raise CheckpointError(f"{path} does not say what its operations are. Train the run again.")
     space = SearchSpace.from_json(str(history["space"]))  # as it was then, whatever its file holds now
+    try:
+        dataset = json.loads((folder / "config.json").read_text())["env_options"]["dataset"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / 'config.json'} is not there, or no configuration of a run.") from error
     policy = OnlineAugmentation(space, history["num_operations"].shape[1])
     final = [torch.from_numpy(history[name][-1]) for name in ("num_operations", "keep", "strengths")]
     policy.set_distribution(*final)
@@ -47,13 +52,9 @@ def plot_run(folder: Path, out: Path | None) -> None:
         policy.sample(len(images), generator), height=images.shape[2], width=images.shape[3], generator=generator
     )
     first = out or folder / "policy.png"
-    known = {
-        choice.name
-        for choice in space.choices
-        for k in range(STRENGTHS)
-        if share_of_lies(choice.name, choice.value(k)) > 0.2
-    }
-    harmful = sorted(known) if dataset == "synthetic_invariances" else ()
+    harmful = []
+    if dataset == "synthetic_invariances":
+        harmful = [name for name, shares in zip(space.names, lies(space), strict=True) if bool((shares > 0.5).any())]
     print(save(policy_figure(history, highlighted=harmful), first))
     if any(choice.op.unit is not None for choice in space.choices):
         print(save(strengths_figure(history), first.with_name(f"{first.stem}_strengths.png")))

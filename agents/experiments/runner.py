@@ -23,6 +23,7 @@ from agents.experiments.results import ResultsFile, Row
 from gar_env.errors import ConfigurationError, GarEnvError
 
 _steps_done: Any = None  # in a worker: the counter that the parent watches
+KILLED = "its worker was killed, or one beside it, perhaps for lack of memory"
 _orphaned = threading.Event()  # in a worker: whether the parent is gone
 
 
@@ -83,14 +84,15 @@ def run_jobs(jobs: Sequence[Job], results: ResultsFile, *, workers: int, console
     if not todo:
         return
     context = multiprocessing.get_context("spawn")
-    counter = context.Value("q", 0)
     failures: list[str] = []
     total = sum(job.steps for job in todo)
 
-    def new_pool() -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(counter,))
+    def new_pool() -> tuple[ProcessPoolExecutor, Any]:
+        counter = context.Value("q", 0)  # its own: a worker that was killed may have held the lock of the last one
+        return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(counter,)), counter
 
-    pool = new_pool()
+    pool, counter = new_pool()
+    counted = 0  # by workers of earlier pools
     estimate = _Estimate(total)
     with _interruptible(), step_progress(console) as bar:
         task = bar.add_task(f"0/{len(todo)} runs", total=total)
@@ -99,11 +101,14 @@ def run_jobs(jobs: Sequence[Job], results: ResultsFile, *, workers: int, console
         try:
             while left or waiting:
                 # No more than there are workers: what waits in the pool's own queue could not be called back.
-                while left and len(waiting) < workers:
-                    waiting[pool.submit(_run, left[0])] = left[0]
-                    left.popleft()
-                done, _ = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
                 broken = False
+                while left and len(waiting) < workers and not broken:
+                    try:
+                        waiting[pool.submit(_run, left[0])] = left[0]
+                        left.popleft()
+                    except BrokenProcessPool:
+                        broken = True
+                done, _ = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
                 for future in done:
                     job = waiting.pop(future)
                     finished += 1
@@ -111,7 +116,7 @@ def run_jobs(jobs: Sequence[Job], results: ResultsFile, *, workers: int, console
                         row = future.result()
                     except BrokenProcessPool:
                         broken = True
-                        failures.append(f"{_label(job)}: a worker was killed, perhaps for lack of memory")
+                        failures.append(f"{_label(job)}: {KILLED}")
                         continue
                     except Exception as error:
                         failures.append(f"{_label(job)}: {type(error).__name__}: {error}")
@@ -120,13 +125,14 @@ def run_jobs(jobs: Sequence[Job], results: ResultsFile, *, workers: int, console
                     if not console.is_terminal:
                         print(f"{finished}/{len(todo)} {_label(job)} {row['seconds']:.1f} s", flush=True)
                 if broken:  # all of its runs are lost with it; the others get new workers
-                    failures += [f"{_label(job)}: a worker beside it was killed" for job in waiting.values()]
+                    failures += [f"{_label(job)}: {KILLED}" for job in waiting.values()]
                     finished += len(waiting)
                     waiting.clear()
                     pool.shutdown(wait=False, cancel_futures=True)
-                    pool = new_pool()
-                estimate.tell(counter.value, workers, console)
-                bar.update(task, completed=counter.value, description=f"{finished}/{len(todo)} runs")
+                    counted += _steps(counter)
+                    pool, counter = new_pool()
+                estimate.tell(counted + _steps(counter), workers, console)
+                bar.update(task, completed=counted + _steps(counter), description=f"{finished}/{len(todo)} runs")
         except KeyboardInterrupt:
             console.print("\nStopping; runs that can be resumed are saved first ...")
             for process in list(pool._processes.values()):
@@ -210,6 +216,11 @@ def _end_with_parent(parent: int) -> None:
         time.sleep(1)
     _orphaned.set()
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _steps(counter: Any) -> int:
+    """Without the lock, which a worker that was killed never gives back."""
+    return counter.get_obj().value
 
 
 def _count_step() -> None:

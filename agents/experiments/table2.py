@@ -115,7 +115,7 @@ class Table2Job:
     @property
     def folder(self) -> Path:
         """Of this run: metrics, checkpoint, what its policy learned."""
-        device = self.env_options["device"].partition(":")[0]  # a checkpoint goes on where it was made
+        device = self.env_options["device"].replace(":", "")  # a checkpoint goes on where it was made
         return self.out / f"{self.policy}-{self.seed}-{self.identity['config']}-{device}"
 
     def run(self, on_step: Callable[[], None]) -> Row:

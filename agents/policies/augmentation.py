@@ -73,10 +73,11 @@ class OnlineAugmentation:
             ConfigurationError: With both search spaces.
         """
         theirs = layout_of(env)
-        if theirs != self.layout:
+        if (theirs.places, theirs.space.choices) != (self.layout.places, self.space.choices):
             raise ConfigurationError(
                 f"The policy is over up to {self.layout.places} operations of {self.space.name!r}, the environment's "
-                f"actions over up to {theirs.places} of {theirs.space.name!r}. Build it with env.unwrapped.space."
+                f"actions over up to {theirs.places} of {theirs.space.name!r} ({', '.join(theirs.space.names)}). "
+                "Build it with env.unwrapped.space."
             )
 
     def _parts(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:

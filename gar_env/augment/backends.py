@@ -133,10 +133,12 @@ def compiled(space: SearchSpace, height: int, width: int, device: torch.device) 
 def _run(group: Group, images: Tensor, rows: Tensor, corners: Tensor) -> Tensor:
     parameters = group.rows.index_select(0, rows)
     done = group.kernel(images, parameters, corners) if group.placed else group.kernel(images, parameters)
-    if done.dtype != torch.uint8 or done.shape != images.shape:
+    if not isinstance(done, Tensor) or done.dtype != torch.uint8 or done.shape != images.shape:
+        found = f"{done.dtype} {list(done.shape)}" if isinstance(done, Tensor) else type(done).__name__
+        name = getattr(group.kernel, "__name__", repr(group.kernel))
         raise ConfigurationError(
-            f"The kernel {group.kernel.__name__} returned {done.dtype} {list(done.shape)} for images "
-            f"{images.dtype} {list(images.shape)}. A kernel returns images of the same type and shape."
+            f"The kernel {name} returned {found} for images {images.dtype} {list(images.shape)}. A kernel returns "
+            "images of the same type and shape."
         )
     return done
 

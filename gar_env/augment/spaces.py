@@ -140,7 +140,8 @@ class SearchSpace:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise ConfigurationError(f"name={self.name!r} must be what the search space is called.")
-        object.__setattr__(self, "choices", tuple(self.choices))  # hashable, whatever it was given as
+        several = isinstance(self.choices, (list, tuple))
+        object.__setattr__(self, "choices", tuple(self.choices) if several else (self.choices,))  # hashable
         wrong = [choice for choice in self.choices if not isinstance(choice, Choice)]
         if wrong:
             raise ConfigurationError(f"choices has {wrong[0]!r}; expected Choice('name', ...) for each operation.")
@@ -214,7 +215,7 @@ class SearchSpace:
             return cls(plain["name"], tuple(Choice(**choice) for choice in plain["choices"]))
         except GarEnvError:
             raise
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise ConfigurationError(
                 f"The text is no search space: {error}. Expected an object with name, and choices with operation, "
                 "start, span, whole and signed, as SearchSpace.to_json() writes it."

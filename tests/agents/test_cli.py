@@ -128,3 +128,17 @@ def test_a_policy_file_that_is_none_is_refused_and_operations_without_strength_a
     with pytest.raises(SystemExit):
         main(["plot", str(tmp_path / "run")])
     assert "policy.npz is cut short, or no file of ola" in capsys.readouterr().err
+
+
+def test_a_run_without_its_configuration_is_refused(tmp_path, capsys):
+    options = ["--env", "GAR/Augment-v0", "--agent", "ola", "--num-envs", "8", "--no-tensorboard"]
+    main(["train", *options, "--env-options.network", "fc", "--env-options.num-steps", "2", "--out", str(tmp_path)])
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(SystemExit):
+        main(["plot", str(tmp_path)])
+    assert "is not there, or no configuration of a run" in capsys.readouterr().err
+    with np.load(tmp_path / "policy.npz") as file:
+        np.savez(tmp_path / "policy.npz", **{name: file[name] for name in file if name != "space"})
+    with pytest.raises(SystemExit):
+        main(["plot", str(tmp_path)])
+    assert "does not say what its operations are" in capsys.readouterr().err

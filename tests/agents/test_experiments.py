@@ -206,7 +206,7 @@ class Killed(Failing):
 
 def test_a_worker_that_is_killed_takes_its_own_run_with_it_and_no_other(tmp_path):
     results = ResultsFile(tmp_path / "r.jsonl")
-    with pytest.raises(JobsFailedError, match=r"1 of 3 runs failed(.|\n)*1: a worker was killed"):
+    with pytest.raises(JobsFailedError, match=r"1 of 3 runs failed(.|\n)*1: its worker was killed"):
         run_jobs([Killed(seed) for seed in range(3)], results, workers=1, console=Console(quiet=True))
     assert sorted(row["seed"] for row in results.rows) == [0, 2]
 
