@@ -9,7 +9,7 @@ The paper: WRN-28-10, 200 epochs, batches of 256, step size 0.1 on a cosine, wei
 repeated here; run the command on a GPU for yours.
 
 Source:
-    Mueller, Biedenkapp & Hutter (2021), section 7, table 2.
+    Mueller, Biedenkapp & Hutter (2021), table 2.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from gymnasium.spaces import MultiDiscrete
 from gymnasium.vector import VectorEnv
 from torch import Generator, Tensor
 
-from gar_env.augment import STRENGTHS, ActionLayout, Choices, SearchSpace
+from gar_env.augment import STRENGTHS, ActionLayout, Choices, SearchSpace, draw_operations
 from gar_env.augment.spaces import check_strength, is_whole
 from gar_env.errors import ConfigurationError
 from gar_env.seeding import named_generator
@@ -53,7 +53,7 @@ class OnlineAugmentation:
         tensor([0.5000, 0.5000])
 
     Source:
-        Mueller, Biedenkapp & Hutter (2021), section 7 and algorithm 2.
+        Mueller, Biedenkapp & Hutter (2021), the application to augmentation.
     """
 
     def __init__(self, space: SearchSpace, places: int = 4, device: torch.device | str = "cpu") -> None:
@@ -95,10 +95,8 @@ class OnlineAugmentation:
         Raises:
             ConfigurationError: If they belong to another space or number of places.
         """
-        found, expected = (
-            [list(x.shape) for x in (num_operations, keep, strengths)],
-            [list(x.shape) for x in self.distribution()],
-        )
+        found = [list(part.shape) for part in (num_operations, keep, strengths)]
+        expected = [list(part.shape) for part in self.distribution()]
         if found != expected:
             raise ConfigurationError(f"num_operations, keep and strengths are {found}; this policy has {expected}.")
         tiny = torch.finfo(torch.float32).tiny
@@ -109,9 +107,8 @@ class OnlineAugmentation:
     def probabilities(self) -> Tensor:
         """Chance of each operation to be applied to an image, ``[A]``."""
         now = self.distribution()
-        drawn = (now.num_operations * torch.arange(1, self.layout.places + 1, device=now.keep.device)).sum() / len(
-            self.space
-        )
+        numbers = torch.arange(1, self.layout.places + 1, device=now.keep.device)
+        drawn = (now.num_operations * numbers).sum() / len(self.space)
         return drawn * now.keep
 
     def log_probability(self, actions: Tensor, logits: Tensor) -> Tensor:
@@ -127,7 +124,7 @@ class OnlineAugmentation:
     def sample(self, n: int, generator: Generator) -> Tensor:
         """``n`` independent actions, int64 ``[n, 1 + 3 p]``; nothing waits for the device."""
         now = self.distribution()
-        operations = _without_replacement(n, self.layout, generator)
+        operations = draw_operations(self.space, n, self.layout.places, generator)
 
         def draw(chances: Tensor, *shape: int) -> Tensor:
             # The largest of log p + Gumbel noise is a draw; torch.multinomial checks its input and waits.
@@ -215,7 +212,7 @@ class FixedAugmentation:
         """int64 ``[n, 1 + 3 p]``."""
         assert self.generator is not None
         generator, device, places = self.generator, self.generator.device, self.layout.places
-        operations = _without_replacement(self.num_envs, self.layout, generator)
+        operations = draw_operations(self.layout.space, self.num_envs, places, generator)
         if self.num_operations is None:
             count = torch.randint(1, places + 1, (self.num_envs,), generator=generator, device=device)
         else:
@@ -244,12 +241,6 @@ def layout_of(env: VectorEnv) -> ActionLayout:
             "GAR/Augment-v0."
         )
     return layout
-
-
-def _without_replacement(n: int, layout: ActionLayout, generator: Generator) -> Tensor:
-    """int64 ``[n, p]``, uniform."""
-    noise = torch.rand(n, len(layout.space), generator=generator, device=generator.device)
-    return noise.argsort(1)[:, : layout.places]
 
 
 def _check_places(space: SearchSpace, places: int) -> None:

@@ -5,7 +5,7 @@ from gar_env.augment import geometry, neighbourhood, pointwise, published  # noq
 from gar_env.augment.actions import ActionLayout, Choices
 from gar_env.augment.backends import BACKENDS, apply, register_backend, to_image, to_tensor
 from gar_env.augment.operation import OPERATIONS, Operation, register_op
-from gar_env.augment.plan import Plan
+from gar_env.augment.plan import Plan, draw_operations
 from gar_env.augment.spaces import SPACES, STRENGTHS, Choice, SearchSpace, load_space, register_space
 from gar_env.augment.standard import StandardAugmentation
 
@@ -22,6 +22,7 @@ __all__ = [
     "SearchSpace",
     "StandardAugmentation",
     "apply",
+    "draw_operations",
     "load_space",
     "register_backend",
     "register_op",

@@ -172,7 +172,7 @@ class Plan:
         device, shape = generator.device, (n, num_operations)
         return cls.choose(
             space,
-            torch.rand(n, len(space), generator=generator, device=device).argsort(1)[:, :num_operations],
+            draw_operations(space, n, num_operations, generator),
             torch.full(shape, strength, device=device)
             if strength is not None
             else torch.randint(STRENGTHS, shape, generator=generator, device=device),
@@ -228,6 +228,12 @@ class Plan:
         """The same plan on ``device``."""
         tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **tensors)
+
+
+def draw_operations(space: SearchSpace, n: int, places: int, generator: Generator) -> Tensor:
+    """For each image different operations, all equally likely: int64 ``[n, places]``; nothing waits for the device."""
+    noise = torch.rand(n, len(space), generator=generator, device=generator.device)
+    return noise.argsort(1)[:, :places]
 
 
 @lru_cache(maxsize=32)

@@ -109,7 +109,7 @@ class AugmentVectorEnv(SlotVectorEnv):
         ['rotate 90 degrees']
 
     Source:
-        Mueller, Biedenkapp & Hutter (2021), section 7 (online learning of augmentations).
+        Mueller, Biedenkapp & Hutter (2021), the application to augmentation, and table 3 for the operations.
     """
 
     config: AugmentConfig
@@ -162,7 +162,7 @@ class AugmentVectorEnv(SlotVectorEnv):
         return self._applied
 
     def metrics(self) -> dict[str, float]:
-        """Over the episode so far, per example.
+        """Over the episode so far, per example of the policy's batches; plain ones in between do not count.
 
         Returns:
             ``operations``: how many changed it, on average; ``applied_NAME``: the share of examples to which that
@@ -174,17 +174,16 @@ class AugmentVectorEnv(SlotVectorEnv):
         return {"operations": self._changed.item() / examples, **named}
 
     def _make_pool(self, seed: int) -> Pool:
-        config, dataset = self.config, self.dataset
-        generator = named_generator(seed, "labels")
-        if config.subset is not None:
-            if config.subset > len(dataset.x_train):
+        dataset, subset, examples = self.dataset, self.config.subset, len(self.dataset.x_train)
+        if subset is not None:
+            if subset > examples:
                 raise ConfigurationError(
-                    f"subset={config.subset} is more than {dataset.name} has: {len(dataset.x_train)} training examples."
+                    f"subset={subset} is more than {dataset.name} has: {examples} training examples."
                 )
             # From a seed of its own: every run, whatever its seed, has the same examples.
-            rows = torch.randperm(len(dataset.x_train), generator=named_generator(0, "subset"))[: config.subset]
-            return make_pool(dataset.taking(rows), generator, corrupt=config.corrupt, heldout_share=self.heldout_share)
-        return make_pool(dataset, generator, corrupt=config.corrupt, heldout_share=self.heldout_share)
+            dataset = dataset.taking(torch.randperm(examples, generator=named_generator(0, "subset"))[:subset])
+        generator = named_generator(seed, "labels")
+        return make_pool(dataset, generator, corrupt=self.config.corrupt, heldout_share=self.heldout_share)
 
     def _start_data(self) -> None:
         if self.num_envs > len(self.pool.members):
