@@ -54,7 +54,7 @@ def plot_run(folder: Path, out: Path | None) -> None:
     first = out or folder / "policy.png"
     harmful = []
     if dataset == "synthetic_invariances":
-        harmful = [name for name, shares in zip(space.names, lies(space), strict=True) if bool((shares > 0.5).any())]
+        harmful = [name for name, shares in zip(space.names, lies(space), strict=True) if bool((shares > 0.2).any())]
     print(save(policy_figure(history, highlighted=harmful), first))
     if any(choice.op.unit is not None for choice in space.choices):
         print(save(strengths_figure(history), first.with_name(f"{first.stem}_strengths.png")))

@@ -140,7 +140,7 @@ class SearchSpace:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise ConfigurationError(f"name={self.name!r} must be what the search space is called.")
-        several = isinstance(self.choices, (list, tuple))
+        several = isinstance(self.choices, Iterable)
         object.__setattr__(self, "choices", tuple(self.choices) if several else (self.choices,))  # hashable
         wrong = [choice for choice in self.choices if not isinstance(choice, Choice)]
         if wrong:
