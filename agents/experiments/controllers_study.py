@@ -107,15 +107,15 @@ class StudyJob:
         slots: Any = env.unwrapped
         assert isinstance(slots, (DataSplitVectorEnv, DataWeightVectorEnv))
         session = start_session(env, self._controller().build, self.seed)
-        watch = _Watch(slots, on_step)
+        watch = Watch(slots, on_step)
         session.run(self.num_steps, watch)
         finished = watch.finished
-        measured = _splits_row(watch, slots) if self.study == "splits" else _weights_row(watch)
+        measured = _splits_row(watch, slots) if self.study == "splits" else weights_row(watch)
         env.close()
         return {**measured, "test_accuracy": finished["test_accuracy"], **provenance()}
 
 
-class _Watch:
+class Watch:
     """Counts of decisions after each step of the first episode; see :class:`~agents.experiments.sessions.Hooks`."""
 
     def __init__(self, slots: Any, on_step: Callable[[], None]) -> None:
@@ -142,7 +142,7 @@ class _Watch:
         return self.counts[last - 1] - (self.counts[first - 1] if first else 0)
 
 
-def _splits_row(watch: _Watch, slots: Any) -> Row:
+def _splits_row(watch: Watch, slots: Any) -> Row:
     def noisy(start: float, end: float) -> float:
         drawn = watch.window(start, end)
         return float(drawn[list(slots.corrupted_splits)].sum() / drawn.sum())
@@ -150,12 +150,14 @@ def _splits_row(watch: _Watch, slots: Any) -> Row:
     return {"first_tenth": noisy(0, 0.1), "last_tenth": noisy(0.9, 1), "whole_run": noisy(0, 1)}
 
 
-def _weights_row(watch: _Watch) -> Row:
+def weights_row(watch: Watch) -> Row:
+    """Precision and recall of dropping, and the share of clean examples dropped, over all and the last quarter."""
     row = {}
     for name, start in (("", 0.0), ("_late", 0.75)):
-        (_, good), (kept_bad, bad) = watch.window(start, 1).tolist()
+        (kept_good, good), (kept_bad, bad) = watch.window(start, 1).tolist()
         row[f"precision{name}"] = bad / (good + bad) if good + bad else None
         row[f"recall{name}"] = bad / (kept_bad + bad)
+        row[f"false_alarms{name}"] = good / (kept_good + good)
     return row
 
 

@@ -82,7 +82,7 @@ class InvarianceJob:
     @property
     def agent_options(self) -> dict[str, Any]:
         """Of :class:`~agents.Reinforce`; standardising per step would erase a reward that all slots share."""
-        return {"normalise": "running" if self.arm == "nslr" else "step", "step_size": 0.1, "gradient_clip": 5.0}
+        return {"normalise": "running" if REWARDS[self.arm].shared else "step", "step_size": 0.1, "gradient_clip": 5.0}
 
     @property
     def identity(self) -> Row:
@@ -94,37 +94,61 @@ class InvarianceJob:
 
     def run(self, on_step: Callable[[], None]) -> Row:
         """Train one network, and count what was applied."""
-        env = gymnasium.make_vec("GAR/Augment-v0", num_envs=self.num_envs, output="torch", **self.options)
-        slots = env.unwrapped
-        assert isinstance(slots, AugmentVectorEnv)
-        agent: Agent
-        if self.arm in FIXED:
-            agent = FIXED[self.arm](seed=self.seed)
-        else:
-            policy = OnlineAugmentation(slots.space, slots.layout.places, slots.device)
-            agent = Reinforce(policy, seed=self.seed, **self.agent_options)
-        counts = [torch.zeros(len(slots.space), STRENGTHS)]
+        fixed = FIXED.get(self.arm)
 
-        def note(rewards: Tensor, infos: dict[str, Any]) -> None:
-            counts.append(slots.decisions.cpu().float())
-            on_step()
+        def agent_for(slots: AugmentVectorEnv) -> Agent:
+            return fixed(seed=self.seed) if fixed else online(slots, seed=self.seed, **self.agent_options)
 
-        final = train(env, agent, seed=self.seed, on_step=note)
-        taken = len(counts) - 1
-        ends = [quarter * taken // 4 for quarter in range(5)]
-        by_quarter = [counts[end] - counts[start] for start, end in pairwise(ends)]
-        examples = self.num_envs * max(ends[4] - ends[3], 1)
-        space, last = slots.space, applied(by_quarter[3], slots.space)
-        env.close()
-        return {
-            "score": score(by_quarter[3], space),
-            "score_by_quarter": [score(count, space) for count in by_quarter],
-            "lies_per_example": float((last * lies(space)).sum()) / examples,
-            "operations_per_example": float(last.sum()) / examples,
-            "test_accuracy": float(final["test_accuracy"][0]),
-            "diverged": bool(final["diverged"][0]),
-            **provenance(),
-        }
+        row = run_arrows(agent_for, self.seed, num_envs=self.num_envs, options=self.options, on_step=on_step)
+        return {**row, **provenance()}
+
+
+def online(slots: AugmentVectorEnv, **options: Any) -> Reinforce:
+    """The paper's online policy for an environment; options of :class:`~agents.Reinforce`."""
+    return Reinforce(OnlineAugmentation(slots.space, slots.layout.places, slots.device), **options)
+
+
+def run_arrows(
+    agent_for: Callable[[AugmentVectorEnv], Agent],
+    seed: int,
+    *,
+    num_envs: int,
+    options: dict[str, Any],
+    on_step: Callable[[], None] = lambda: None,
+) -> Row:
+    """Train one network on arrows, and count what was applied.
+
+    Args:
+        agent_for: Builds the controller.
+        seed: Of the environment.
+        num_envs: Batch size.
+        options: Of ``GAR/Augment-v0``, but for ``output``.
+        on_step: Called after each step.
+    """
+    env = gymnasium.make_vec("GAR/Augment-v0", num_envs=num_envs, output="torch", **options)
+    slots = env.unwrapped
+    assert isinstance(slots, AugmentVectorEnv)
+    counts = [torch.zeros(len(slots.space), STRENGTHS)]
+
+    def note(rewards: Tensor, infos: dict[str, Any]) -> None:
+        counts.append(slots.decisions.cpu().float())
+        on_step()
+
+    final = train(env, agent_for(slots), seed=seed, on_step=note)
+    taken = len(counts) - 1
+    ends = [quarter * taken // 4 for quarter in range(5)]
+    by_quarter = [counts[end] - counts[start] for start, end in pairwise(ends)]
+    examples = num_envs * max(ends[4] - ends[3], 1)
+    space, last = slots.space, applied(by_quarter[3], slots.space)
+    env.close()
+    return {
+        "score": score(by_quarter[3], space),
+        "score_by_quarter": [score(count, space) for count in by_quarter],
+        "lies_per_example": float((last * lies(space)).sum()) / examples,
+        "operations_per_example": float(last.sum()) / examples,
+        "test_accuracy": float(final["test_accuracy"][0]),
+        "diverged": bool(final["diverged"][0]),
+    }
 
 
 def lies(space: SearchSpace) -> Tensor:

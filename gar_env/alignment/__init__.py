@@ -21,6 +21,7 @@ from gar_env.alignment.align import align, record
 from gar_env.alignment.collect import NoGradientError, Paid, aligning
 from gar_env.alignment.direction import Direction, dot, gradient, trainable_parameters
 from gar_env.alignment.engine import Alignment
+from gar_env.alignment.lengths import example_lengths
 from gar_env.alignment.put_back import put_back
 from gar_env.alignment.replayed import FiniteDifferenceTape
 from gar_env.alignment.rules import register_example_gradients, register_output_tangent
@@ -42,6 +43,7 @@ __all__ = [
     "aligning",
     "check_way",
     "dot",
+    "example_lengths",
     "gradient",
     "put_back",
     "record",

@@ -65,6 +65,14 @@ def easy(images: Tensor, labels: Tensor, num_classes: int, generator: Generator)
     return patterns.view(num_classes, *images.shape[1:])[labels], labels
 
 
+@register_corruption("repeated")
+def repeated(images: Tensor, labels: Tensor, num_classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    """The first few examples over and over, one per class or a fiftieth: useful until they are known by heart."""
+    few = min(len(labels), max(num_classes, len(labels) // 50))
+    again = torch.arange(len(labels)) % few
+    return images[again], labels[again]
+
+
 def parse_corruptions(text: str) -> dict[int, tuple[str, float]]:
     """Read ``"0:label_noise, 3:easy(0.5)"`` as ``{split: (name, share of its examples)}``.
 

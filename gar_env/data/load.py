@@ -13,12 +13,12 @@ from gar_env.data.npz import load_npz
 from gar_env.errors import ConfigurationError, DatasetNotFoundError
 
 
-def load_dataset(name: str, *, download: bool = False, image_size: int | None = None) -> Dataset:
+def load_dataset(name: str | Dataset, *, download: bool = False, image_size: int | None = None) -> Dataset:
     """Load a data set into memory; the last few are kept, so that several environments share one copy.
 
     Args:
         name: A registered name (``"digits"``, ``"cifar10"``, ``"module:name"``), the path of an ``.npz``
-            file, or of an image folder.
+            file, or of an image folder. A data set is returned as it is.
         download: Whether torchvision may fetch what is not there.
         image_size: Height and width to resize an image folder to; refused for the others.
 
@@ -32,6 +32,8 @@ def load_dataset(name: str, *, download: bool = False, image_size: int | None = 
         >>> load_dataset("digits").x_train.shape
         torch.Size([1437, 1, 8, 8])
     """
+    if isinstance(name, Dataset):
+        return name
     if not name:
         raise ConfigurationError(f"dataset is empty. Pass one of {', '.join(DATASETS)}, or a path.")
     path = Path(name).expanduser()

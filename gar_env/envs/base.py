@@ -52,13 +52,14 @@ class SlotVectorEnv(TogetherVectorEnv):
         )
         self.config = config
         self.reward_timing = config.reward_timing
-        self.signal = REWARDS[config.reward]()
-        self.paying = Paying(self.signal, config.reward, num_envs)
+        reward = config.reward
+        self.signal = REWARDS[reward]() if isinstance(reward, str) else reward
+        self.paying = Paying(self.signal, reward if isinstance(reward, str) else type(reward).__name__, num_envs)
         self.reference = config.resolved_reference
         needs_heldout = self.reference == "heldout" or Need.HELDOUT_GRADIENT in self.signal.needs
         share = config.heldout_share if config.heldout_share is not None else 0.1 * needs_heldout
         if needs_heldout and share == 0:
-            raise ConfigurationError(f"reward={config.reward!r} needs heldout_share above 0, for example 0.1.")
+            raise ConfigurationError(f"reward={self.paying.name!r} needs heldout_share above 0, for example 0.1.")
         self.heldout_share = share
         self.dataset = load_dataset(config.dataset, download=config.download, image_size=config.image_size)
         left = len(self.dataset.x_train) - int(share * len(self.dataset.x_train))
@@ -151,6 +152,8 @@ class SlotVectorEnv(TogetherVectorEnv):
             raise ConfigurationError(
                 f"network={config.network!r} normalises over the batch, which needs at least 2 examples; num_envs is 1."
             )
+        self.paying.watch(self.learner)
+        self.reward_generator = named_generator(seed, "rewards", self.device)
         self.steps = 0
         self.paying.alignment_error = None
         self._unpaid: Trained | None = None  # next_step: the last batch, whose slots wait to be paid
@@ -167,14 +170,17 @@ class SlotVectorEnv(TogetherVectorEnv):
         self._look()
 
     def _advance(self, actions: Tensor) -> Outcome:
+        start = self.paying.start_of(self.learner)
         if self.config.reward_timing == "same_step":
             trained, loss = self._train(actions)
+            trained = trained._replace(passed=self.learner.last_pass, start=start)
             self.learner.update()
             rewards = self._pay_with_reference(trained, actions)
         else:
             paid = self._unpaid
             with self.paying.collecting(paid) as collected:
                 trained, loss = self._train(actions)
+            trained = trained._replace(passed=self.learner.last_pass, start=start)
             rewards = self._pay(paid, loss, self.learner.gradient(), collected) if paid else None
             self.learner.update()
             self._unpaid = trained
@@ -229,7 +235,7 @@ class SlotVectorEnv(TogetherVectorEnv):
         self, batch: Batch, weights: Tensor | None = None, *, loss_scale: float = 1.0
     ) -> tuple[Tape | None, Tensor]:
         """Forward and backward, recorded if the signal needs a tape; losses ``[n]``."""
-        if not self.paying.reads_examples:
+        if not self.paying.reads_tape:
             return None, self.learner.plain_pass(batch, weights, loss_scale=loss_scale)
         tape = self.learner.recorded_pass(batch, weights, loss_scale=loss_scale)
         return tape, tape.losses
@@ -242,6 +248,7 @@ class SlotVectorEnv(TogetherVectorEnv):
 
     def _pay_with_reference(self, trained: Trained, actions: Tensor) -> Tensor:
         """Pay the step before from a reference batch at theta_{t+1}, and train on that if it is training data."""
+        self.learner.last_pass = None
         with self.paying.collecting(trained) as collected:
             if self.reference == "heldout":
                 side = self.learner.side_pass(self._heldout_batch())
@@ -257,11 +264,19 @@ class SlotVectorEnv(TogetherVectorEnv):
         self, trained: Trained, next_loss: Tensor, next_gradient: dict[str, Tensor], collected: Collected
     ) -> Tensor:
         """Rewards of all slots, ``[n]``."""
-        heldout = None
+        following, heldout = self.learner.last_pass, None
         if Need.HELDOUT_GRADIENT in self.signal.needs:
             heldout = self.learner.side_pass(self._heldout_batch()).gradient
-        evidence = Evidence(self.num_envs, next_loss, next_gradient=next_gradient, heldout_gradient=heldout)
-        return self.paying.pay(trained, evidence, collected, step=self.steps + 1)
+        evidence = Evidence(
+            self.num_envs,
+            next_loss,
+            next_gradient=next_gradient,
+            heldout_gradient=heldout,
+            generator=self.reward_generator,
+        )
+        return self.paying.pay(
+            trained, evidence, collected, step=self.steps + 1, learner=self.learner, following=following
+        )
 
     def _observe(self) -> Tensor:
         return observe(self.features, self._columns(), self.num_envs, self.device)

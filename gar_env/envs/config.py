@@ -13,21 +13,24 @@ from gymnasium.vector import AutoresetMode
 from torch import nn
 
 from gar_env.alignment import BatchNormReading, Way, check_way
+from gar_env.data import Dataset
 from gar_env.envs.options import check_types
 from gar_env.errors import ConfigurationError
 from gar_env.learner import Learner, check_precision, check_schedule
 from gar_env.networks.build import NetworkBuilder
 from gar_env.registry import check_choice, did_you_mean
+from gar_env.rewards import RewardSignal
 
 REWARD_TIMINGS = ("same_step", "next_step")
 
 
 @dataclass(frozen=True)
 class SlotConfig:
-    """Options of a slot environment. Plain strings, numbers and booleans, so that ``spec.to_json()`` works.
+    """Options of a slot environment. With strings, numbers and booleans alone, ``spec.to_json()`` works.
 
     Args:
-        dataset: A registered name, an ``.npz`` path or an image folder: :func:`gar_env.data.load_dataset`.
+        dataset: A registered name, an ``.npz`` path or an image folder: :func:`gar_env.data.load_dataset`; or a
+            :class:`gar_env.data.Dataset`.
         download: Whether torchvision may fetch the data.
         image_size: Height and width to resize an image folder to.
         inputs: ``"unit"`` [0, 1], ``"symmetric"`` [-1, 1] or ``"standardised"``.
@@ -43,7 +46,7 @@ class SlotConfig:
         precision: ``"float32"``, or ``"bfloat16"``: mixed precision by ``torch.autocast``.
         channels_last: Whether images and convolutions are laid out channels-last, which is often faster.
         num_steps: Environment steps in an episode, that is, one training run.
-        reward: A registered signal: ``"gar"``, ``"nslr"``, ``"module:name"``.
+        reward: A registered signal: ``"gar"``, ``"nslr"``, ``"module:name"``; or an object that is one.
         batch_norm: Reading of per-example gradients, ``"share"`` or ``"derivative"``:
             :class:`gar_env.alignment.Alignment`.
         way: How it is computed: ``"auto"``, ``"hooks"``, ``"forward"`` or ``"finite_difference"``, likewise. With the
@@ -65,7 +68,7 @@ class SlotConfig:
         ConfigurationError: If an option is unknown, out of range, or contradicts another.
     """
 
-    dataset: str = "digits"
+    dataset: str | Dataset = "digits"
     download: bool = False
     image_size: int | None = None
     inputs: str = "symmetric"
@@ -80,7 +83,7 @@ class SlotConfig:
     precision: str = "float32"
     channels_last: bool = False
     num_steps: int = 200
-    reward: str = "gar"
+    reward: str | RewardSignal = "gar"
     batch_norm: str = "share"
     way: str = "auto"
     reward_timing: str = "same_step"

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from gymnasium.spaces import Discrete, MultiDiscrete
-from torch import Tensor, nn
+from torch import Tensor
 
 from gar_env.data import Batch, Pool, make_pool, parse_shares
 from gar_env.envs.base import SlotVectorEnv
@@ -150,8 +150,7 @@ class DataWeightVectorEnv(SlotVectorEnv):
 
     def _start_data(self) -> None:
         config = self.config
-        batch_norms = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.learner.network.modules())
-        self._fewest = 2 if batch_norms else 1
+        self._fewest = self.learner.fewest_examples
         if self.num_envs < self._fewest:
             raise ConfigurationError(
                 f"network={config.network!r} normalises over the batch, which needs at least 2 examples; num_envs is 1."

@@ -25,10 +25,15 @@ def check_types(config: Any) -> None:
         if len(plain) < len(kinds) and callable(value):
             continue  # a network builder
         # bool is an int and an int is a fair float, but 2.5 steps or num_steps=True are mistakes.
-        fits = type(value) in plain or (type(value) is int and float in plain)
+        fits = type(value) in plain or (type(value) is int and float in plain) or _is_object_of(value, plain)
         if not fits or (isinstance(value, float) and not math.isfinite(value)):
             names = " or ".join("None" if kind is type(None) else kind.__name__ for kind in plain)
             raise ConfigurationError(f"{field.name}={value!r} must be {names}{', finite' if fits else ''}.")
+
+
+def _is_object_of(value: Any, kinds: list[type]) -> bool:
+    """Whether it is of a class of ours, or of a subclass."""
+    return any(isinstance(value, kind) for kind in kinds if kind.__module__.startswith("gar_env"))
 
 
 def parse_autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from gar_env.alignment import FiniteDifferenceTape, NoGradientError, Paid, Tape, align, aligning, dot
 from gar_env.errors import ConfigurationError, NonFiniteGradientError, RewardError
-from gar_env.rewards import Evidence, Need, RewardSignal
+from gar_env.learner import Learner, Pass, Replay, Start
+from gar_env.rewards import READS_EXAMPLES, Evidence, Need, RewardSignal
 
 
 class Trained(NamedTuple):
@@ -23,10 +24,14 @@ class Trained(NamedTuple):
         tape: Of the ``m`` examples that were trained on, if the signal needs it or their alignment; ``None`` if there
             were none.
         slots: int64 ``[m]``, the slots of those examples; ``None`` if they are all of them.
+        passed: The pass over them, if the signal needs it; filled in by the environment.
+        start: What the step started from, likewise.
     """
 
     tape: Tape | None
     slots: Tensor | None = None
+    passed: Pass | None = None
+    start: Start | None = None
 
 
 @dataclass(eq=False)
@@ -52,8 +57,25 @@ class Paying:
 
     @property
     def reads_examples(self) -> bool:
-        """Whether it pays what was trained on, and so needs a tape of it."""
+        """Whether it pays what was trained on; others get 0."""
+        return bool(self.signal.needs & READS_EXAMPLES)
+
+    @property
+    def reads_tape(self) -> bool:
+        """Whether the pass over what was trained on is to be recorded."""
         return bool(self.signal.needs & (Need.TAPE | Need.ALIGNMENT))
+
+    def watch(self, learner: Learner) -> None:
+        """Tell a learner what to keep of its passes."""
+        learner.keeps_last_layer = Need.LAST_LAYER in self.signal.needs
+        learner.keeps_passes = bool(self.signal.needs & (READS_EXAMPLES & ~(Need.TAPE | Need.ALIGNMENT)))
+
+    def start_of(self, learner: Learner) -> Start | None:
+        """Copies of what the coming step starts from, if the signal replays it."""
+        learner.last_pass = None
+        if not self.signal.needs & (Need.PARAMETERS | Need.STEP):
+            return None
+        return learner.start(optimizer=Need.STEP in self.signal.needs)
 
     @contextmanager
     def collecting(self, trained: Trained | None) -> Iterator[Collected]:
@@ -78,7 +100,16 @@ class Paying:
         except NoGradientError:
             pass  # the reference came to its gradient in another way: align afterwards
 
-    def pay(self, trained: Trained, evidence: Evidence, collected: Collected, *, step: int) -> Tensor:
+    def pay(
+        self,
+        trained: Trained,
+        evidence: Evidence,
+        collected: Collected,
+        *,
+        step: int,
+        learner: Learner,
+        following: Pass | None,
+    ) -> Tensor:
         """What each slot gets, checked. A signal that reads examples pays what was trained on, and the others get 0.
 
         Args:
@@ -86,6 +117,8 @@ class Paying:
             evidence: Of all slots, with everything but tape and alignment; the next gradient always.
             collected: Inside the backward pass of that gradient.
             step: For messages, from 1.
+            learner: At theta_{t+1}.
+            following: The pass that the next gradient is of, if the learner keeps passes.
 
         Returns:
             ``[n]``, detached.
@@ -96,11 +129,19 @@ class Paying:
         """
         if not self.reads_examples:
             return _checked(self.signal, self.name, evidence, step)
-        if trained.tape is None:
-            return torch.zeros(self.num_envs, device=evidence.next_loss.device)
-        alignment = self._alignment(trained.tape, evidence.next_gradient or {}, collected)
+        replayed = bool(self.signal.needs & (Need.PARAMETERS | Need.STEP))
+        if (trained.tape is None and trained.passed is None) or (replayed and following is None):
+            return torch.zeros(self.num_envs, device=evidence.next_loss.device)  # nothing was trained on, or pays
+        replay = None
+        if replayed:
+            assert trained.start is not None
+            assert trained.passed is not None
+            assert following is not None
+            replay = Replay(learner, trained.start, trained.passed, following)
+        alignment = self._alignment(trained.tape, evidence.next_gradient or {}, collected) if trained.tape else None
         tape = trained.tape if Need.TAPE in self.signal.needs else None
-        evidence = replace(evidence, n=trained.tape.n, tape=tape, alignment=alignment)
+        n = self.num_envs if trained.slots is None else len(trained.slots)
+        evidence = replace(evidence, n=n, tape=tape, alignment=alignment, paid=trained.passed, replay=replay)
         paid = _checked(self.signal, self.name, evidence, step)
         if isinstance(trained.tape, FiniteDifferenceTape):
             self.alignment_error = trained.tape.error

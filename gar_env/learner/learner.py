@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +18,8 @@ from gar_env.errors import CheckpointError, ConfigurationError
 from gar_env.learner.losses import losses_of
 from gar_env.learner.optimizers import build_optimizer, check_schedule, step_size_factor
 from gar_env.learner.precision import autocast, check_precision, laid_out, lay_out
+from gar_env.learner.replay import Pass, Start
+from gar_env.networks import LastLinearInputs
 from gar_env.seeding import lend_to_global, named_generator
 
 
@@ -118,6 +121,9 @@ class Learner:
         self.steps = 0
         self.network.train()
         self.alignment = Alignment(self.network, way=way, batch_norm=batch_norm)
+        self.keeps_passes = self.keeps_last_layer = False
+        self.last_pass: Pass | None = None
+        """The last pass with a gradient, if :attr:`keeps_passes`; with its last layer, if :attr:`keeps_last_layer`."""
 
     def recorded_pass(self, batch: Batch, weights: Tensor | None = None, *, loss_scale: float = 1.0) -> Tape:
         """Forward and backward of the mean loss, with a tape. The gradient waits for :meth:`update`.
@@ -127,8 +133,11 @@ class Learner:
             weights: ``[n]``: the loss is the mean of ``w_i l_i``, and the tape is of those.
             loss_scale: What the gradient is multiplied by; the tape is not.
         """
-        with lend_to_global(self.generator), self._autocast():
-            return self.alignment.record(self._laid_out(batch), losses_of(batch, weights), loss_scale=loss_scale)
+        state = self._random_state()
+        with self._last_layer() as last, lend_to_global(self.generator), self.autocast():
+            tape = self.alignment.record(self._laid_out(batch), losses_of(batch, weights), loss_scale=loss_scale)
+        self._keep(Pass(batch, weights, loss_scale, state, tape.losses, last))
+        return tape
 
     def plain_pass(self, batch: Batch, weights: Tensor | None = None, *, loss_scale: float = 1.0) -> Tensor:
         """Forward and backward of the mean loss, without a tape; arguments as in :meth:`recorded_pass`.
@@ -136,14 +145,39 @@ class Learner:
         Returns:
             Each example's loss, ``[n]``, detached.
         """
-        with lend_to_global(self.generator):
-            with self._autocast():
+        state = self._random_state()
+        with self._last_layer() as last, lend_to_global(self.generator):
+            with self.autocast():
                 losses = losses_of(batch, weights)(self.network(self._laid_out(batch)))
             (losses.mean() * loss_scale).backward()
+        self._keep(Pass(batch, weights, loss_scale, state, losses.detach(), last))
         return losses.detach()
 
-    def _autocast(self) -> torch.autocast:
+    def start(self, *, optimizer: bool) -> Start:
+        """Copies of the parameters, and of the optimizer's state if asked for: what a step could be repeated from."""
+        parameters = dict(self.network.named_parameters())
+        trained = [p for p in parameters.values() if p.requires_grad]
+        states = [copy.deepcopy(dict(self.optimizer.state.get(p, {}))) for p in trained] if optimizer else None
+        return Start({name: p.detach().clone() for name, p in parameters.items()}, states)
+
+    @property
+    def fewest_examples(self) -> int:
+        """How many a pass in training mode needs: 2 under batch normalisation, else 1."""
+        return 2 if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.network.modules()) else 1
+
+    def autocast(self) -> torch.autocast:
+        """The precision of its passes, as a context."""
         return autocast(self.device, self.precision)
+
+    def _random_state(self) -> Tensor:
+        return self.generator.get_state() if self.keeps_passes else torch.empty(0)
+
+    def _last_layer(self) -> Any:
+        return LastLinearInputs(self.network) if self.keeps_last_layer else nullcontext()
+
+    def _keep(self, one: Pass) -> None:
+        if self.keeps_passes:
+            self.last_pass = one
 
     def _laid_out(self, batch: Batch) -> Tensor:
         return laid_out(batch.inputs, channels_last=self.channels_last)
@@ -174,12 +208,14 @@ class Learner:
             gradient: Whether to go backward as well.
             loss_scale: What the gradient is multiplied by.
         """
+        state = self._random_state()
         with put_back(self.network), lend_to_global(self.generator), torch.set_grad_enabled(gradient):
-            with self._autocast():
+            with self.autocast():
                 logits = self.network(self._laid_out(batch)).float()
                 losses = losses_of(batch, weights)(logits)
             if gradient:
                 (losses.mean() * loss_scale).backward()
+                self._keep(Pass(batch, weights, loss_scale, state, losses.detach()))
             return SidePass(logits.detach(), losses.detach(), self.gradient() if gradient else {})
 
     @property
@@ -204,7 +240,7 @@ class Learner:
         spare.set_state(self.generator.get_state())
         self.network.eval()
         try:
-            with lend_to_global(spare), self._autocast():
+            with lend_to_global(spare), self.autocast():
                 for batch in batches:
                     logits = self.network(self._laid_out(batch)).float()
                     right += int((logits.argmax(1) == batch.targets).sum())

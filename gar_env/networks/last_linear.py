@@ -1,4 +1,4 @@
-"""What the last linear layer of a network sees: its penultimate features."""
+"""What the last linear layer of a network sees, its penultimate features, and what it answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gar_env.errors import ConfigurationError
 
 
 class LastLinearInputs:
-    """Inside ``with``, keeps the input of whichever linear layer was called last.
+    """Inside ``with``, keeps the input of whichever linear layer was called last, and its output.
 
     Args:
         network: Any module with a linear layer.
@@ -29,13 +29,17 @@ class LastLinearInputs:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        self.layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
+        self.layers = {module: name for name, module in network.named_modules() if isinstance(module, nn.Linear)}
         if not self.layers:
             raise ConfigurationError(
-                "The network has no linear layer, whose input would be its penultimate features. Leave out "
-                "penultimate=True, or give the network a linear output layer."
+                "The network has no linear layer, whose input would be its penultimate features. Give it a linear "
+                "output layer, or leave out what reads them: penultimate=True, reward='last_layer_gar'."
             )
         self._seen: Tensor | None = None
+        self.name: str | None = None
+        """Of the layer in the network; ``None`` if none was called."""
+        self.output: Tensor | None = None
+        """Of the layer, detached."""
         self._handles: list[RemovableHandle] = []
 
     @property
@@ -58,7 +62,7 @@ class LastLinearInputs:
         return self.value.shape[1]
 
     def __enter__(self) -> LastLinearInputs:
-        self._handles = [layer.register_forward_pre_hook(self._keep) for layer in self.layers]
+        self._handles = [layer.register_forward_hook(self._keep) for layer in self.layers]
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -66,5 +70,6 @@ class LastLinearInputs:
             handle.remove()
         self._handles = []
 
-    def _keep(self, layer: nn.Module, args: tuple[Any, ...]) -> None:
+    def _keep(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         self._seen = args[0].detach().flatten(1)
+        self.name, self.output = self.layers[layer], output.detach()  # pyright: ignore[reportArgumentType]

@@ -1,15 +1,30 @@
-"""Reward signals by name, one per file."""
+"""Reward signals by name, one idea per file."""
 
-from gar_env.rewards.gar import GradientAlignmentReward
+from gar_env.rewards.controls import NegativeLoss, OwnLoss, RandomReward, SameBatchGAR
+from gar_env.rewards.exact import LeaveOneOut, MetaGradient
+from gar_env.rewards.finite_difference import FiniteDifferenceDDS, LossDecrease
+from gar_env.rewards.gar import CosineGAR, GradientAlignmentReward, LastLayerGAR, ValidationGAR
 from gar_env.rewards.nslr import NextStepLossReward
-from gar_env.rewards.signal import REWARDS, Evidence, Need, RewardSignal, register_reward
+from gar_env.rewards.signal import READS_EXAMPLES, REWARDS, Evidence, Need, RewardSignal, register_reward
 
 __all__ = [
+    "READS_EXAMPLES",
     "REWARDS",
+    "CosineGAR",
     "Evidence",
+    "FiniteDifferenceDDS",
     "GradientAlignmentReward",
+    "LastLayerGAR",
+    "LeaveOneOut",
+    "LossDecrease",
+    "MetaGradient",
     "Need",
+    "NegativeLoss",
     "NextStepLossReward",
+    "OwnLoss",
+    "RandomReward",
     "RewardSignal",
+    "SameBatchGAR",
+    "ValidationGAR",
     "register_reward",
 ]

@@ -18,6 +18,7 @@ class NextStepLossReward(RewardSignal):
     """
 
     needs = Need.NEXT_LOSS
+    shared = True
 
     def __call__(self, evidence: Evidence) -> Tensor:
         """Minus the next loss, ``[n]``."""

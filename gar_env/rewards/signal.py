@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from enum import Flag, auto
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from gar_env.alignment import Tape
+from gar_env.learner import Pass, Replay
 from gar_env.registry import Registry
 
 
@@ -27,6 +29,18 @@ class Need(Flag):
     """The next batch's mean loss, at theta_{t+1}."""
     HELDOUT_GRADIENT = auto()
     """The gradient of a clean held-out batch's mean loss, at theta_{t+1}."""
+    PASS = auto()
+    """The paid batch as it was passed: examples, losses at theta_t."""
+    LAST_LAYER = auto()
+    """With it, input and output of the network's last linear layer."""
+    PARAMETERS = auto()
+    """The paid pass can be run again at other parameters, theta_t among them."""
+    STEP = auto()
+    """The whole step can be taken again, the optimizer's update included."""
+
+
+READS_EXAMPLES = Need.ALIGNMENT | Need.TAPE | Need.PASS | Need.LAST_LAYER | Need.PARAMETERS | Need.STEP
+"""Needs of signals that pay what was trained on: other slots get 0."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +55,9 @@ class Evidence:
         tape: With :attr:`Need.TAPE`.
         next_gradient: With :attr:`Need.NEXT_GRADIENT`. Loss gradient alone: no weight decay, momentum or clipping.
         heldout_gradient: With :attr:`Need.HELDOUT_GRADIENT`.
+        paid: With :attr:`Need.PASS` or :attr:`Need.LAST_LAYER`: the paid batch, its losses ``[n]`` and last layer.
+        replay: With :attr:`Need.PARAMETERS` or, for repeated steps, :attr:`Need.STEP`.
+        generator: For signals that draw, on the learner's device; one per episode, seeded with it.
     """
 
     n: int
@@ -49,6 +66,9 @@ class Evidence:
     tape: Tape | None = None
     next_gradient: Mapping[str, Tensor] | None = None
     heldout_gradient: Mapping[str, Tensor] | None = None
+    paid: Pass | None = None
+    replay: Replay | None = None
+    generator: torch.Generator | None = None
 
 
 class RewardSignal(ABC):
@@ -57,15 +77,22 @@ class RewardSignal(ABC):
     Example:
         A package of your own adds a signal by name::
 
-            @register_reward("validation_gar")
-            class ValidationGAR(RewardSignal):
-                needs = Need.TAPE | Need.HELDOUT_GRADIENT
+            @register_reward("half_gar")
+            class HalfGAR(RewardSignal):
+                needs = Need.ALIGNMENT
 
                 def __call__(self, evidence):
-                    return align(evidence.tape, evidence.heldout_gradient)
+                    return 0.5 * evidence.alignment
     """
 
-    needs: ClassVar[Need]
+    needs: Need
+    """Of the class, or of one object."""
+
+    shared: ClassVar[bool] = False
+    """Whether all slots are paid the same, which normalising within a step would erase."""
+
+    for_small_batches: ClassVar[bool] = False
+    """Whether a step costs about as much as a training step for every example."""
 
     @abstractmethod
     def __call__(self, evidence: Evidence) -> Tensor:

@@ -1,0 +1,99 @@
+"""Tasks on which a signal has to tell apart what cheap tricks take for the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from gar_env.data import Dataset, load_dataset
+
+EASY_CLASSES = 2  # of the task "hard"
+
+
+@dataclass(frozen=True)
+class SplitTask:
+    """A task on ``GAR/DataSplit-v0``: how often is split 0 drawn?
+
+    Args:
+        about: What split 0 is.
+        options: Of the environment.
+        wanted: Whether split 0 should be drawn more often, not less.
+        start: Share of training after which draws count.
+        data: From the benchmark's data set to the task's.
+        oracle: From the data set to the chance of each split, for a controller that knows; by default never split 0.
+    """
+
+    about: str
+    options: dict[str, Any]
+    wanted: bool = False
+    start: float = 0.0
+    data: Callable[[Dataset], Dataset] | None = None
+    oracle: Callable[[Dataset], list[float]] | None = None
+
+    def dataset(self, name: str) -> str | Dataset:
+        """What the environment trains on; a name where it is the benchmark's own."""
+        return name if self.data is None else self.data(load_dataset(name))
+
+    def score(self, draws: torch.Tensor) -> float:
+        """How far draws went from uniform (0) towards all or none from split 0 (1); negative for the other way.
+
+        Args:
+            draws: From each split, ``[k]``.
+
+        Example:
+            >>> noisy = SPLIT_TASKS["noisy"]
+            >>> noisy.score(torch.tensor([10.0, 10.0])), noisy.score(torch.tensor([0.0, 20.0]))
+            (0.0, 1.0)
+        """
+        share, uniform = float(draws[0] / draws.sum()), 1 / len(draws)
+        return (share - uniform) / (1 - uniform) if self.wanted else (uniform - share) / uniform
+
+
+def hard_and_easy(dataset: Dataset) -> Dataset:
+    """The same data from two sources: the first two classes are the easy one, the other classes the hard one.
+
+    Both are tested on. Drawing from them equally often gives the easy classes several times their share.
+    """
+    easy = dataset.y_train < EASY_CLASSES
+    name = f"{dataset.name}, hard and easy"
+    return replace(dataset, name=name, group_train=easy.long(), groups=("hard", "easy"))
+
+
+def shares_of_the_test(dataset: Dataset) -> list[float]:
+    """Chances of the two sources of :func:`hard_and_easy` as in the test data."""
+    easy = float((dataset.y_test < EASY_CLASSES).double().mean())
+    return [1 - easy, easy]
+
+
+SPLIT_TASKS: dict[str, SplitTask] = {
+    "noisy": SplitTask("one of ten splits has random labels: high in loss, useless", {"corrupt": "0:label_noise"}),
+    "trivial": SplitTask("one has a trivial image per class, repeated: low in loss, useless", {"corrupt": "0:easy"}),
+    "redundant": SplitTask(
+        "one has a few real images, repeated: useful at first, redundant when the second half of training starts",
+        {"corrupt": "0:repeated"},
+        start=0.5,
+    ),
+    "hard": SplitTask(
+        "one of two splits has all classes but two: higher in loss, and most of what is tested",
+        {"splits": "group"},
+        wanted=True,
+        data=hard_and_easy,
+        oracle=shares_of_the_test,
+    ),
+}
+
+ENVIRONMENTS = {
+    **dict.fromkeys(SPLIT_TASKS, "GAR/DataSplit-v0"),
+    "labels": "GAR/DataWeight-v0",
+    "arrows": "GAR/Augment-v0",
+}
+"""Every task, and where it is."""
+
+ABOUT = {
+    **{name: task.about for name, task in SPLIT_TASKS.items()},
+    "labels": "40 % of labels are wrong; PPO drops or keeps examples by their losses and margins",
+    "arrows": "image operations that turn arrows into others, among harmless ones",
+}
