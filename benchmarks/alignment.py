@@ -31,9 +31,9 @@ from contenders import (  # pyright: ignore[reportMissingImports]
     Plain,
     VmapGrad,
 )
-from measuring import interleaved, median_and_quartiles, peak_bytes  # pyright: ignore[reportMissingImports]
 from workloads import WORKLOADS, Workload  # pyright: ignore[reportMissingImports]
 
+from agents.experiments.measuring import interleaved, median_and_quartiles, peak_bytes  # pyright: ignore[reportMissingImports]
 from agents.experiments.results import provenance
 
 CONTENDERS: dict[str, Callable[[Workload, str], Contender]] = {

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator
 
 import torch
 from augmentation_contenders import Kornia, torchvision_per_image
-from measuring import interleaved, median_and_quartiles, seconds
 from torch import Tensor
 
+from agents.experiments.measuring import interleaved, median_and_quartiles, seconds
 from agents.experiments.results import provenance
 from agents.policies import OnlineAugmentation
 from gar_env.augment import SPACES, Plan, apply

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 
@@ -44,3 +45,81 @@ def bench_invariances(
     run_jobs(jobs, results, workers=workers, console=console)
     show(invariance_table(rows_of(results.rows, jobs)), console, markdown)
     console.print(f"Results: {results.path}", soft_wrap=True)
+
+
+def bench_rewards(
+    signals: tuple[str, ...] = (),
+    env: tuple[str, ...] = (),
+    tasks: tuple[str, ...] = (),
+    seeds: int = 5,
+    batch_sizes: tuple[int, ...] = (64, 256),
+    fidelity_batch_sizes: tuple[int, ...] = (16, 64, 256, 1024),
+    dataset: str = "digits",
+    network: str = "fc_bn",
+    cost_networks: tuple[str, ...] = (),
+    steps: int = 200,
+    workers: int = os.cpu_count() or 1,
+    engine: Literal["local", "ray"] = "local",
+    out: Path = Path("runs/rewards"),
+    markdown: bool = False,
+) -> None:
+    """Which reward signal is worth its cost? Outcome on six tasks, fidelity, noise, time and memory of each.
+
+    Run it again after an interruption: finished runs are kept, the rest goes on. Runs of other options never count.
+
+    Args:
+        signals: By name, package.module:name for your own; all of ours by default. random is always among them.
+        env: Only tasks of these: GAR/DataSplit-v0, GAR/DataWeight-v0, GAR/Augment-v0.
+        tasks: noisy, trivial, redundant, hard, labels, arrows; all by default.
+        seeds: Runs per signal, task and batch size.
+        batch_sizes: Slots, for outcomes and costs. Signals that cost a training step per example are run up to 64.
+        fidelity_batch_sizes: Slots, for fidelity.
+        dataset: digits, cifar10 (torchvision's files), or the path of an .npz with x_train, y_train, x_test, y_test.
+        network: Of all runs.
+        cost_networks: What costs are measured on; network by default.
+        steps: Environment steps of a run.
+        workers: Runs at a time, one thread each. Costs are measured last, one at a time.
+        engine: ray runs all but the costs on the Ray cluster of RAY_ADDRESS, or on one that it starts.
+        out: Folder of results, tables and plots.
+        markdown: Print the tables as Markdown.
+    """
+    from agents.experiments.results import ResultsFile
+    from agents.experiments.rewards.jobs import RewardBench, tasks_of
+    from agents.experiments.rewards.tables import all_tables
+    from agents.experiments.runner import JobsFailedError, rows_of, run_jobs
+    from agents.files import write_whole
+    from agents.plots import save
+    from agents.plots.rewards import all_figures
+
+    console = Console()
+    bench = RewardBench(
+        signals=signals,
+        tasks=tasks_of(tasks, env),
+        seeds=seeds,
+        batch_sizes=batch_sizes,
+        fidelity_batch_sizes=fidelity_batch_sizes,
+        dataset=dataset,
+        network=network,
+        cost_networks=cost_networks,
+        steps=steps,
+    )
+    parallel, costs = bench.parallel_jobs(), bench.cost_jobs()
+    results = ResultsFile(out / "rewards.jsonl")
+    failed: list[str] = []
+    try:
+        run_jobs(parallel, results, workers=workers, console=console, engine=engine)
+    except JobsFailedError as error:
+        failed.append(str(error))
+    try:
+        run_jobs(costs, results, workers=1, console=console)
+    except JobsFailedError as error:
+        failed.append(str(error))
+    rows = rows_of(results.rows, [*parallel, *costs])
+    for name, table in all_tables(rows).items():
+        show(table, console, markdown)
+        write_whole(out / f"{name}.csv", table.csv().encode())
+        write_whole(out / f"{name}.md", f"{table.title}\n\n{table.markdown()}\n".encode())
+    pictures = [save(figure, out / f"{name}.png") for name, figure in all_figures(rows).items()]
+    console.print(f"Results: {results.path}. Tables as .csv and .md, and {len(pictures)} plots: {out}", soft_wrap=True)
+    if failed:
+        raise JobsFailedError("\n".join(failed))

@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 
 from agents.cli.augment import augment
-from agents.cli.bench import bench_invariances
+from agents.cli.bench import bench_invariances, bench_rewards
 from agents.cli.plot import plot_run
 from agents.cli.reproduce import reproduce_controllers, reproduce_table1, reproduce_table2
 from gar_env.errors import ConfigurationError, GarEnvError
@@ -135,6 +135,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "reproduce table2": reproduce_table2,
     "reproduce controllers": reproduce_controllers,
     "bench invariances": bench_invariances,
+    "bench rewards": bench_rewards,
     "plot": plot,
 }
 

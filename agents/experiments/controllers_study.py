@@ -124,6 +124,7 @@ class Watch:
         self.finished: dict[str, float] = {}
 
     def on_step(self) -> None:
+        """After each step."""
         if self.finished:
             return  # the episode is over; SB3 finishes its rollout in the next
         self.tell()
@@ -133,7 +134,7 @@ class Watch:
             self.counts.append(self.slots.decisions.clone().double())
 
     def at_rest(self) -> None:
-        pass
+        """Nothing to save."""
 
     def window(self, start: float, end: float) -> torch.Tensor:
         """Decisions in a share of the run, but for its last step, after which the environment has moved on."""

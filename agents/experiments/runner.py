@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from rich.console import Console
@@ -21,7 +21,10 @@ from rich.console import Console
 from agents.experiments.progress import step_progress
 from agents.experiments.results import ResultsFile, Row
 from gar_env.errors import ConfigurationError, GarEnvError
+from gar_env.registry import check_choice
 
+Engine = Literal["local", "ray"]
+ENGINES = ("local", "ray")
 _steps_done: Any = None  # in a worker: the counter that the parent watches
 KILLED = "its worker was killed, or one beside it, perhaps for lack of memory"
 _orphaned = threading.Event()  # in a worker: whether the parent is gone
@@ -61,7 +64,9 @@ def rows_of(rows: Sequence[Row], jobs: Sequence[Job]) -> list[Row]:
     return found
 
 
-def run_jobs(jobs: Sequence[Job], results: ResultsFile, *, workers: int, console: Console) -> None:
+def run_jobs(
+    jobs: Sequence[Job], results: ResultsFile, *, workers: int, console: Console, engine: Engine = "local"
+) -> None:
     """Run what is not in the results file yet, each in its own process, one thread each.
 
     A row is on disk as soon as its run ends. After Ctrl-C, a kill or an error, the same call goes on with what is left.
@@ -71,11 +76,14 @@ def run_jobs(jobs: Sequence[Job], results: ResultsFile, *, workers: int, console
         results: Where rows go.
         workers: Processes at a time.
         console: For the progress bar; without a terminal, a line per finished run.
+        engine: ``"local"``: processes of this machine. ``"ray"``: a Ray cluster, see
+            :func:`agents.experiments.ray_engine.run_on_ray`.
 
     Raises:
         JobsFailedError: After all others have finished, if some raised.
-        ConfigurationError: If there is no worker.
+        ConfigurationError: If there is no worker, or no such engine.
     """
+    check_choice("engine", engine, ENGINES)
     if workers < 1:
         raise ConfigurationError(f"workers={workers} must be at least 1.")
     todo = [job for job in jobs if not rows_of(results.rows, [job])]
@@ -83,6 +91,10 @@ def run_jobs(jobs: Sequence[Job], results: ResultsFile, *, workers: int, console
         console.print(f"{len(jobs) - len(todo)} of {len(jobs)} runs are in {results.path} already.")
     if not todo:
         return
+    if engine == "ray":
+        from agents.experiments.ray_engine import run_on_ray
+
+        return _report(run_on_ray(todo, results, workers=workers, console=console), len(todo), results)
     context = multiprocessing.get_context("spawn")
     failures: list[str] = []
     total = sum(job.steps for job in todo)
@@ -116,16 +128,16 @@ def run_jobs(jobs: Sequence[Job], results: ResultsFile, *, workers: int, console
                         row = future.result()
                     except BrokenProcessPool:
                         broken = True
-                        failures.append(f"{_label(job)}: {KILLED}")
+                        failures.append(f"{label(job)}: {KILLED}")
                         continue
                     except Exception as error:
-                        failures.append(f"{_label(job)}: {type(error).__name__}: {error}")
+                        failures.append(f"{label(job)}: {type(error).__name__}: {error}")
                         continue
                     results.append({**job.identity, **row})
                     if not console.is_terminal:
-                        print(f"{finished}/{len(todo)} {_label(job)} {row['seconds']:.1f} s", flush=True)
+                        print(f"{finished}/{len(todo)} {label(job)} {row['seconds']:.1f} s", flush=True)
                 if broken:  # all of its runs are lost with it; the others get new workers
-                    failures += [f"{_label(job)}: {KILLED}" for job in waiting.values()]
+                    failures += [f"{label(job)}: {KILLED}" for job in waiting.values()]
                     finished += len(waiting)
                     waiting.clear()
                     pool.shutdown(wait=False, cancel_futures=True)
@@ -141,9 +153,13 @@ def run_jobs(jobs: Sequence[Job], results: ResultsFile, *, workers: int, console
             console.print(f"Stopped. Finished runs are in {results.path}; the same command goes on from there.")
             sys.exit(130)
     pool.shutdown()
+    _report(failures, len(todo), results)
+
+
+def _report(failures: Sequence[str], runs: int, results: ResultsFile) -> None:
     if failures:
         raise JobsFailedError(
-            f"{len(failures)} of {len(todo)} runs failed; what finished is in {results.path}:\n" + "\n".join(failures)
+            f"{len(failures)} of {runs} runs failed; what finished is in {results.path}:\n" + "\n".join(failures)
         )
 
 
@@ -198,7 +214,8 @@ class _Estimate:
         )
 
 
-def _label(job: Job) -> str:
+def label(job: Job) -> str:
+    """A run in messages."""
     return " ".join(str(value) for key, value in job.identity.items() if key != "config")
 
 
@@ -229,10 +246,15 @@ def _count_step() -> None:
 
 
 def _run(job: Job) -> Row:
-    start = time.perf_counter()
     try:
-        row = job.run(_count_step)
+        return timed(job, _count_step)
     finally:
         if _orphaned.is_set():
             os._exit(1)  # nobody waits for the row, and the queue of jobs has no other end
+
+
+def timed(job: Job, on_step: Callable[[], None]) -> Row:
+    """Its row, with the seconds it took."""
+    start = time.perf_counter()
+    row = job.run(on_step)
     return {"seconds": round(time.perf_counter() - start, 2), **row}  # a resumed run knows better

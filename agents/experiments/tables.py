@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from csv import writer
 from functools import lru_cache
 
 from agents.experiments.results import fingerprint
@@ -24,6 +26,12 @@ class Table(list[list[str]]):
         """As a Markdown table."""
         lines = [self.header, ["---"] * len(self.header), *self]
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+    def csv(self) -> str:
+        """As comma-separated values, with the title left out."""
+        text = io.StringIO()
+        writer(text, lineterminator="\n").writerows([self.header, *self])
+        return text.getvalue()
 
 
 @lru_cache(maxsize=4)

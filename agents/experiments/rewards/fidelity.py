@@ -14,10 +14,10 @@ cosine, clean          as ``cosine``, with the exact meta-gradient of a clean he
 signal to noise        squared length of the mean policy gradient over its variance; 1: one draw is half noise
 =====================  ===============================================================================================
 
-The exact meta-gradient is ``d -L(theta_{t+1}) / d s`` of the policy's logits ``s``, with the step's loss replaced by its
-expectation under the policy, enumerated: every example of every split, weighted by its chance to be drawn; and ``L``
-the mean loss over the reference's distribution, enumerated likewise. It is what a policy gradient tends to as batches
-grow (Mueller, Biedenkapp & Hutter, theorem 1), and nothing in it is sampled.
+The exact meta-gradient is ``d -L(theta_{t+1}) / d s`` of the policy's logits ``s``, with the step's loss replaced by
+its expectation under the policy, enumerated: every example of every split, weighted by its chance to be drawn; and
+``L`` the mean loss over the reference's distribution, enumerated likewise. It is what GAR's policy gradient tends to as
+batches grow (Mueller, Biedenkapp & Hutter, theorem 1), and nothing in it is sampled.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from torch import Tensor
 
 import gar_env  # noqa: F401 - registers the environments
 from agents.experiments.results import Row, fingerprint, provenance
-from agents.experiments.rewards.outcome import HELDOUT_SHARE
 from agents.experiments.rewards.signals import LARGEST_EXACT, code_of, short
+from agents.experiments.rewards.tasks import HELDOUT_SHARE, TRAINING
 from agents.experiments.tables import data_fingerprint
 from agents.policies import InvertedSoftmax
 from gar_env.data import Batch
@@ -94,7 +94,7 @@ class FidelityJob:
     points: int = 8
     draws: int = 16
     dataset: str = "digits"
-    network: str = "fc"
+    network: str = "fc_bn"
 
     @property
     def steps(self) -> int:
@@ -104,7 +104,7 @@ class FidelityJob:
     @property
     def options(self) -> dict[str, Any]:
         """Of the environment, but for data and reward."""
-        own = {"corrupt": CORRUPT, "network": self.network, "heldout_share": HELDOUT_SHARE}
+        own = {**TRAINING, "corrupt": CORRUPT, "network": self.network, "heldout_share": HELDOUT_SHARE}
         return {**own, "num_steps": self.steps + 1}
 
     @property

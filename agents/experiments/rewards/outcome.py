@@ -18,7 +18,7 @@ from agents.experiments.invariances import ENV_OPTIONS as ARROWS
 from agents.experiments.invariances import online, run_arrows
 from agents.experiments.results import Row, fingerprint, provenance
 from agents.experiments.rewards.signals import code_of, normalisation_of, short
-from agents.experiments.rewards.tasks import ENVIRONMENTS, SPLIT_TASKS
+from agents.experiments.rewards.tasks import ENVIRONMENTS, HELDOUT_SHARE, SPLIT_TASKS, TRAINING
 from agents.experiments.sessions import start_session
 from agents.experiments.tables import data_fingerprint
 from agents.policies import FixedAugmentation, FixedPolicy, InvertedSoftmax
@@ -28,8 +28,6 @@ from gar_env.envs import DataSplitVectorEnv, DataWeightVectorEnv
 UNIFORM, ORACLE = "uniform", "oracle"
 BASELINES = (UNIFORM, ORACLE)
 """Controllers that learn from no signal: one that treats all alike, and one that knows the answer."""
-
-HELDOUT_SHARE = 0.1  # put aside for every signal, used by some: all train on the same data
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class OutcomeJob:
     batch_size: int = 64
     steps: int = 200
     dataset: str = "digits"
-    network: str = "fc"
+    network: str = "fc_bn"
     env_options: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -61,7 +59,7 @@ class OutcomeJob:
         """Of the environment, but for its data."""
         own: dict[str, Any] = {"network": self.network}
         if self.task in SPLIT_TASKS:
-            own |= SPLIT_TASKS[self.task].options
+            own |= {**TRAINING, **SPLIT_TASKS[self.task].options}
         elif self.task == "arrows":
             own |= {name: value for name, value in ARROWS.items() if name != "network"}
         # Baselines are not paid; they ask for what needs no tape.
@@ -120,7 +118,7 @@ class OutcomeJob:
         counted = decisions[-1] - decisions[min(int(task.start * self.steps), len(decisions) - 2)]
         diverged = bool(final["diverged"][0])
         return {
-            "score": task.score(counted),
+            "score": task.score(counted, slots.dataset),
             "auc": sum(keep) / len(keep) if learned else None,
             "test_accuracy": None if diverged else float(final["test_accuracy"][0]),
             "diverged": diverged,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import os
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,6 +26,20 @@ def seconds(call: Callable[[], object], device: str) -> float:
     return time.perf_counter() - start
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the profiler writes to standard error from below Python: that it starts, that there is no GPU."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def peak_bytes(call: Callable[[], object], device: str) -> int:
     """Most bytes of tensors alive at once, of those made inside ``call``: build there what is to be counted."""
     gc.collect()  # what is freed inside must have been made inside
@@ -32,7 +49,7 @@ def peak_bytes(call: Callable[[], object], device: str) -> int:
         before = torch.cuda.memory_allocated()
         call()
         return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+    with _quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         call()
     results: Any = recorded.profiler and recorded.profiler.kineto_results
     alive = peak = 0
