@@ -54,7 +54,8 @@ class SlotVectorEnv(TogetherVectorEnv):
         self.reward_timing = config.reward_timing
         reward = config.reward
         self.signal = REWARDS[reward]() if isinstance(reward, str) else reward
-        self.paying = Paying(self.signal, reward if isinstance(reward, str) else type(reward).__name__, num_envs)
+        name = reward if isinstance(reward, str) else getattr(reward, "name", type(reward).__name__)
+        self.paying = Paying(self.signal, name, num_envs)
         self.reference = config.resolved_reference
         needs_heldout = self.reference == "heldout" or Need.HELDOUT_GRADIENT in self.signal.needs
         share = config.heldout_share if config.heldout_share is not None else 0.1 * needs_heldout

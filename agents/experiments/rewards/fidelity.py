@@ -55,11 +55,12 @@ class Witness(RewardSignal):
 
     Args:
         signal: That pays.
+        name: What it is called in messages.
         compares: Whether it will be asked.
     """
 
-    def __init__(self, signal: RewardSignal, *, compares: bool) -> None:
-        self.signal, self.truth = signal, LeaveOneOut()
+    def __init__(self, signal: RewardSignal, name: str, *, compares: bool) -> None:
+        self.signal, self.truth, self.name = signal, LeaveOneOut(), name
         self.needs = signal.needs | (self.truth.needs if compares else signal.needs)
         self.asked = False
         self.seen: list[tuple[Tensor, Tensor]] = []
@@ -91,7 +92,7 @@ class FidelityJob:
     seed: int
     batch_size: int
     length: int = 100
-    points: int = 8
+    points: int = 6
     draws: int = 16
     dataset: str = "digits"
     network: str = "fc_bn"
@@ -123,7 +124,7 @@ class FidelityJob:
     def run(self, on_step: Callable[[], None]) -> Row:
         """Train, hold, draw and compare."""
         compares = self.batch_size <= LARGEST_EXACT
-        witness = Witness(REWARDS[self.signal](), compares=compares)
+        witness = Witness(REWARDS[self.signal](), short(self.signal), compares=compares)
         env = gymnasium.make_vec(
             "GAR/DataSplit-v0",
             num_envs=self.batch_size,
@@ -152,7 +153,7 @@ class FidelityJob:
             there = [value for value in column if value is not None]
             row[name] = statistics.fmean(there) if there else None
             row[f"{name}_over_training"] = column
-        return {**row, **provenance()}
+        return {**row, "dataset": self.dataset, "network": self.network, **provenance()}
 
     def _hold(
         self,

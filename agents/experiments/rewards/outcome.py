@@ -69,9 +69,9 @@ class OutcomeJob:
     @property
     def identity(self) -> Row:
         """The run, and a fingerprint of all that could change its result."""
-        task_data = "synthetic_invariances" if self.task == "arrows" else self.dataset
+
         code = "" if self.signal in BASELINES else code_of(self.signal)
-        config = fingerprint([self.options, data_fingerprint(task_data), code, self.steps])
+        config = fingerprint([self.options, data_fingerprint(self.data), code, self.steps])
         return {
             "measure": "outcome",
             "task": self.task,
@@ -89,7 +89,12 @@ class OutcomeJob:
             row = self._weights(on_step)
         else:
             row = self._arrows(on_step)
-        return {**row, **provenance()}
+        return {**row, "dataset": self.data, "network": self.options["network"], **provenance()}
+
+    @property
+    def data(self) -> str:
+        """What it trains on."""
+        return "synthetic_invariances" if self.task == "arrows" else self.dataset
 
     def _splits(self, on_step: Callable[[], None]) -> Row:
         task = SPLIT_TASKS[self.task]
