@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
@@ -104,17 +105,17 @@ def bench_rewards(
         steps=steps,
     )
     parallel, costs = bench.parallel_jobs(), bench.cost_jobs()
-    results = ResultsFile(out / "rewards.jsonl")
     failed: list[str] = []
-    try:
-        run_jobs(parallel, results, workers=workers, console=console, engine=engine)
-    except JobsFailedError as error:
-        failed.append(str(error))
-    try:
-        run_jobs(costs, results, workers=1, console=console)
-    except JobsFailedError as error:
-        failed.append(str(error))
-    rows = rows_of(results.rows, [*parallel, *costs])
+    with closing(ResultsFile(out / "rewards.jsonl")) as results:
+        try:
+            run_jobs(parallel, results, workers=workers, console=console, engine=engine)
+        except JobsFailedError as error:
+            failed.append(str(error))
+        try:
+            run_jobs(costs, results, workers=1, console=console)
+        except JobsFailedError as error:
+            failed.append(str(error))
+        rows = rows_of(results.rows, [*parallel, *costs])
     for name, table in all_tables(rows).items():
         show(table, console, markdown)
         write_whole(out / f"{name}.csv", table.csv().encode())

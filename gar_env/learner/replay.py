@@ -138,8 +138,7 @@ class Replay:
         buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
         inputs = laid_out(one.batch.inputs, channels_last=self.learner.channels_last)
         with lend_to_global(spare), self.learner.autocast():
-            logits = functional_call(network, {**parameters, **buffers}, (inputs,)).float()
-            return losses_of(one.batch, one.weights)(logits)
+            return losses_of(one.batch, one.weights)(functional_call(network, {**parameters, **buffers}, (inputs,)))
 
     def _updated(self, leaves: dict[str, Tensor], total: Tensor, *, through: bool) -> dict[str, Tensor]:
         """The optimizer's step from ``theta_t`` along the gradient of ``total``; ``through``: differentiable."""
@@ -177,6 +176,10 @@ class Replay:
             p.grad = gradients[name]
             if state:
                 twin.state[p] = copy.deepcopy(state)
+            elif kind is torch.optim.SGD and group["momentum"]:
+                # Its first step starts the buffer with a detached copy of the gradient, and half the derivative is
+                # lost; from zeros it comes to the same.
+                twin.state[p] = {"momentum_buffer": torch.zeros_like(p)}
         twin.step()
         for p in parameters.values():
             p.grad = None

@@ -46,6 +46,9 @@ class MetaGradient(RewardSignal):
     times ``step_size / n`` (and ``1 + momentum`` with Nesterov's): that GAR is the same thing for the price of an inner
     product is the point of GAR.
 
+    Adam's update has no derivative where a parameter's gradient has been exactly 0 in every step so far, dead
+    rectifiers for example: the environment then says that this signal is NaN.
+
     Raises:
         ConfigurationError: If the optimizer cannot be differentiated through.
 
