@@ -18,8 +18,9 @@ from gar_env.envs.features import RUNNING, Feature, RunningSize, observation_box
 from gar_env.envs.paying import Collected, Paying, Trained
 from gar_env.envs.together import Outcome, TogetherVectorEnv, own_gradients
 from gar_env.errors import ConfigurationError
+from gar_env.learner import Pass
 from gar_env.networks import build_network
-from gar_env.rewards import REWARDS, Evidence, Need
+from gar_env.rewards import Evidence, Need
 from gar_env.seeding import named_generator
 
 
@@ -52,10 +53,8 @@ class SlotVectorEnv(TogetherVectorEnv):
         )
         self.config = config
         self.reward_timing = config.reward_timing
-        reward = config.reward
-        self.signal = REWARDS[reward]() if isinstance(reward, str) else reward
-        name = reward if isinstance(reward, str) else getattr(reward, "name", type(reward).__name__)
-        self.paying = Paying(self.signal, name, num_envs)
+        self.paying = Paying(config.reward, num_envs)
+        self.signal = self.paying.signal
         self.reference = config.resolved_reference
         needs_heldout = self.reference == "heldout" or Need.HELDOUT_GRADIENT in self.signal.needs
         share = config.heldout_share if config.heldout_share is not None else 0.1 * needs_heldout
@@ -153,10 +152,8 @@ class SlotVectorEnv(TogetherVectorEnv):
             raise ConfigurationError(
                 f"network={config.network!r} normalises over the batch, which needs at least 2 examples; num_envs is 1."
             )
-        self.paying.watch(self.learner)
-        self.reward_generator = named_generator(seed, "rewards", self.device)
+        self.paying.begin(self.learner, seed)
         self.steps = 0
-        self.paying.alignment_error = None
         self._unpaid: Trained | None = None  # next_step: the last batch, whose slots wait to be paid
         # A network that knows nothing answers uniformly; its loss is a fair value before the first step.
         self._running_loss = torch.tensor(float(classes), device=self.device).log()
@@ -171,20 +168,19 @@ class SlotVectorEnv(TogetherVectorEnv):
         self._look()
 
     def _advance(self, actions: Tensor) -> Outcome:
-        start = self.paying.start_of(self.learner)
+        start = self.paying.start()
         if self.config.reward_timing == "same_step":
             trained, loss = self._train(actions)
-            trained = trained._replace(passed=self.learner.last_pass, start=start)
+            trained = self.paying.passed(trained, start)
             self.learner.update()
             rewards = self._pay_with_reference(trained, actions)
         else:
             paid = self._unpaid
             with self.paying.collecting(paid) as collected:
                 trained, loss = self._train(actions)
-            trained = trained._replace(passed=self.learner.last_pass, start=start)
-            rewards = self._pay(paid, loss, self.learner.gradient(), collected) if paid else None
+            self._unpaid = trained = self.paying.passed(trained, start)
+            rewards = self._pay(paid, loss, self.learner.gradient(), collected, trained.passed) if paid else None
             self.learner.update()
-            self._unpaid = trained
         self.steps += 1
 
         finite = loss.isfinite() if rewards is None else loss.isfinite() & rewards.isfinite().all()
@@ -249,35 +245,26 @@ class SlotVectorEnv(TogetherVectorEnv):
 
     def _pay_with_reference(self, trained: Trained, actions: Tensor) -> Tensor:
         """Pay the step before from a reference batch at theta_{t+1}, and train on that if it is training data."""
-        self.learner.last_pass = None
         with self.paying.collecting(trained) as collected:
             if self.reference == "heldout":
                 side = self.learner.side_pass(self._heldout_batch())
                 loss, gradient = side.losses.mean(), side.gradient
             else:
                 loss, gradient = self._reference(actions)
-        rewards = self._pay(trained, loss, gradient, collected)
+        rewards = self._pay(trained, loss, gradient, collected, self.learner.last_pass)
         if self.config.trains_on_reference:
             self.learner.update()
         return rewards
 
     def _pay(
-        self, trained: Trained, next_loss: Tensor, next_gradient: dict[str, Tensor], collected: Collected
+        self, trained: Trained, loss: Tensor, gradient: dict[str, Tensor], collected: Collected, following: Pass | None
     ) -> Tensor:
-        """Rewards of all slots, ``[n]``."""
-        following, heldout = self.learner.last_pass, None
+        """Rewards of all slots, ``[n]``, from the pass that follows: its loss and gradient."""
+        heldout = None
         if Need.HELDOUT_GRADIENT in self.signal.needs:
             heldout = self.learner.side_pass(self._heldout_batch()).gradient
-        evidence = Evidence(
-            self.num_envs,
-            next_loss,
-            next_gradient=next_gradient,
-            heldout_gradient=heldout,
-            generator=self.reward_generator,
-        )
-        return self.paying.pay(
-            trained, evidence, collected, step=self.steps + 1, learner=self.learner, following=following
-        )
+        evidence = Evidence(self.num_envs, loss, next_gradient=gradient, heldout_gradient=heldout)
+        return self.paying.pay(trained, evidence, collected, step=self.steps + 1, following=following)
 
     def _observe(self) -> Tensor:
         return observe(self.features, self._columns(), self.num_envs, self.device)

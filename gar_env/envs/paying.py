@@ -14,7 +14,8 @@ from torch import Tensor
 from gar_env.alignment import FiniteDifferenceTape, NoGradientError, Paid, Tape, align, aligning, dot
 from gar_env.errors import ConfigurationError, NonFiniteGradientError, RewardError
 from gar_env.learner import Learner, Pass, Replay, Start
-from gar_env.rewards import READS_EXAMPLES, Evidence, Need, RewardSignal
+from gar_env.rewards import READS_EXAMPLES, REWARDS, Evidence, Need, RewardSignal
+from gar_env.seeding import named_generator
 
 
 class Trained(NamedTuple):
@@ -46,14 +47,17 @@ class Paying:
     """What one signal pays the slots of an environment.
 
     Args:
-        signal: Called once for each batch that is paid.
-        name: What it is called in messages.
+        reward: A signal, or its registered name; called once for each batch that is paid. In messages it goes by that
+            name, by its own attribute ``name``, or by its class.
         num_envs: How many slots.
     """
 
-    def __init__(self, signal: RewardSignal, name: str, num_envs: int) -> None:
-        self.signal, self.name, self.num_envs = signal, name, num_envs
+    def __init__(self, reward: str | RewardSignal, num_envs: int) -> None:
+        self.signal = REWARDS[reward]() if isinstance(reward, str) else reward
+        self.name = reward if isinstance(reward, str) else getattr(reward, "name", type(reward).__name__)
+        self.num_envs = num_envs
         self.alignment_error: float | None = None  # of a finite difference, as estimated
+        self.learner: Learner | None = None
 
     @property
     def reads_examples(self) -> bool:
@@ -65,17 +69,29 @@ class Paying:
         """Whether the pass over what was trained on is to be recorded."""
         return bool(self.signal.needs & (Need.TAPE | Need.ALIGNMENT))
 
-    def watch(self, learner: Learner) -> None:
-        """Tell a learner what to keep of its passes."""
+    def begin(self, learner: Learner, seed: int) -> None:
+        """A new episode: tell its learner what to keep of its passes."""
+        self.learner, self.alignment_error = learner, None
+        self.generator = named_generator(seed, "rewards", learner.device)
         learner.keeps_last_layer = Need.LAST_LAYER in self.signal.needs
         learner.keeps_passes = bool(self.signal.needs & (READS_EXAMPLES & ~(Need.TAPE | Need.ALIGNMENT)))
 
-    def start_of(self, learner: Learner) -> Start | None:
+    @property
+    def replays(self) -> bool:
+        """Whether it runs the paid pass, or the whole step, again."""
+        return bool(self.signal.needs & (Need.PARAMETERS | Need.STEP))
+
+    def start(self) -> Start | None:
         """Copies of what the coming step starts from, if the signal replays it."""
-        learner.last_pass = None
-        if not self.signal.needs & (Need.PARAMETERS | Need.STEP):
-            return None
-        return learner.start(optimizer=Need.STEP in self.signal.needs)
+        assert self.learner is not None
+        self.learner.last_pass = None
+        return self.learner.start(optimizer=Need.STEP in self.signal.needs) if self.replays else None
+
+    def passed(self, trained: Trained, start: Start | None) -> Trained:
+        """With the pass that was just made, if the learner keeps passes."""
+        assert self.learner is not None
+        one, self.learner.last_pass = self.learner.last_pass, None
+        return trained._replace(passed=one, start=start)
 
     @contextmanager
     def collecting(self, trained: Trained | None) -> Iterator[Collected]:
@@ -107,7 +123,6 @@ class Paying:
         collected: Collected,
         *,
         step: int,
-        learner: Learner,
         following: Pass | None,
     ) -> Tensor:
         """What each slot gets, checked. A signal that reads examples pays what was trained on, and the others get 0.
@@ -117,7 +132,6 @@ class Paying:
             evidence: Of all slots, with everything but tape and alignment; the next gradient always.
             collected: Inside the backward pass of that gradient.
             step: For messages, from 1.
-            learner: At theta_{t+1}.
             following: The pass that the next gradient is of, if the learner keeps passes.
 
         Returns:
@@ -127,17 +141,14 @@ class Paying:
             ConfigurationError: If the next gradient is another than the one that was listened to.
             RewardError: If the signal returns another shape, type or device, or NaN while training is finite.
         """
+        evidence = replace(evidence, generator=self.generator)
         if not self.reads_examples:
             return _checked(self.signal, self.name, evidence, step)
-        replayed = bool(self.signal.needs & (Need.PARAMETERS | Need.STEP))
-        if (trained.tape is None and trained.passed is None) or (replayed and following is None):
+        if (trained.tape is None and trained.passed is None) or (self.replays and following is None):
             return torch.zeros(self.num_envs, device=evidence.next_loss.device)  # nothing was trained on, or pays
         replay = None
-        if replayed:
-            assert trained.start is not None
-            assert trained.passed is not None
-            assert following is not None
-            replay = Replay(learner, trained.start, trained.passed, following)
+        if self.learner and trained.start and trained.passed and following:
+            replay = Replay(self.learner, trained.start, trained.passed, following)
         alignment = self._alignment(trained.tape, evidence.next_gradient or {}, collected) if trained.tape else None
         tape = trained.tape if Need.TAPE in self.signal.needs else None
         n = self.num_envs if trained.slots is None else len(trained.slots)

@@ -47,7 +47,8 @@ from gar_env.seeding import named_generator
 
 # Splits that differ in all that the tasks are about, so that there is something to align with.
 CORRUPT = "0:label_noise, 1:easy, 2:repeated, 3:label_noise(0.5), 4:pixel_noise(0.5)"
-COMPARED = 2  # draws per point that are held against leave-one-out
+DRAWS = 16
+COMPARED = 2  # of them, per point, held against leave-one-out
 
 
 class Witness(RewardSignal):
@@ -93,7 +94,7 @@ class FidelityJob:
     batch_size: int
     length: int = 100
     points: int = 6
-    draws: int = 16
+    draws: int = DRAWS
     dataset: str = "digits"
     network: str = "fc_bn"
 

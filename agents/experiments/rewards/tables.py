@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from agents.experiments.aggregates import Estimate, interquartile_mean, probability_of_improvement
 from agents.experiments.results import Row
+from agents.experiments.rewards.fidelity import DRAWS
 from agents.experiments.rewards.outcome import BASELINES, ORACLE, UNIFORM
 from agents.experiments.rewards.signals import LARGEST_EXACT
 from agents.experiments.rewards.tasks import ENVIRONMENTS
@@ -123,7 +124,7 @@ def fidelity_table(rows: Sequence[Row]) -> Table:
     own = [row for row in rows if row["measure"] == "fidelity"]
     sizes = sorted({row["batch_size"] for row in own})
     table = Table(
-        "Cosine of one step's policy gradient with the exact meta-gradient (in brackets: of the mean of 16 draws)",
+        f"Cosine of a step's policy gradient with the exact meta-gradient (in brackets: of the mean of {DRAWS} draws)",
         ["signal", *(f"n = {size}" for size in sizes), f"clean loss, n = {max(sizes, default=0)}"],
     )
     for signal in signals_of(rows):
