@@ -71,16 +71,17 @@ def fidelity_against_cost(rows: Sequence[Row]) -> Figure:
             values = _fidelity(rows, signal, size, column)
             if costs and values:
                 found = summarise(values)
-                points.append((costs[0], found.mean, signal))
+                points.append((costs[0], found.mean, signal, _colour(rows, signal)))
                 error = [[found.mean - found.low], [found.high - found.mean]]
                 ax.errorbar(costs[0], found.mean, error, fmt="o", color=_colour(rows, signal), capsize=2)
         _name_points(ax, points)
+        ax.margins(y=0.2)
         ax.axhline(0, color="0.7", linewidth=1)
         ax.set_xscale("log")
         ticks = [1, 1.5, 2, 3, 5, 10, 20, 50, 100]
         ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.minorticks_off()
-        ax.set_xlim(0.85, 1.6 * max([cost for cost, *_ in points], default=2))
+        ax.set_xlim(0.85, 2.5 * max([cost for cost, *_ in points], default=2))
         ax.set_xlabel("time of a step, over one that pays nothing")
         ax.set_ylabel(f"{label}, n = {size}")
     return figure
@@ -123,6 +124,7 @@ def over_batch_sizes(rows: Sequence[Row]) -> Figure:
         ax.set_xticks(every, [str(size) for size in every])
         if column == "signal_to_noise":
             ax.set_yscale("symlog", linthresh=0.1)
+            ax.set_ylim(bottom=0)
         ax.axhline(0, color="0.7", linewidth=1)
         ax.set_xlabel("slots")
         ax.set_ylabel(label)
@@ -145,12 +147,13 @@ def _colour(rows: Sequence[Row], signal: str) -> Any:
     return colormaps["tab20"](named.index(signal) % 20)
 
 
-def _name_points(ax: Any, points: Sequence[tuple[float, float, str]]) -> None:
+def _name_points(ax: Any, points: Sequence[tuple[float, float, str, Any]]) -> None:
     """Write each name beside its point, moved down where another stands."""
     taken: list[tuple[float, float]] = []
-    for x, y, name in sorted(points, key=lambda point: -point[1]):
+    for x, y, name, colour in sorted(points, key=lambda point: -point[1]):
         place = y
         while any(abs(place - other) < 0.055 and max(x, left) / min(x, left) < 2 for left, other in taken):
             place -= 0.02
         taken.append((x, place))
-        ax.annotate(name, (x, y), (x * 1.06, place), fontsize=8, va="center", annotation_clip=False)
+        line = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
+        ax.annotate(name, (x, y), (x * 1.08, place), fontsize=8, va="center", arrowprops=line, color=colour)

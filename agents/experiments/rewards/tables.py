@@ -62,6 +62,7 @@ def summary_table(rows: Sequence[Row]) -> Table:
         [
             "signal",
             "score",
+            "worst task",
             "better than random",
             "better than gar",
             f"rank correlation, n = {exact}",
@@ -79,6 +80,7 @@ def summary_table(rows: Sequence[Row]) -> Table:
             [
                 signal,
                 str(score) if score else "",
+                worst_task(rows, signal),
                 *(_improvement(rows, signal, other) for other in (CHANCE, "gar")),
                 _mean(ranks),
                 _mean([r["cosine"] for r in fine]),
@@ -153,6 +155,18 @@ def cost_table(rows: Sequence[Row]) -> Table:
         if any(cells):
             table.append([signal, *cells])
     return table
+
+
+def worst_task(rows: Sequence[Row], signal: str) -> str:
+    """The task on which a signal's mean score is lowest, and that score: interquartile means leave it out."""
+    cells: dict[str, list[float]] = {}
+    for row in _outcomes(rows):
+        if row["signal"] == signal and row["score"] is not None:
+            cells.setdefault(row["task"], []).append(row["score"])
+    means = {task: statistics.fmean(scores) for task, scores in cells.items()}
+    return min(
+        (f"{task} {mean:.2f}" for task, mean in means.items()), key=lambda cell: float(cell.split()[1]), default=""
+    )
 
 
 def _cost_cells(row: Row) -> list[str]:
