@@ -163,10 +163,8 @@ def worst_task(rows: Sequence[Row], signal: str) -> str:
     for row in _outcomes(rows):
         if row["signal"] == signal and row["score"] is not None:
             cells.setdefault(row["task"], []).append(row["score"])
-    means = {task: statistics.fmean(scores) for task, scores in cells.items()}
-    return min(
-        (f"{task} {mean:.2f}" for task, mean in means.items()), key=lambda cell: float(cell.split()[1]), default=""
-    )
+    means = [(statistics.fmean(scores), task) for task, scores in cells.items()]
+    return "{1} {0:.2f}".format(*min(means)) if means else ""
 
 
 def _cost_cells(row: Row) -> list[str]:
