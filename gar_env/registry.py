@@ -52,7 +52,7 @@ def import_module_of(kind: str, name: str) -> str:
         The name after the colon.
 
     Raises:
-        UnknownNameError: If there is no such module.
+        UnknownNameError: If there is no such module, or it cannot be read.
     """
     module, _, short = name.rpartition(":")
     if module:
@@ -62,6 +62,11 @@ def import_module_of(kind: str, name: str) -> str:
             raise UnknownNameError(
                 f"{kind.capitalize()} {name!r} names the module {module!r}, which cannot be "
                 f"imported: {error}. Install it, or put its folder on the Python path."
+            ) from error
+        except (SyntaxError, ImportError) as error:
+            raise UnknownNameError(
+                f"{kind.capitalize()} {name!r} names the module {module!r}, which is there but cannot be imported: "
+                f"{type(error).__name__}: {error}"
             ) from error
     return short
 

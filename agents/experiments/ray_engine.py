@@ -12,7 +12,7 @@ from rich.console import Console
 
 from agents.experiments.progress import step_progress
 from agents.experiments.results import ResultsFile, Row
-from agents.experiments.runner import Job, label, timed
+from agents.experiments.runner import Job, RunFailedError, described, interruptible, label, timed
 from gar_env.errors import ConfigurationError
 
 RETRIES = 3
@@ -44,13 +44,14 @@ def run_on_ray(jobs: Sequence[Job], results: ResultsFile, *, workers: int, conso
     except ImportError as error:
         raise ConfigurationError("engine='ray' needs Ray. Install it with: pip install 'gar-env[ray]'") from error
     started_here = not ray.is_initialized()
-    if started_here:
-        ray.init(**_options(workers))
     failures: list[str] = []
-    remote = ray.remote(num_cpus=1, max_retries=RETRIES)(_run)
-    waiting = {remote.remote(job): job for job in jobs}
+    waiting: dict[Any, Job] = {}
     try:
-        with step_progress(console) as bar:
+        with interruptible(), step_progress(console) as bar:
+            if started_here:
+                ray.init(**_options(workers))
+            remote = ray.remote(num_cpus=1, max_retries=RETRIES)(_run)
+            waiting = {remote.remote(job): job for job in jobs}
             task = bar.add_task(f"0/{len(jobs)} runs", total=sum(job.steps for job in jobs))
             while waiting:
                 (done,), _ = ray.wait(list(waiting), num_returns=1)
@@ -59,8 +60,8 @@ def run_on_ray(jobs: Sequence[Job], results: ResultsFile, *, workers: int, conso
                 try:
                     row = ray.get(done)
                 except RayTaskError as error:
-                    cause = error.cause if error.cause is not None else error
-                    failures.append(f"{label(job)}: {type(cause).__name__}: {cause}")
+                    cause = error.cause if isinstance(error.cause, RunFailedError) else error
+                    failures.append(f"{label(job)}: {str(cause).strip().splitlines()[-1]}")
                 except RayError as error:
                     failures.append(f"{label(job)}: its worker was lost {RETRIES + 1} times: {error}")
                 if row is not None:
@@ -90,4 +91,7 @@ def _options(workers: int) -> dict[str, Any]:
 def _run(job: Job) -> Row:
     """In a worker of Ray."""
     torch.set_num_threads(1)
-    return timed(job, lambda: None)
+    try:
+        return timed(job, lambda: None)
+    except (Exception, SystemExit) as error:
+        raise RunFailedError(described(error)) from None

@@ -52,6 +52,15 @@ class JobsFailedError(GarEnvError):
     """Some runs raised; the others are saved."""
 
 
+class RunFailedError(GarEnvError):
+    """One run raised; the message says what."""
+
+
+def described(error: BaseException) -> str:
+    """An exception in words, with its class."""
+    return f"{type(error).__name__}: {error}"
+
+
 def rows_of(rows: Sequence[Row], jobs: Sequence[Job]) -> list[Row]:
     """The row of each job that has one: of its identity, configuration included; never another's, never twice."""
     found = []
@@ -106,7 +115,7 @@ def run_jobs(
     pool, counter = new_pool()
     counted = 0  # by workers of earlier pools
     estimate = _Estimate(total)
-    with _interruptible(), step_progress(console) as bar:
+    with interruptible(), step_progress(console) as bar:
         task = bar.add_task(f"0/{len(todo)} runs", total=total)
         left, finished = deque(todo), 0
         waiting: dict[Future[Row], Job] = {}
@@ -130,8 +139,11 @@ def run_jobs(
                         broken = True
                         failures.append(f"{label(job)}: {KILLED}")
                         continue
-                    except Exception as error:
-                        failures.append(f"{label(job)}: {type(error).__name__}: {error}")
+                    except RunFailedError as error:
+                        failures.append(f"{label(job)}: {error}")
+                        continue
+                    except Exception as error:  # its row could not be sent back
+                        failures.append(f"{label(job)}: {described(error)}")
                         continue
                     results.append({**job.identity, **row})
                     if not console.is_terminal:
@@ -164,7 +176,7 @@ def _report(failures: Sequence[str], runs: int, results: ResultsFile) -> None:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """Ctrl-C, and a request to end such as a batch system sends, raise ``KeyboardInterrupt``.
 
     Also where the shell that started us in the background has told us to ignore Ctrl-C.
@@ -248,6 +260,10 @@ def _count_step() -> None:
 def _run(job: Job) -> Row:
     try:
         return timed(job, _count_step)
+    except (Exception, SystemExit) as error:
+        # In words: an exception of somebody else's class may not survive the way to the parent, and would then look
+        # like a worker that was killed, with the runs beside it.
+        raise RunFailedError(described(error)) from None
     finally:
         if _orphaned.is_set():
             os._exit(1)  # nobody waits for the row, and the queue of jobs has no other end

@@ -58,6 +58,9 @@ def parse(args: list[str]) -> tuple[TrainConfig[Any, Any], bool]:
     return dataclasses.replace(parsed, env_options=env_kind(**options)), False
 
 
+BY_NAME = ("dataset", "network", "reward")
+"""Options that may be objects in code; on a command line they are named."""
+
 _HELP = (
     "Train a controller while it trains a network. Choose with --env and --agent (gar-env list), then add their "
     "options. gar-env train --resume FOLDER goes on with a run that was stopped."
@@ -70,7 +73,7 @@ def _for_command_line(kind: Any) -> Any:
     for field in dataclasses.fields(kind):
         if field.name in SET_HERE:
             continue
-        hint = "str" if field.name == "network" else field.type
+        hint = "str" if field.name in BY_NAME else field.type
         fields.append((field.name, hint, dataclasses.field(default=field.default)))
     plain = dataclasses.make_dataclass(kind.__name__, fields, frozen=True, namespace={"__module__": __name__})
     plain.__doc__ = _all_arguments(kind)

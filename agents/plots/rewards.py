@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from agents.experiments.aggregates import interquartile_mean
 from agents.experiments.results import Row
-from agents.experiments.rewards.tables import signals_of, strata
+from agents.experiments.rewards.tables import comparable, signals_of, strata
 from agents.experiments.rewards.tasks import ENVIRONMENTS
 from agents.experiments.statistics import summarise
 
@@ -32,7 +32,8 @@ def all_figures(rows: Sequence[Row]) -> dict[str, Figure]:
 
 def outcome_figure(rows: Sequence[Row]) -> Figure:
     """Each signal's interquartile mean with its interval, and its mean on each task."""
-    named = [signal for signal in signals_of(rows) if strata(rows, signal)]
+    rows = comparable(rows)
+    named = signals_of(rows)
     tasks = [task for task in ENVIRONMENTS if any(row.get("task") == task for row in rows)]
     figure = Figure(figsize=(8.5, 0.36 * len(named) + 1.4), layout="constrained")
     ax = figure.subplots()

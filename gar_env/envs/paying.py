@@ -138,16 +138,25 @@ class Paying:
             ``[n]``, detached.
 
         Raises:
-            ConfigurationError: If the next gradient is another than the one that was listened to.
+            ConfigurationError: If the next gradient is another than the one that was listened to, or the signal repeats
+                steps and the reference's pass was not made by the learner.
             RewardError: If the signal returns another shape, type or device, or NaN while training is finite.
         """
         evidence = replace(evidence, generator=self.generator)
         if not self.reads_examples:
             return _checked(self.signal, self.name, evidence, step)
-        if (trained.tape is None and trained.passed is None) or (self.replays and following is None):
-            return torch.zeros(self.num_envs, device=evidence.next_loss.device)  # nothing was trained on, or pays
+        nothing = torch.zeros(self.num_envs, device=evidence.next_loss.device)
+        if trained.tape is None and trained.passed is None:
+            return nothing  # was trained on
+        if Need.STEP in self.signal.needs and following is None:
+            if any(bool(g.any()) for g in (evidence.next_gradient or {}).values()):
+                raise ConfigurationError(
+                    f"Reward signal {self.name!r} takes the step again, and needs the pass that the environment's "
+                    "reference made. Return a loss and gradient of learner.plain_pass(batch) or side_pass(batch)."
+                )
+            return nothing  # pays
         replay = None
-        if self.learner and trained.start and trained.passed and following:
+        if self.learner and trained.start and trained.passed:
             replay = Replay(self.learner, trained.start, trained.passed, following)
         alignment = self._alignment(trained.tape, evidence.next_gradient or {}, collected) if trained.tape else None
         tape = trained.tape if Need.TAPE in self.signal.needs else None
@@ -194,7 +203,7 @@ def _checked(signal: RewardSignal, name: str, evidence: Evidence, step: int) -> 
         raise RewardError(
             f"Reward signal {name!r} returned {found}; expected floating point [{n}], one number per slot."
         )
-    if rewards.device.type != device.type:
+    if rewards.device != device:
         raise RewardError(f"Reward signal {name!r} returned a tensor on {rewards.device}; expected {device}.")
     wrong = ~rewards.isfinite()
     # A loss or gradient that is no longer finite, or too long for its own square, is divergence, not a bad signal.

@@ -69,10 +69,10 @@ class Replay:
         learner: At ``theta_{t+1}``, before its next update.
         start: From before the step.
         paid: The pass that made the step's gradient.
-        following: The pass that pays for it.
+        following: The pass that pays for it, for :meth:`next_loss`.
     """
 
-    def __init__(self, learner: Learner, start: Start, paid: Pass, following: Pass) -> None:
+    def __init__(self, learner: Learner, start: Start, paid: Pass, following: Pass | None = None) -> None:
         self.learner, self.start, self.paid, self.following = learner, start, paid, following
         self.n = len(paid.losses)
 
@@ -91,7 +91,13 @@ class Replay:
         return self._run(self.paid, parameters)
 
     def next_loss(self, parameters: Parameters) -> Tensor:
-        """The following batch's loss at other parameters, scalar, differentiable in them."""
+        """The following batch's loss at other parameters, scalar, differentiable in them.
+
+        Raises:
+            ConfigurationError: If no pass of the learner followed.
+        """
+        if self.following is None:
+            raise ConfigurationError("No pass followed this step, so there is no next loss to compute again.")
         return self._run(self.following, parameters).mean() * self.following.loss_scale
 
     def step(self, coefficients: Tensor) -> dict[str, Tensor]:

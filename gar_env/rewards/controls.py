@@ -31,7 +31,7 @@ class OwnLoss(RewardSignal):
     needs = Need.PASS
 
     def __call__(self, evidence: Evidence) -> Tensor:
-        """Each example's loss in nats, ``[n]``."""
+        """Each example's loss in nats, times its weight if it has one, ``[n]``."""
         assert evidence.paid is not None
         return evidence.paid.losses
 
@@ -47,7 +47,7 @@ class NegativeLoss(RewardSignal):
     needs = Need.PASS
 
     def __call__(self, evidence: Evidence) -> Tensor:
-        """Minus each example's loss in nats, ``[n]``."""
+        """Minus each example's loss in nats, times its weight if it has one, ``[n]``."""
         assert evidence.paid is not None
         return -evidence.paid.losses
 

@@ -15,8 +15,9 @@ class FiniteDifferenceDDS(RewardSignal):
     r"""``r_i = (l_i(theta_t + eps d) - l_i(theta_t)) / eps``, ``d`` a clean held-out batch's gradient at theta_{t+1}.
 
     What ``validation_gar`` is, for the price of a forward pass instead of per-example gradients; under batch
-    normalisation in the derivative reading. ``eps = LENGTH / |d|``: rounding and curvature are each below a hundredth
-    there for losses of a few nats in float32.
+    normalisation in the derivative reading. ``eps = LENGTH / |d|``, between rounding and curvature: on digits and
+    CIFAR-10 the vector of rewards is off by 0.1 to 1.6 % of its length (fc, fc_bn, cnn; float32), single small ones by
+    more. Mixed precision rounds it away in part: a correlation of 0.95 with float32.
 
     Source:
         Wang et al. (2020), "Optimizing Data Usage via Differentiable Rewards": the two forward passes by which they

@@ -84,7 +84,7 @@ class LastLayerGAR(RewardSignal):
     ``r_i = (p_i - onehot(y_i)) . (G x_i + g)``, the layer's share of GAR exactly.
 
     Raises:
-        RewardError: If the network's output is not that layer's.
+        RewardError: If the network's output is not that layer's, or the layer is frozen.
 
     Source:
         Last-layer gradients stand for whole ones in Katharopoulos & Fleuret (2018), "Not All Samples Are Created
@@ -111,6 +111,8 @@ class LastLayerGAR(RewardSignal):
         deltas = logits.softmax(1) - F.one_hot(targets, logits.shape[1])
         deltas = deltas if paid.weights is None else deltas * paid.weights[:, None]
         prefix = f"{last.name}." if last.name else ""
+        if f"{prefix}weight" not in direction and f"{prefix}bias" not in direction:
+            raise RewardError(f"last_layer_gar reads {last.name!r}, which is frozen. Choose another reward.")
         tangent = torch.zeros_like(logits)
         if f"{prefix}weight" in direction:
             tangent = tangent + last.value.float() @ direction[f"{prefix}weight"].T

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from agents.experiments.results import ResultsFile
+from agents.experiments.rewards.outcome import OutcomeJob
 from agents.experiments.runner import JobsFailedError, run_jobs
 from gar_env.errors import ConfigurationError
 
@@ -70,6 +71,14 @@ def test_a_killed_worker_s_run_is_started_again_and_one_that_raises_is_not(clust
     with pytest.raises(JobsFailedError, match="1 of 1 runs failed"):
         run_jobs(jobs, results, workers=2, console=Console(), engine="ray")
     assert len(results.rows) == 2
+
+
+def test_the_benchmark_s_own_runs_are_the_same_on_ray(cluster, tmp_path):
+    jobs = [OutcomeJob("noisy", signal, 0, 8, 20) for signal in ("gar", "nslr")]
+    results = ResultsFile(tmp_path / "rows.jsonl")
+    run_jobs(jobs, results, workers=2, console=Console(), engine="ray")
+    found = {row["signal"]: row["score"] for row in results.rows}
+    assert found == {job.signal: job.run(lambda: None)["score"] for job in jobs}
 
 
 def test_another_engine_is_refused(tmp_path):

@@ -4,15 +4,17 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from agents.cli import main
 from agents.experiments.results import read_rows
 from agents.experiments.rewards.jobs import RewardBench, tasks_of
 from agents.experiments.rewards.outcome import OutcomeJob
-from agents.experiments.rewards.tables import all_tables, signals_of, strata
+from agents.experiments.rewards.tables import all_tables, comparable, signals_of, strata
 from agents.experiments.runner import rows_of
 from agents.plots.rewards import all_figures
+from gar_env.data import load_dataset
 from gar_env.errors import ConfigurationError, UnknownNameError
 from gar_env.rewards import REWARDS
 
@@ -38,7 +40,7 @@ def test_the_command_leaves_rows_tables_and_plots(bench_folder):
     assert {row["measure"] for row in rows} == {"outcome", "fidelity", "cost"}
     assert {row["signal"] for row in rows} == {"gar", "nslr", "random", "uniform", "oracle"}
     header, *lines = (bench_folder / "summary.csv").read_text().splitlines()
-    assert header.startswith("signal,score,better than random")
+    assert header.startswith('signal,"score, n = 8",worst task,better than random')
     assert sorted(line.split(",")[0] for line in lines) == ["gar", "nslr", "random"]
 
 
@@ -99,17 +101,40 @@ class Raises(RewardSignal):
 
     def __call__(self, evidence):
         raise ZeroDivisionError("of my own")
+
+
+class OfTwo(Exception):  # cannot be sent to another process as it is
+    def __init__(self, a, b):
+        super().__init__(f"{a} and {b}")
+
+
+@register_reward("odd")
+class Odd(RewardSignal):
+    needs = Need.NEXT_LOSS
+
+    def __call__(self, evidence):
+        raise OfTwo("one", "two")
+
+
+@register_reward("leaves")
+class Leaves(RewardSignal):
+    needs = Need.NEXT_LOSS
+
+    def __call__(self, evidence):
+        raise SystemExit(3)
 """
+
+LAB = ("good", "short", "not_a_number", "elsewhere", "raises", "odd", "leaves")
 
 
 @pytest.fixture
 def lab(tmp_path, monkeypatch):
-    """A package of somebody's own, with signals of which four are wrong."""
+    """A package of somebody's own, with signals of which all but the first are wrong."""
     (tmp_path / "lab_signals.py").write_text(WRONG)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     yield tmp_path
-    for name in ("good", "short", "not_a_number", "elsewhere", "raises"):
+    for name in LAB:
         REWARDS._objects.pop(name, None)
     import sys
 
@@ -117,7 +142,7 @@ def lab(tmp_path, monkeypatch):
 
 
 def test_a_signal_of_ones_own_appears_by_name_and_wrong_ones_take_nothing_with_them(lab, capsys):
-    named = [f"lab_signals:{name}" for name in ("good", "short", "not_a_number", "elsewhere", "raises")]
+    named = [f"lab_signals:{name}" for name in LAB]
     out = lab / "out"
     with pytest.raises(SystemExit) as stopped:
         main(["bench", "rewards", *TINY, "--signals", *named, "--tasks", "noisy", "--out", str(out), "--markdown"])
@@ -130,12 +155,14 @@ def test_a_signal_of_ones_own_appears_by_name_and_wrong_ones_take_nothing_with_t
         "'lab_signals:not_a_number' returned NaN or infinity for 8 of 8 slots in step 1",
         "'lab_signals:elsewhere' returned a tensor on meta; expected cpu",
         "outcome noisy raises 8 0: ZeroDivisionError: of my own",
+        "outcome noisy odd 8 0: OfTwo: one and two",
+        "outcome noisy leaves 8 0: SystemExit: 3",
     ):
         assert message in printed.err, message
     assert "| good |" in printed.out
     found = {(row["measure"], row["signal"]) for row in read_rows(out / "rewards.jsonl")}
     assert {("outcome", "good"), ("fidelity", "good"), ("cost", "good"), ("outcome", "random")} <= found
-    assert not {signal for _, signal in found} & {"short", "not_a_number", "elsewhere", "raises"}
+    assert not {signal for _, signal in found} & set(LAB[1:])
 
 
 def test_changed_code_of_ones_own_signal_is_another_configuration(lab):
@@ -162,6 +189,7 @@ def test_wrong_options_are_refused():
         ({"signals": ("valdation_gar",)}, UnknownNameError, "Did you mean 'validation_gar'?"),
         ({"tasks": ("noise",)}, ConfigurationError, "tasks='noise' is unknown. Did you mean 'noisy'?"),
         ({"network": "fcbn"}, UnknownNameError, "No network is called 'fcbn'"),
+        ({"dataset": "synthetic_invariances"}, ConfigurationError, "Leave it out: --tasks noisy trivial redundant"),
     ):
         with pytest.raises(error, match=re.escape(message)):
             RewardBench(**options)
@@ -170,6 +198,38 @@ def test_wrong_options_are_refused():
         tasks_of(["noisy"], ["GAR/Augment-v0"])
     with pytest.raises(ConfigurationError, match=re.escape("env='GAR/DataSplit' is unknown. Did you mean")):
         tasks_of([], ["GAR/DataSplit"])
+
+
+def test_a_name_that_tables_cannot_hold_is_refused():
+    REWARDS.register("a|b")(REWARDS["gar"])
+    try:
+        with pytest.raises(ConfigurationError, match=re.escape("The signal's name 'a|b' would break tables")):
+            RewardBench(("a|b",))
+    finally:
+        del REWARDS._objects["a|b"]
+
+
+def test_what_is_asked_for_twice_is_run_once():
+    once = RewardBench(("gar",), ("noisy",), 1, (8,), (8,))
+    twice = RewardBench(("gar", "gar"), ("noisy", "noisy"), 1, (8, 8), (8, 8), cost_networks=("fc", "fc"))
+    assert twice.parallel_jobs() == once.parallel_jobs()
+    assert len(twice.cost_jobs()) == 2
+
+
+def test_other_test_data_are_another_configuration(tmp_path):
+    data = load_dataset("digits")
+    arrays = {name: getattr(data, name).numpy() for name in ("x_train", "y_train", "x_test", "y_test")}
+    found = []
+    for name in ("whole", "moved", "mirrored"):
+        changed = dict(arrays)
+        if name == "moved":
+            changed["y_test"] = np.roll(arrays["y_test"], 1)
+        if name == "mirrored":
+            changed["x_train"] = arrays["x_train"][::-1]
+        images = {key: value.transpose(0, 2, 3, 1) for key, value in changed.items() if key.startswith("x")}
+        np.savez(tmp_path / f"{name}.npz", **{**changed, **images})
+        found.append(OutcomeJob("noisy", "gar", 0, dataset=str(tmp_path / f"{name}.npz")).identity["config"])
+    assert len(set(found)) == 3
 
 
 def test_exact_signals_are_left_out_of_large_batches():
@@ -188,10 +248,11 @@ def test_scores_are_compared_on_tasks_that_both_have():
         return {"measure": "outcome", "signal": signal, "task": task, "batch_size": size, "score": score}
 
     rows = [row("gar", "noisy", 64, 0.9), row("gar", "noisy", 256, 0.8), row("exact", "noisy", 64, 0.7)]
-    rows += [row("gar", "arrows", 64, None), row("exact", "arrows", 64, 0.5)]
     assert strata(rows, "gar") == [[0.9], [0.8]], "by task and batch size"
     assert strata(rows, "gar", like="exact") == [[0.9]]
-    assert signals_of(rows) == ["gar", "exact"]
+    rows.append(row("gar", "noisy", 256, -5.0))
+    assert signals_of(rows) == ["gar", "exact"], "at the batch size that both have"
+    assert {r["batch_size"] for r in comparable(rows)} == {64}
 
 
 def test_no_rows_give_no_tables_and_no_figures():

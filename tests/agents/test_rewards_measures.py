@@ -69,6 +69,13 @@ def test_every_task_gives_a_row():
     )
 
 
+def test_a_run_that_diverges_at_once_scores_nothing():
+    row = OutcomeJob("labels", "gar", 0, 8, 20, "digits", "fc", {"step_size": 1e30}).run(quiet)
+    assert row["diverged"]
+    assert row["score"] == 0
+    assert row["test_accuracy"] is None
+
+
 # Fidelity
 
 

@@ -134,3 +134,13 @@ def test_missing_packages_name_the_extra_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "stable_baselines3", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'gar-env\[sb3\]'"):
         run(tmp_path, agent="sb3-ppo")
+
+
+@pytest.mark.parametrize("env", ["GAR/DataSplit-v0", "GAR/DataWeight-v0", "GAR/Augment-v0"])
+def test_help_names_every_option(env, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse(["--env", env, "--help"])
+    assert stopped.value.code == 0
+    printed = capsys.readouterr().out
+    for option in ("--env-options.dataset", "--env-options.reward", "--env-options.network"):
+        assert option in printed

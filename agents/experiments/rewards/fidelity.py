@@ -17,7 +17,9 @@ signal to noise        squared length of the mean policy gradient over its varia
 The exact meta-gradient is ``d -L(theta_{t+1}) / d s`` of the policy's logits ``s``, with the step's loss replaced by
 its expectation under the policy, enumerated: every example of every split, weighted by its chance to be drawn; and
 ``L`` the mean loss over the reference's distribution, enumerated likewise. It is what GAR's policy gradient tends to as
-batches grow (Mueller, Biedenkapp & Hutter, theorem 1), and nothing in it is sampled.
+batches grow (Mueller, Biedenkapp & Hutter, theorem 1), and nothing in it is sampled. Under batch normalisation the
+statistics are those of all examples and are not differentiated through; on the digits, that leaves a cosine of 0.87 to
+1.00 with the derivative through them, so theorem 1 is best seen on a network without.
 """
 
 from __future__ import annotations
@@ -112,7 +114,7 @@ class FidelityJob:
     @property
     def identity(self) -> Row:
         """The run, and a fingerprint of all that could change its result."""
-        lengths = [self.length, self.points, self.draws]
+        lengths = [self.length, self.points, self.draws, COMPARED]
         config = fingerprint([self.options, data_fingerprint(self.dataset), code_of(self.signal), lengths])
         return {
             "measure": "fidelity",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from agents.experiments.rewards.cost import CostJob
 from agents.experiments.rewards.fidelity import FidelityJob
 from agents.experiments.rewards.outcome import BASELINES, OutcomeJob
 from agents.experiments.rewards.signals import fits, short
-from agents.experiments.rewards.tasks import ENVIRONMENTS
+from agents.experiments.rewards.tasks import ENVIRONMENTS, check_hard
 from gar_env.data import load_dataset
 from gar_env.errors import ConfigurationError
 from gar_env.networks import build_network
@@ -48,6 +49,8 @@ class RewardBench:
     steps: int = 200
 
     def __post_init__(self) -> None:
+        for name in ("signals", "tasks", "batch_sizes", "fidelity_batch_sizes", "cost_networks"):
+            object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))  # twice is once
         for name, fewest in (("seeds", 1), ("steps", 20)):
             if getattr(self, name) < fewest:
                 raise ConfigurationError(f"{name}={getattr(self, name)} must be at least {fewest}.")
@@ -59,12 +62,19 @@ class RewardBench:
         for signal in self.signals:
             _ = REWARDS[signal]
         named = [short(signal) for signal in self.all_signals]
+        odd = [name for name in named if not re.fullmatch(r"[\w.-]+", name)]
+        if odd:
+            raise ConfigurationError(
+                f"The signal's name {odd[0]!r} would break tables and plots. Use letters, digits, '_', '-' and '.'."
+            )
         twice = [name for name in BASELINES if name in named] + [n for n in set(named) if named.count(n) > 1]
         if twice:
             raise ConfigurationError(f"The name {twice[0]!r} is taken twice in this benchmark. Give a signal another.")
         data = load_dataset(self.dataset)
         for network in (self.network, *self.cost_networks):
             build_network(network, data.image_shape, len(data.classes))
+        if "hard" in self.tasks:
+            check_hard(data)
 
     @property
     def all_signals(self) -> tuple[str, ...]:

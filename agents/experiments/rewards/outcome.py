@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,12 @@ from gar_env.envs import DataSplitVectorEnv, DataWeightVectorEnv
 UNIFORM, ORACLE = "uniform", "oracle"
 BASELINES = (UNIFORM, ORACLE)
 """Controllers that learn from no signal: one that treats all alike, and one that knows the answer."""
+
+LEARNING: dict[str, Any] = {"step_size": 0.1}
+"""Of REINFORCE on splits and augmentations."""
+
+CLIP: dict[str, Any] = {"gradient_clip": 5.0}
+"""Of REINFORCE on augmentations."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +74,22 @@ class OutcomeJob:
         return {**own, "heldout_share": HELDOUT_SHARE, "num_steps": self.steps, **self.env_options, "reward": reward}
 
     @property
+    def controller(self) -> dict[str, Any]:
+        """What learns from the signal, or does not, and what of the task is no option of the environment."""
+        if self.task == "labels":
+            name = {UNIFORM: "keep-all", ORACLE: "oracle"}.get(self.signal, "sb3-ppo")
+            return {"name": name, **dataclasses.asdict(CONTROLLERS[name]())}  # pyright: ignore[reportArgumentType]
+        own: dict[str, Any] = {"start": SPLIT_TASKS[self.task].start} if self.task in SPLIT_TASKS else CLIP
+        if self.signal in BASELINES:
+            return {"name": self.signal, **own}
+        return {"name": "reinforce", "normalise": normalisation_of(self.signal), **LEARNING, **own}
+
+    @property
     def identity(self) -> Row:
         """The run, and a fingerprint of all that could change its result."""
 
         code = "" if self.signal in BASELINES else code_of(self.signal)
-        config = fingerprint([self.options, data_fingerprint(self.data), code, self.steps])
+        config = fingerprint([self.options, data_fingerprint(self.data), code, self.controller])
         return {
             "measure": "outcome",
             "task": self.task,
@@ -106,7 +124,7 @@ class OutcomeJob:
         policy = InvertedSoftmax(k)
         agent: Agent
         if learned:
-            agent = Reinforce(policy, normalise=normalisation_of(self.signal), step_size=0.1, seed=self.seed)
+            agent = Reinforce(policy, normalise=normalisation_of(self.signal), seed=self.seed, **LEARNING)
         elif self.signal == ORACLE and task.oracle:
             agent = FixedPolicy(task.oracle(slots.dataset), seed=self.seed)
         else:
@@ -136,12 +154,15 @@ class OutcomeJob:
         )
         slots: Any = env.unwrapped
         assert isinstance(slots, DataWeightVectorEnv)
-        name = {UNIFORM: "keep-all", ORACLE: "oracle"}.get(self.signal, "sb3-ppo")
-        session = start_session(env, CONTROLLERS[name]().build, self.seed)  # pyright: ignore[reportAttributeAccessIssue]
+        controller = CONTROLLERS[self.controller["name"]]()
+        session = start_session(env, controller.build, self.seed)  # pyright: ignore[reportAttributeAccessIssue]
         watch = Watch(slots, on_step)
         session.run(self.steps, watch)
         env.close()
-        row, diverged = weights_row(watch), bool(watch.finished["diverged"])
+        diverged = bool(watch.finished["diverged"])
+        if not watch.counts:  # in its first step
+            return {"score": 0.0, "test_accuracy": None, "diverged": diverged}
+        row = weights_row(watch)
         return {
             # 0 for dropping at random or nothing, 1 for all wrong labels and no others.
             "score": row["recall_late"] - row["false_alarms_late"],
@@ -154,7 +175,8 @@ class OutcomeJob:
         def agent_for(slots: Any) -> Agent:
             if self.signal in BASELINES:
                 return FixedAugmentation.random(seed=self.seed)
-            options = {"normalise": normalisation_of(self.signal), "step_size": 0.1, "gradient_clip": 5.0}
-            return online(slots, seed=self.seed, **options)
+            return online(slots, normalise=normalisation_of(self.signal), seed=self.seed, **LEARNING, **CLIP)
 
-        return run_arrows(agent_for, self.seed, num_envs=self.batch_size, options=self.options, on_step=on_step)
+        row = run_arrows(agent_for, self.seed, num_envs=self.batch_size, options=self.options, on_step=on_step)
+        # A policy that changes nothing at all has got rid of nothing.
+        return {**row, "score": 0.0 if row["score"] is None else row["score"]}

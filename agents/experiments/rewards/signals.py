@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 
+from agents.experiments.results import fingerprint
 from agents.reinforce import Normalisation
-from gar_env.rewards import REWARDS
+from gar_env.rewards import REWARDS, RewardSignal
 
 LARGEST_EXACT = 64
 """Slots up to which signals that take a training step per example are run."""
@@ -27,11 +29,17 @@ def normalisation_of(signal: str) -> Normalisation:
 
 
 def code_of(signal: str) -> str:
-    """The source of somebody else's signal: changed, it is another. Ours are told apart by the commit in each row."""
-    kind = REWARDS[signal]
-    if kind.__module__.startswith("gar_env."):
-        return ""
-    try:
-        return inspect.getsource(kind)
-    except (OSError, TypeError):  # typed into a console
-        return kind.__qualname__
+    """A fingerprint of the modules that a signal's class and its bases are written in: changed, it is another.
+
+    What those modules import is not in it, the rest of this package in particular: each row says its commit, and a
+    benchmark of another version belongs in another folder.
+    """
+    texts = []
+    for kind in REWARDS[signal].__mro__:
+        if kind.__module__ in ("builtins", "abc", RewardSignal.__module__):
+            continue
+        try:
+            texts.append(Path(inspect.getfile(kind)).read_text())
+        except (OSError, TypeError):  # typed into a console
+            texts.append(kind.__qualname__)
+    return fingerprint(texts)

@@ -33,12 +33,12 @@ def all_tables(rows: Sequence[Row]) -> dict[str, Table]:
 def signals_of(rows: Sequence[Row]) -> list[str]:
     """Every signal that has rows, best score first, then in alphabetical order."""
     named = {row["signal"] for row in rows} - set(BASELINES)
-    best = {signal: _score(rows, signal) for signal in named}
+    best = {signal: _score(comparable(rows), signal) for signal in named}
     return sorted(named, key=lambda signal: (-(found.value if (found := best[signal]) else -99.0), signal))
 
 
 def strata(rows: Sequence[Row], signal: str, *, like: str | None = None) -> list[list[float]]:
-    """Scores of a signal, one list per task and batch size that all of its runs finished.
+    """Scores of a signal, one list per task and batch size that there are runs of.
 
     Args:
         rows: Of all signals.
@@ -49,44 +49,54 @@ def strata(rows: Sequence[Row], signal: str, *, like: str | None = None) -> list
     others = {(row["task"], row["batch_size"]) for row in _outcomes(rows) if row["signal"] == like}
     for row in _outcomes(rows):
         key = row["task"], row["batch_size"]
-        if row["signal"] == signal and row["score"] is not None and (like is None or key in others):
+        if row["signal"] == signal and (like is None or key in others):
             cells.setdefault(key, []).append(row["score"])
     return [cells[key] for key in sorted(cells)]
+
+
+def comparable(rows: Sequence[Row]) -> list[Row]:
+    """Outcomes at the batch sizes that every signal was run at; all outcomes where there is no such size."""
+    sizes = [{row["batch_size"] for row in _outcomes(rows) if row["signal"] == signal} for signal in _names(rows)]
+    common = set.intersection(*sizes) if sizes else set()
+    return [row for row in _outcomes(rows) if not common or row["batch_size"] in common]
 
 
 def summary_table(rows: Sequence[Row]) -> Table:
     """One line per signal: outcome, fidelity and cost."""
     exact, large = _sizes(rows)
+    outcomes = comparable(rows)
+    sizes = ", ".join(str(size) for size in sorted({row["batch_size"] for row in outcomes}))
+    costs = [row for row in rows if row["measure"] == "cost"][:1]
+    measured = f", {costs[0]['network']}, n = {costs[0]['batch_size']}" if costs else ""
     table = Table(
         "Which signal is worth its cost? Interquartile means over tasks and seeds, 95 % intervals",
         [
             "signal",
-            "score",
+            f"score, n = {sizes}",
             "worst task",
             "better than random",
             "better than gar",
             f"rank correlation, n = {exact}",
             f"cosine, n = {large}",
             f"signal to noise, n = {large}",
-            "time",
+            f"time{measured}",
             "memory",
         ],
     )
     for signal in signals_of(rows):
-        score, costs = _score(rows, signal), _of(rows, "cost", signal)
+        score, costs = _score(outcomes, signal), _of(rows, "cost", signal)
         ranks = [r["rank_correlation"] for r in _of(rows, "fidelity", signal) if r["batch_size"] == exact]
         fine = [r for r in _of(rows, "fidelity", signal) if r["batch_size"] == large]
         table.append(
             [
                 signal,
                 str(score) if score else "",
-                worst_task(rows, signal),
-                *(_improvement(rows, signal, other) for other in (CHANCE, "gar")),
+                worst_task(outcomes, signal),
+                *(_improvement(outcomes, signal, other) for other in (CHANCE, "gar")),
                 _mean(ranks),
                 _mean([r["cosine"] for r in fine]),
                 _mean([r["signal_to_noise"] for r in fine], ".2f"),
-                _ratio(costs, "time_ratio"),
-                _ratio(costs, "memory_ratio"),
+                *(_cost_cells(costs[0]) if costs else ("", "")),
             ]
         )
     return table
@@ -95,8 +105,9 @@ def summary_table(rows: Sequence[Row]) -> Table:
 def task_table(rows: Sequence[Row], column: str, title: str, *, baselines: bool = False) -> Table:
     """One line per signal and batch size, one column per task: mean over seeds and 95 % interval."""
     tasks = [task for task in ENVIRONMENTS if any(row["task"] == task for row in _outcomes(rows))]
-    auc = ["noisy split's AUC"] if column == "score" and "noisy" in tasks else []
-    table = Table(title, ["signal", "n", *tasks, *auc])
+    scores = column == "score"
+    auc = ["noisy split's AUC"] if scores and "noisy" in tasks else []
+    table = Table(title, ["signal", "n", *(["all tasks"] if scores else []), *tasks, *auc, "seeds"])
     arms = [*signals_of(_outcomes(rows)), *(BASELINES if baselines else ())]
     for size in sorted({row["batch_size"] for row in _outcomes(rows)}):
         for arm in arms:
@@ -104,7 +115,8 @@ def task_table(rows: Sequence[Row], column: str, title: str, *, baselines: bool 
             if own:
                 cells = [_mean([row[column] for row in own if row["task"] == task]) for task in tasks]
                 cells += [_mean([row["auc"] for row in own if row["task"] == "noisy"]) for _ in auc]
-                table.append([arm, str(size), *cells])
+                fewest = min(sum(row["task"] == task for row in own) for task in {row["task"] for row in own})
+                table.append([arm, str(size), *([str(_score(own, arm))] if scores else []), *cells, str(fewest)])
     return table
 
 
@@ -161,7 +173,7 @@ def worst_task(rows: Sequence[Row], signal: str) -> str:
     """The task on which a signal's mean score is lowest, and that score: interquartile means leave it out."""
     cells: dict[str, list[float]] = {}
     for row in _outcomes(rows):
-        if row["signal"] == signal and row["score"] is not None:
+        if row["signal"] == signal:
             cells.setdefault(row["task"], []).append(row["score"])
     means = [(statistics.fmean(scores), task) for task, scores in cells.items()]
     return "{1} {0:.2f}".format(*min(means)) if means else ""
@@ -170,6 +182,10 @@ def worst_task(rows: Sequence[Row], signal: str) -> str:
 def _cost_cells(row: Row) -> list[str]:
     low, high = row["time_ratio_quartiles"]
     return [f"{row['time_ratio']:.2f} ({low:.2f}, {high:.2f})", f"{row['memory_ratio']:.2f}"]
+
+
+def _names(rows: Sequence[Row]) -> set[str]:
+    return {row["signal"] for row in _outcomes(rows)} - set(BASELINES)
 
 
 def _outcomes(rows: Sequence[Row]) -> list[Row]:
@@ -205,8 +221,3 @@ def _mean(values: Sequence[float | None], form: str = ".2f") -> str:
         return ""
     found = summarise(there)
     return f"{found.mean:{form}} [{found.low:{form}}, {found.high:{form}}]"
-
-
-def _ratio(rows: Sequence[Row], column: str) -> str:
-    """Of the network and batch size that were measured first."""
-    return f"{rows[0][column]:.2f}" if rows else ""

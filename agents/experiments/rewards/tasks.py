@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from gar_env.data import Dataset, load_dataset
+from gar_env.errors import ConfigurationError
 
 EASY_CLASSES = 2  # of the task "hard"
 HELDOUT_SHARE = 0.1  # put aside for every signal, used by some: all train on the same data
@@ -35,7 +36,6 @@ class SplitTask:
 
     about: str
     options: dict[str, Any]
-
     start: float = 0.0
     data: Callable[[Dataset], Dataset] | None = None
     oracle: Callable[[Dataset], list[float]] | None = None
@@ -72,6 +72,20 @@ def hard_and_easy(dataset: Dataset) -> Dataset:
     easy = dataset.y_train < EASY_CLASSES
     name = f"{dataset.name}, hard and easy"
     return replace(dataset, name=name, group_train=easy.long(), groups=("hard", "easy"))
+
+
+def check_hard(dataset: Dataset) -> None:
+    """Refuse data of which :func:`hard_and_easy` makes no task.
+
+    Raises:
+        ConfigurationError: If half of the test data, or more, or none, is of the easy classes.
+    """
+    easy = shares_of_the_test(dataset)[1]
+    if not 0 < easy < 0.45 or not bool((dataset.y_train < EASY_CLASSES).any()):
+        raise ConfigurationError(
+            f"The task 'hard' needs more to learn than the first {EASY_CLASSES} classes; {easy:.0%} of the tests of "
+            f"{dataset.name} are of these. Leave it out: --tasks noisy trivial redundant labels arrows."
+        )
 
 
 def shares_of_the_test(dataset: Dataset) -> list[float]:
