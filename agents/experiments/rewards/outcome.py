@@ -87,7 +87,6 @@ class OutcomeJob:
     @property
     def identity(self) -> Row:
         """The run, and a fingerprint of all that could change its result."""
-
         code = "" if self.signal in BASELINES else code_of(self.signal)
         config = fingerprint([self.options, data_fingerprint(self.data), code, self.controller])
         return {
