@@ -87,7 +87,7 @@ def bench_rewards(
     from agents.experiments.results import ResultsFile
     from agents.experiments.rewards.jobs import RewardBench, tasks_of
     from agents.experiments.rewards.tables import all_tables
-    from agents.experiments.runner import JobsFailedError, rows_of, run_jobs
+    from agents.experiments.runner import JobsFailedError, rows_with, run_jobs
     from agents.files import write_whole
     from agents.plots import save
     from agents.plots.rewards import all_figures
@@ -105,6 +105,7 @@ def bench_rewards(
         steps=steps,
     )
     parallel, costs = bench.parallel_jobs(), bench.cost_jobs()
+    wanted = [job.identity for job in (*parallel, *costs)]
     failed: list[str] = []
     with closing(ResultsFile(out / "rewards.jsonl")) as results:
         try:
@@ -115,7 +116,7 @@ def bench_rewards(
             run_jobs(costs, results, workers=1, console=console)
         except JobsFailedError as error:
             failed.append(str(error))
-        rows = rows_of(results.rows, [*parallel, *costs])
+        rows = rows_with(results.rows, wanted)
     for name, table in all_tables(rows).items():
         show(table, console, markdown)
         write_whole(out / f"{name}.csv", table.csv().encode())

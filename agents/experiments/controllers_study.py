@@ -152,13 +152,16 @@ def _splits_row(watch: Watch, slots: Any) -> Row:
 
 
 def weights_row(watch: Watch) -> Row:
-    """Precision and recall of dropping, and the share of clean examples dropped, over all and the last quarter."""
+    """Precision and recall of dropping, and the share of clean examples dropped, over all and the last quarter.
+
+    ``None`` where there is nothing to take a share of, as in a run that diverged at once.
+    """
     row = {}
     for name, start in (("", 0.0), ("_late", 0.75)):
-        (kept_good, good), (kept_bad, bad) = watch.window(start, 1).tolist()
+        (kept_good, good), (kept_bad, bad) = watch.window(start, 1).tolist() if watch.counts else ((0, 0), (0, 0))
         row[f"precision{name}"] = bad / (good + bad) if good + bad else None
-        row[f"recall{name}"] = bad / (kept_bad + bad)
-        row[f"false_alarms{name}"] = good / (kept_good + good)
+        row[f"recall{name}"] = bad / (kept_bad + bad) if kept_bad + bad else None
+        row[f"false_alarms{name}"] = good / (kept_good + good) if kept_good + good else None
     return row
 
 

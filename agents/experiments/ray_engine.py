@@ -19,7 +19,7 @@ RETRIES = 3
 """How often a run whose worker died is started again."""
 
 
-def run_on_ray(jobs: Sequence[Job], results: ResultsFile, *, workers: int, console: Console) -> list[str]:
+def run_on_ray(jobs: Sequence[tuple[Job, Row]], results: ResultsFile, *, workers: int, console: Console) -> list[str]:
     """Run jobs on the Ray cluster that ``RAY_ADDRESS`` names, or on one started here for the time being.
 
     Each is a task on one CPU with one thread. A run whose worker was killed, or whose machine went away, starts again
@@ -27,7 +27,7 @@ def run_on_ray(jobs: Sequence[Job], results: ResultsFile, *, workers: int, conso
     Machines of a cluster need this package, and the packages of signals of your own.
 
     Args:
-        jobs: What is not done yet.
+        jobs: What is not done yet, each with its identity.
         results: Where rows go.
         workers: CPUs of a cluster that is started here; an existing one is used as it is.
         console: As in :func:`~agents.experiments.runner.run_jobs`.
@@ -45,27 +45,27 @@ def run_on_ray(jobs: Sequence[Job], results: ResultsFile, *, workers: int, conso
         raise ConfigurationError("engine='ray' needs Ray. Install it with: pip install 'gar-env[ray]'") from error
     started_here = not ray.is_initialized()
     failures: list[str] = []
-    waiting: dict[Any, Job] = {}
+    waiting: dict[Any, tuple[Job, Row]] = {}
     try:
         with interruptible(), step_progress(console) as bar:
             if started_here:
                 ray.init(**_options(workers))
             remote = ray.remote(num_cpus=1, max_retries=RETRIES)(_run)
-            waiting = {remote.remote(job): job for job in jobs}
-            task = bar.add_task(f"0/{len(jobs)} runs", total=sum(job.steps for job in jobs))
+            waiting = {remote.remote(job): (job, identity) for job, identity in jobs}
+            task = bar.add_task(f"0/{len(jobs)} runs", total=sum(job.steps for job, _ in jobs))
             while waiting:
                 (done,), _ = ray.wait(list(waiting), num_returns=1)
-                job, row = waiting.pop(done), None
+                (job, identity), row = waiting.pop(done), None
                 finished = len(jobs) - len(waiting)
                 try:
                     row = ray.get(done)
                 except RayTaskError as error:
-                    cause = error.cause if isinstance(error.cause, RunFailedError) else error
-                    failures.append(f"{label(job)}: {str(cause).strip().splitlines()[-1]}")
+                    ours = isinstance(error.cause, RunFailedError)
+                    failures.append(f"{label(job)}: {error.cause if ours else str(error).strip().splitlines()[-1]}")
                 except RayError as error:
                     failures.append(f"{label(job)}: its worker was lost {RETRIES + 1} times: {error}")
                 if row is not None:
-                    results.append({**job.identity, **row})
+                    results.append({**identity, **row})
                     if not console.is_terminal:
                         print(f"{finished}/{len(jobs)} {label(job)} {row['seconds']:.1f} s", flush=True)
                 bar.update(task, advance=job.steps, description=f"{finished}/{len(jobs)} runs")

@@ -63,9 +63,13 @@ def described(error: BaseException) -> str:
 
 def rows_of(rows: Sequence[Row], jobs: Sequence[Job]) -> list[Row]:
     """The row of each job that has one: of its identity, configuration included; never another's, never twice."""
+    return rows_with(rows, [job.identity for job in jobs])
+
+
+def rows_with(rows: Sequence[Row], identities: Sequence[Row]) -> list[Row]:
+    """Likewise, of identities that were taken before: what a job reads from a file may have changed since."""
     found = []
-    for job in jobs:
-        identity = job.identity
+    for identity in identities:
         for row in rows:
             if all(row.get(key) == value for key, value in identity.items()):
                 found.append(row)
@@ -95,7 +99,9 @@ def run_jobs(
     check_choice("engine", engine, ENGINES)
     if workers < 1:
         raise ConfigurationError(f"workers={workers} must be at least 1.")
-    todo = [job for job in jobs if not rows_of(results.rows, [job])]
+    # Taken once: a signal's source that is edited meanwhile must not give old rows a new identity.
+    planned = [(job, job.identity) for job in jobs]
+    todo = [(job, identity) for job, identity in planned if not rows_with(results.rows, [identity])]
     if len(todo) < len(jobs):
         console.print(f"{len(jobs) - len(todo)} of {len(jobs)} runs are in {results.path} already.")
     if not todo:
@@ -106,7 +112,7 @@ def run_jobs(
         return _report(run_on_ray(todo, results, workers=workers, console=console), len(todo), results)
     context = multiprocessing.get_context("spawn")
     failures: list[str] = []
-    total = sum(job.steps for job in todo)
+    total = sum(job.steps for job, _ in todo)
 
     def new_pool() -> tuple[ProcessPoolExecutor, Any]:
         counter = context.Value("q", 0)  # its own: a worker that was killed may have held the lock of the last one
@@ -118,20 +124,20 @@ def run_jobs(
     with interruptible(), step_progress(console) as bar:
         task = bar.add_task(f"0/{len(todo)} runs", total=total)
         left, finished = deque(todo), 0
-        waiting: dict[Future[Row], Job] = {}
+        waiting: dict[Future[Row], tuple[Job, Row]] = {}
         try:
             while left or waiting:
                 # No more than there are workers: what waits in the pool's own queue could not be called back.
                 broken = False
                 while left and len(waiting) < workers and not broken:
                     try:
-                        waiting[pool.submit(_run, left[0])] = left[0]
+                        waiting[pool.submit(_run, left[0][0])] = left[0]
                         left.popleft()
                     except BrokenProcessPool:
                         broken = True
                 done, _ = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
                 for future in done:
-                    job = waiting.pop(future)
+                    job, identity = waiting.pop(future)
                     finished += 1
                     try:
                         row = future.result()
@@ -145,11 +151,11 @@ def run_jobs(
                     except Exception as error:  # its row could not be sent back
                         failures.append(f"{label(job)}: {described(error)}")
                         continue
-                    results.append({**job.identity, **row})
+                    results.append({**identity, **row})
                     if not console.is_terminal:
                         print(f"{finished}/{len(todo)} {label(job)} {row['seconds']:.1f} s", flush=True)
                 if broken:  # all of its runs are lost with it; the others get new workers
-                    failures += [f"{label(job)}: {KILLED}" for job in waiting.values()]
+                    failures += [f"{label(job)}: {KILLED}" for job, _ in waiting.values()]
                     finished += len(waiting)
                     waiting.clear()
                     pool.shutdown(wait=False, cancel_futures=True)

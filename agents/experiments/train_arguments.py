@@ -15,6 +15,9 @@ from agents.controllers import CONTROLLERS
 from agents.experiments.train_config import SET_HERE, TrainConfig, config_of, env_options_of
 from gar_env.errors import ConfigurationError
 
+BY_NAME = ("dataset", "network", "reward")
+"""Options that may be objects in code; on a command line they are named."""
+
 
 def parse(args: list[str]) -> tuple[TrainConfig[Any, Any], bool]:
     """Read a command line.
@@ -57,9 +60,6 @@ def parse(args: list[str]) -> tuple[TrainConfig[Any, Any], bool]:
     options = {f.name: getattr(parsed.env_options, f.name) for f in dataclasses.fields(parsed.env_options)}
     return dataclasses.replace(parsed, env_options=env_kind(**options)), False
 
-
-BY_NAME = ("dataset", "network", "reward")
-"""Options that may be objects in code; on a command line they are named."""
 
 _HELP = (
     "Train a controller while it trains a network. Choose with --env and --agent (gar-env list), then add their "

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from agents.experiments.aggregates import interquartile_mean
 from agents.experiments.results import Row
-from agents.experiments.rewards.tables import comparable, signals_of, strata
+from agents.experiments.rewards.tables import comparable, first_costs, signals_of, strata
 from agents.experiments.rewards.tasks import ENVIRONMENTS
 from agents.experiments.statistics import summarise
 
@@ -42,10 +42,9 @@ def outcome_figure(rows: Sequence[Row]) -> Figure:
         ax.plot([found.low, found.high], [place, place], color="black", linewidth=3, solid_capstyle="butt", zorder=3)
         ax.plot(found.value, place, "D", color="black", markersize=5, zorder=4)
         for number, task in enumerate(tasks):
-            own = [r["score"] for r in rows if r["signal"] == signal and r.get("task") == task]
-            there = [value for value in own if value is not None]
-            if there:
-                ax.plot(statistics.fmean(there), place, "o", color=f"C{number}", markersize=7, alpha=0.75)
+            own = [r["score"] for r in rows if r["signal"] == signal and r["task"] == task]
+            if own:
+                ax.plot(statistics.fmean(own), place, "o", color=f"C{number}", markersize=7, alpha=0.75)
     for number, task in enumerate(tasks):
         ax.plot([], [], "o", color=f"C{number}", label=task)
     ax.axvline(0, color="0.6", linewidth=1)
@@ -59,6 +58,9 @@ def outcome_figure(rows: Sequence[Row]) -> Figure:
 
 def fidelity_against_cost(rows: Sequence[Row]) -> Figure:
     """Rank correlation with leave-one-out, and cosine with the exact meta-gradient, over what a step costs."""
+    named, colours = _named_and_coloured(rows)
+    costs = first_costs(rows)
+    where = next((f"{row['network']}, n = {row['batch_size']}" for row in costs.values()), "")
     sizes = sorted({row["batch_size"] for row in rows if row["measure"] == "fidelity"})
     ranked = [r["batch_size"] for r in rows if r["measure"] == "fidelity" and r["rank_correlation"] is not None]
     panels = [("cosine", sizes[-1], "cosine with the exact meta-gradient")]
@@ -67,14 +69,13 @@ def fidelity_against_cost(rows: Sequence[Row]) -> Figure:
     figure = Figure(figsize=(6 * len(panels), 4.6), layout="constrained")
     for ax, (column, size, label) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         points = []
-        for signal in signals_of(rows):
-            costs = [row["time_ratio"] for row in rows if row["measure"] == "cost" and row["signal"] == signal]
+        for signal in named:
             values = _fidelity(rows, signal, size, column)
-            if costs and values:
-                found = summarise(values)
-                points.append((costs[0], found.mean, signal, _colour(rows, signal)))
+            if signal in costs and values:
+                found, time = summarise(values), costs[signal]["time_ratio"]
+                points.append((time, found.mean, signal, colours[signal]))
                 error = [[found.mean - found.low], [found.high - found.mean]]
-                ax.errorbar(costs[0], found.mean, error, fmt="o", color=_colour(rows, signal), capsize=2)
+                ax.errorbar(time, found.mean, error, fmt="o", color=colours[signal], capsize=2)
         _name_points(ax, points)
         ax.margins(y=0.2)
         ax.axhline(0, color="0.7", linewidth=1)
@@ -83,13 +84,14 @@ def fidelity_against_cost(rows: Sequence[Row]) -> Figure:
         ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.minorticks_off()
         ax.set_xlim(0.85, 2.5 * max([cost for cost, *_ in points], default=2))
-        ax.set_xlabel("time of a step, over one that pays nothing")
+        ax.set_xlabel(f"time of a step, over one that pays nothing ({where})")
         ax.set_ylabel(f"{label}, n = {size}")
     return figure
 
 
 def over_training(rows: Sequence[Row]) -> Figure:
     """Rank correlation with leave-one-out, and cosine, at every point of training; mean over seeds."""
+    named, colours = _named_and_coloured(rows)
     sizes = sorted({row["batch_size"] for row in rows if row["measure"] == "fidelity"})
     ranked = [r["batch_size"] for r in rows if r["measure"] == "fidelity" and r["rank_correlation"] is not None]
     panels = [("cosine_over_training", sizes[-1], "cosine with the exact meta-gradient")]
@@ -97,11 +99,11 @@ def over_training(rows: Sequence[Row]) -> Figure:
         panels.insert(0, ("rank_correlation_over_training", max(ranked), "rank correlation with leave-one-out"))
     figure = Figure(figsize=(5 * len(panels) + 2, 4.2), layout="constrained")
     for ax, (column, size, label) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        for signal in signals_of(rows):
+        for signal in named:
             own = [r for r in rows if (r["measure"], r["signal"], r["batch_size"]) == ("fidelity", signal, size)]
             steps = own[0]["at"] if own else []
             curve = [_mean_of([row[column][point] for row in own]) for point in range(len(steps))]
-            ax.plot(steps, curve, ".-", color=_colour(rows, signal), label=signal)
+            ax.plot(steps, curve, ".-", color=colours[signal], label=signal)
         ax.axhline(0, color="0.7", linewidth=1)
         ax.set_xlabel("environment step")
         ax.set_ylabel(f"{label}, n = {size}")
@@ -111,15 +113,16 @@ def over_training(rows: Sequence[Row]) -> Figure:
 
 def over_batch_sizes(rows: Sequence[Row]) -> Figure:
     """Theorem 1: the cosine of one step's policy gradient with the exact meta-gradient, as batches grow."""
+    named, colours = _named_and_coloured(rows)
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     panels = (("cosine", "cosine with the exact meta-gradient"), ("signal_to_noise", "signal to noise"))
     for ax, (column, label) in zip(figure.subplots(1, 2), panels, strict=True):
-        for signal in signals_of(rows):
+        for signal in named:
             own = [row for row in rows if row["measure"] == "fidelity" and row["signal"] == signal]
             sizes = sorted({row["batch_size"] for row in own})
             cells = [_fidelity(rows, signal, size, column) for size in sizes]
             curve = [_mean_of(cell) for cell in cells]
-            ax.plot(sizes, curve, ".-", color=_colour(rows, signal), label=signal)
+            ax.plot(sizes, curve, ".-", color=colours[signal], label=signal)
         ax.set_xscale("log", base=2)
         every = sorted({row["batch_size"] for row in rows if row["measure"] == "fidelity"})
         ax.set_xticks(every, [str(size) for size in every])
@@ -143,9 +146,10 @@ def _mean_of(values: Sequence[float | None]) -> float:
     return statistics.fmean(there) if there else float("nan")
 
 
-def _colour(rows: Sequence[Row], signal: str) -> Any:
-    named = sorted(signals_of(rows))
-    return colormaps["tab20"](named.index(signal) % 20)
+def _named_and_coloured(rows: Sequence[Row]) -> tuple[list[str], dict[str, Any]]:
+    """Signals, best first, and a colour for each that does not depend on their order."""
+    named = signals_of(rows)
+    return named, {signal: colormaps["tab20"](place % 20) for place, signal in enumerate(sorted(named))}
 
 
 def _name_points(ax: Any, points: Sequence[tuple[float, float, str, Any]]) -> None:

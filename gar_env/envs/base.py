@@ -115,7 +115,8 @@ class SlotVectorEnv(TogetherVectorEnv):
     def _reference(self, actions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and gradient of a batch for ``self.reference``, other than held-out ones; left waiting if trained on.
 
-        The gradient of one backward pass, as it is (``loss_scale=`` multiplies it): it pays while it is computed.
+        The gradient of one backward pass, as it is (``loss_scale=`` multiplies it): it pays while it is computed. Made
+        by the learner's ``plain_pass`` or ``side_pass``, which signals that take a step again repeat.
         """
 
     @abstractmethod

@@ -25,7 +25,7 @@ class Trained(NamedTuple):
         tape: Of the ``m`` examples that were trained on, if the signal needs it or their alignment; ``None`` if there
             were none.
         slots: int64 ``[m]``, the slots of those examples; ``None`` if they are all of them.
-        passed: The pass over them, if the signal needs it; filled in by the environment.
+        passed: The pass over them, if the signal needs it; filled in by :meth:`Paying.passed`.
         start: What the step started from, likewise.
     """
 
@@ -129,7 +129,7 @@ class Paying:
 
         Args:
             trained: The batch to be paid.
-            evidence: Of all slots, with everything but tape and alignment; the next gradient always.
+            evidence: Of all slots: the next loss and gradient, and the held-out gradient if it is asked for.
             collected: Inside the backward pass of that gradient.
             step: For messages, from 1.
             following: The pass that the next gradient is of, if the learner keeps passes.
@@ -146,15 +146,15 @@ class Paying:
         if not self.reads_examples:
             return _checked(self.signal, self.name, evidence, step)
         nothing = torch.zeros(self.num_envs, device=evidence.next_loss.device)
-        if trained.tape is None and trained.passed is None:
-            return nothing  # was trained on
+        if trained.tape is None and trained.passed is None:  # nothing was trained on
+            return nothing
         if Need.STEP in self.signal.needs and following is None:
             if any(bool(g.any()) for g in (evidence.next_gradient or {}).values()):
                 raise ConfigurationError(
                     f"Reward signal {self.name!r} takes the step again, and needs the pass that the environment's "
                     "reference made. Return a loss and gradient of learner.plain_pass(batch) or side_pass(batch)."
                 )
-            return nothing  # pays
+            return nothing
         replay = None
         if self.learner and trained.start and trained.passed:
             replay = Replay(self.learner, trained.start, trained.passed, following)

@@ -34,9 +34,9 @@ class Need(Flag):
     LAST_LAYER = auto()
     """With it, input and output of the network's last linear layer."""
     PARAMETERS = auto()
-    """The paid pass can be run again at other parameters, theta_t among them."""
+    """The paid pass can be run again at other parameters, theta_t among them. (Not the next one: that is STEP.)"""
     STEP = auto()
-    """The whole step can be taken again, the optimizer's update included."""
+    """The whole step can be taken again, the optimizer's update included, and the next loss computed after it."""
 
 
 READS_EXAMPLES = Need.ALIGNMENT | Need.TAPE | Need.PASS | Need.LAST_LAYER | Need.PARAMETERS | Need.STEP

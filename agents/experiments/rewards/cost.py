@@ -20,7 +20,7 @@ from agents.experiments.rewards.tasks import HELDOUT_SHARE
 from agents.experiments.tables import data_fingerprint
 from gar_env.rewards import REWARDS, Evidence, Need, RewardSignal
 
-WARM_UP = 2
+WARM_UP, PEAKS = 2, 3
 
 
 class Nothing(RewardSignal):
@@ -56,7 +56,7 @@ class CostJob:
 
     @property
     def steps(self) -> int:
-        """Rounds, the first ones included, and two for memory."""
+        """Rounds, the first ones included, and two that stand for memory's."""
         return self.timed + WARM_UP + 2
 
     @property
@@ -72,7 +72,9 @@ class CostJob:
     @property
     def identity(self) -> Row:
         """The measurement, and a fingerprint of all that could change it, but for the machine."""
-        config = fingerprint([self.options, data_fingerprint(self.dataset), code_of(self.signal), self.rounds])
+        config = fingerprint(
+            [self.options, data_fingerprint(self.dataset), code_of(self.signal), self.rounds, WARM_UP, PEAKS]
+        )
         return {
             "measure": "cost",
             "signal": short(self.signal),
@@ -105,7 +107,7 @@ class CostJob:
         ratios = interleaved({**steps, "plain": plain_counted}, "plain", self.timed, "cpu", warm_up=WARM_UP)
         low, middle, high = statistics.quantiles(ratios["paid"], n=4)
         # What is freed of the step before makes the first count too high.
-        peaks = {name: statistics.median(peak_bytes(step, "cpu") for _ in range(3)) for name, step in steps.items()}
+        peaks = {name: statistics.median(peak_bytes(step, "cpu") for _ in range(PEAKS)) for name, step in steps.items()}
         on_step()
         on_step()
         return {

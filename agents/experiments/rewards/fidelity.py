@@ -18,8 +18,8 @@ The exact meta-gradient is ``d -L(theta_{t+1}) / d s`` of the policy's logits ``
 its expectation under the policy, enumerated: every example of every split, weighted by its chance to be drawn; and
 ``L`` the mean loss over the reference's distribution, enumerated likewise. It is what GAR's policy gradient tends to as
 batches grow (Mueller, Biedenkapp & Hutter, theorem 1), and nothing in it is sampled. Under batch normalisation the
-statistics are those of all examples and are not differentiated through; on the digits, that leaves a cosine of 0.87 to
-1.00 with the derivative through them, so theorem 1 is best seen on a network without.
+statistics are those of all examples, unweighted: how they depend on the policy is left out. On the digits, that leaves
+a cosine of 0.87 to 1.00 with the derivative through them too, so theorem 1 is best seen on a network without.
 """
 
 from __future__ import annotations

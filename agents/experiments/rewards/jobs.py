@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ class RewardBench:
         signals: Registered, all of ours by default; ``"module:name"`` for others. ``random`` is always among them.
         tasks: Of ``ENVIRONMENTS``; none for fidelity and cost alone.
         seeds: Runs per signal, task and batch size; intervals of fewer than five mean little.
-        batch_sizes: Slots, for outcomes. Signals that take a training step per example are run up to 64.
+        batch_sizes: Slots, for outcomes and costs. Signals that take a training step per example are run up to 64.
         fidelity_batch_sizes: Slots, for fidelity.
         dataset: Of all tasks but ``arrows``.
         network: Of all runs.
@@ -34,7 +35,9 @@ class RewardBench:
         steps: Environment steps of a run for outcomes.
 
     Raises:
-        ConfigurationError: If a number is out of range, or there is nothing to run.
+        ConfigurationError: If a number is out of range, a name would break tables or is taken twice, or the data make
+            no task.
+        MissingExtraError: If the task ``labels`` is asked for without Stable-Baselines3.
         UnknownNameError: If there is no such signal, task, data set or network.
     """
 
@@ -62,10 +65,11 @@ class RewardBench:
         for signal in self.signals:
             _ = REWARDS[signal]
         named = [short(signal) for signal in self.all_signals]
-        odd = [name for name in named if not re.fullmatch(r"[\w.-]+", name)]
+        odd = [name for name in named if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name)]
         if odd:
             raise ConfigurationError(
-                f"The signal's name {odd[0]!r} would break tables and plots. Use letters, digits, '_', '-' and '.'."
+                f"The signal's name {odd[0]!r} would break tables and plots. Use letters and digits, and '_', '-' or "
+                "'.' after the first."
             )
         twice = [name for name in BASELINES if name in named] + [n for n in set(named) if named.count(n) > 1]
         if twice:
@@ -75,6 +79,8 @@ class RewardBench:
             build_network(network, data.image_shape, len(data.classes))
         if "hard" in self.tasks:
             check_hard(data)
+        if "labels" in self.tasks:
+            importlib.import_module("agents.sb3")  # PPO; says what to install
 
     @property
     def all_signals(self) -> tuple[str, ...]:

@@ -159,12 +159,10 @@ class OutcomeJob:
         session.run(self.steps, watch)
         env.close()
         diverged = bool(watch.finished["diverged"])
-        if not watch.counts:  # in its first step
-            return {"score": 0.0, "test_accuracy": None, "diverged": diverged}
         row = weights_row(watch)
         return {
             # 0 for dropping at random or nothing, 1 for all wrong labels and no others.
-            "score": row["recall_late"] - row["false_alarms_late"],
+            "score": (row["recall_late"] or 0.0) - (row["false_alarms_late"] or 0.0),
             **row,
             "test_accuracy": None if diverged else watch.finished["test_accuracy"],
             "diverged": diverged,
@@ -177,5 +175,6 @@ class OutcomeJob:
             return online(slots, normalise=normalisation_of(self.signal), seed=self.seed, **LEARNING, **CLIP)
 
         row = run_arrows(agent_for, self.seed, num_envs=self.batch_size, options=self.options, on_step=on_step)
-        # A policy that changes nothing at all has got rid of nothing.
-        return {**row, "score": 0.0 if row["score"] is None else row["score"]}
+        # A policy that changes nothing at all has got rid of nothing; a network that diverged has no accuracy.
+        accuracy = None if row["diverged"] else row["test_accuracy"]
+        return {**row, "score": 0.0 if row["score"] is None else row["score"], "test_accuracy": accuracy}

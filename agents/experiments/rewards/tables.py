@@ -21,8 +21,8 @@ def all_tables(rows: Sequence[Row]) -> dict[str, Table]:
     """Every table that there are rows for, by file name."""
     tables = {
         "summary": summary_table(rows),
-        "scores": task_table(rows, "score", "Score per task (0: uniform draws, 1: the oracle's)"),
-        "accuracy": task_table(rows, "test_accuracy", "Test accuracy per task", baselines=True),
+        "scores": scores_table(rows),
+        "accuracy": accuracy_table(rows),
         "labels": labels_table(rows),
         "fidelity": fidelity_table(rows),
         "cost": cost_table(rows),
@@ -32,8 +32,9 @@ def all_tables(rows: Sequence[Row]) -> dict[str, Table]:
 
 def signals_of(rows: Sequence[Row]) -> list[str]:
     """Every signal that has rows, best score first, then in alphabetical order."""
+    outcomes = comparable(rows)
     named = {row["signal"] for row in rows} - set(BASELINES)
-    best = {signal: _score(comparable(rows), signal) for signal in named}
+    best = {signal: _score(outcomes, signal) for signal in named}
     return sorted(named, key=lambda signal: (-(found.value if (found := best[signal]) else -99.0), signal))
 
 
@@ -55,10 +56,21 @@ def strata(rows: Sequence[Row], signal: str, *, like: str | None = None) -> list
 
 
 def comparable(rows: Sequence[Row]) -> list[Row]:
-    """Outcomes at the batch sizes that every signal was run at; all outcomes where there is no such size."""
-    sizes = [{row["batch_size"] for row in _outcomes(rows) if row["signal"] == signal} for signal in _names(rows)]
-    common = set.intersection(*sizes) if sizes else set()
-    return [row for row in _outcomes(rows) if not common or row["batch_size"] in common]
+    """Outcomes over which scores can be compared, the baselines' left out.
+
+    Those at batch sizes at which all signals have runs on all tasks. A signal that has them at no batch size, because
+    runs failed or are still to come, does not count, and has no rows here.
+    """
+    outcomes = [row for row in _outcomes(rows) if row["signal"] not in BASELINES]
+    tasks = {row["task"] for row in outcomes}
+    there: dict[str, set[int]] = {}
+    for signal in {row["signal"] for row in outcomes}:
+        cells = {(row["task"], row["batch_size"]) for row in outcomes if row["signal"] == signal}
+        whole = {size for _, size in cells if all((task, size) in cells for task in tasks)}
+        if whole:
+            there[signal] = whole
+    common = set.intersection(*there.values()) if there else set()
+    return [row for row in outcomes if row["signal"] in there and row["batch_size"] in common]
 
 
 def summary_table(rows: Sequence[Row]) -> Table:
@@ -66,8 +78,8 @@ def summary_table(rows: Sequence[Row]) -> Table:
     exact, large = _sizes(rows)
     outcomes = comparable(rows)
     sizes = ", ".join(str(size) for size in sorted({row["batch_size"] for row in outcomes}))
-    costs = [row for row in rows if row["measure"] == "cost"][:1]
-    measured = f", {costs[0]['network']}, n = {costs[0]['batch_size']}" if costs else ""
+    costs = first_costs(rows)
+    measured = next((f", {row['network']}, n = {row['batch_size']}" for row in costs.values()), "")
     table = Table(
         "Which signal is worth its cost? Interquartile means over tasks and seeds, 95 % intervals",
         [
@@ -84,7 +96,7 @@ def summary_table(rows: Sequence[Row]) -> Table:
         ],
     )
     for signal in signals_of(rows):
-        score, costs = _score(outcomes, signal), _of(rows, "cost", signal)
+        score = _score(outcomes, signal)
         ranks = [r["rank_correlation"] for r in _of(rows, "fidelity", signal) if r["batch_size"] == exact]
         fine = [r for r in _of(rows, "fidelity", signal) if r["batch_size"] == large]
         table.append(
@@ -96,28 +108,51 @@ def summary_table(rows: Sequence[Row]) -> Table:
                 _mean(ranks),
                 _mean([r["cosine"] for r in fine]),
                 _mean([r["signal_to_noise"] for r in fine], ".2f"),
-                *(_cost_cells(costs[0]) if costs else ("", "")),
+                *(_cost_cells(costs[signal]) if signal in costs else ("", "")),
             ]
         )
     return table
 
 
-def task_table(rows: Sequence[Row], column: str, title: str, *, baselines: bool = False) -> Table:
-    """One line per signal and batch size, one column per task: mean over seeds and 95 % interval."""
-    tasks = [task for task in ENVIRONMENTS if any(row["task"] == task for row in _outcomes(rows))]
-    scores = column == "score"
-    auc = ["noisy split's AUC"] if scores and "noisy" in tasks else []
-    table = Table(title, ["signal", "n", *(["all tasks"] if scores else []), *tasks, *auc, "seeds"])
-    arms = [*signals_of(_outcomes(rows)), *(BASELINES if baselines else ())]
-    for size in sorted({row["batch_size"] for row in _outcomes(rows)}):
-        for arm in arms:
-            own = [row for row in _outcomes(rows) if row["signal"] == arm and row["batch_size"] == size]
+def scores_table(rows: Sequence[Row]) -> Table:
+    """One line per signal and batch size: all tasks together, and each; mean over seeds and 95 % interval."""
+    tasks, outcomes = tasks_of(rows), _outcomes(rows)
+    auc = ["noisy split's AUC"] if "noisy" in tasks else []
+    title = "Score per task (0: uniform draws, 1: the oracle's)"
+    table = Table(title, ["signal", "n", "all tasks", *tasks, *auc, "seeds"])
+    for size in sorted({row["batch_size"] for row in outcomes}):
+        for signal in signals_of(rows):
+            own = [row for row in outcomes if (row["signal"], row["batch_size"]) == (signal, size)]
             if own:
-                cells = [_mean([row[column] for row in own if row["task"] == task]) for task in tasks]
+                cells = [_mean([row["score"] for row in own if row["task"] == task]) for task in tasks]
                 cells += [_mean([row["auc"] for row in own if row["task"] == "noisy"]) for _ in auc]
-                fewest = min(sum(row["task"] == task for row in own) for task in {row["task"] for row in own})
-                table.append([arm, str(size), *([str(_score(own, arm))] if scores else []), *cells, str(fewest)])
+                table.append([signal, str(size), str(_score(own, signal)), *cells, _seeds(own, tasks)])
     return table
+
+
+def accuracy_table(rows: Sequence[Row]) -> Table:
+    """Test accuracy at the end of training, beside uniform draws and the oracle; runs that diverged are left out."""
+    tasks, outcomes = tasks_of(rows), _outcomes(rows)
+    table = Table("Test accuracy per task", ["signal", "n", *tasks, "diverged", "seeds"])
+    for size in sorted({row["batch_size"] for row in outcomes}):
+        for arm in [*signals_of(rows), *BASELINES]:
+            own = [row for row in outcomes if (row["signal"], row["batch_size"]) == (arm, size)]
+            if own:
+                cells = [_mean([row["test_accuracy"] for row in own if row["task"] == task]) for task in tasks]
+                diverged = sum(row["diverged"] for row in own)
+                there = [task for task in tasks if (task, arm) != ("arrows", ORACLE)]  # there is none
+                table.append([arm, str(size), *cells, str(diverged), _seeds(own, there)])
+    return table
+
+
+def tasks_of(rows: Sequence[Row]) -> list[str]:
+    """Every task that there are runs of."""
+    return [task for task in ENVIRONMENTS if any(row["task"] == task for row in _outcomes(rows))]
+
+
+def _seeds(rows: Sequence[Row], tasks: Sequence[str]) -> str:
+    """Of the task with the fewest."""
+    return str(min(sum(row["task"] == task for row in rows) for task in tasks))
 
 
 def labels_table(rows: Sequence[Row]) -> Table:
@@ -176,16 +211,22 @@ def worst_task(rows: Sequence[Row], signal: str) -> str:
         if row["signal"] == signal:
             cells.setdefault(row["task"], []).append(row["score"])
     means = [(statistics.fmean(scores), task) for task, scores in cells.items()]
-    return "{1} {0:.2f}".format(*min(means)) if means else ""
+    if not means:
+        return ""
+    lowest, task = min(means)
+    return f"{task} {lowest:.2f}"
+
+
+def first_costs(rows: Sequence[Row]) -> dict[str, Row]:
+    """Each signal's costs on the network and at the batch size that were measured first; not of every signal."""
+    costs = [row for row in rows if row["measure"] == "cost"]
+    where = [(row["network"], row["batch_size"]) for row in costs][:1]
+    return {row["signal"]: row for row in costs if (row["network"], row["batch_size"]) in where}
 
 
 def _cost_cells(row: Row) -> list[str]:
     low, high = row["time_ratio_quartiles"]
     return [f"{row['time_ratio']:.2f} ({low:.2f}, {high:.2f})", f"{row['memory_ratio']:.2f}"]
-
-
-def _names(rows: Sequence[Row]) -> set[str]:
-    return {row["signal"] for row in _outcomes(rows)} - set(BASELINES)
 
 
 def _outcomes(rows: Sequence[Row]) -> list[Row]:

@@ -28,7 +28,6 @@ class SplitTask:
     Args:
         about: What split 0 is.
         options: Of the environment.
-
         start: Share of training after which draws count.
         data: From the benchmark's data set to the task's.
         oracle: From the data set to the chance of each split that is right; by default never split 0.
@@ -78,7 +77,7 @@ def check_hard(dataset: Dataset) -> None:
     """Refuse data of which :func:`hard_and_easy` makes no task.
 
     Raises:
-        ConfigurationError: If half of the test data, or more, or none, is of the easy classes.
+        ConfigurationError: If 45 % of the test data or more, or none, are of the easy classes.
     """
     easy = shares_of_the_test(dataset)[1]
     if not 0 < easy < 0.45 or not bool((dataset.y_train < EASY_CLASSES).any()):
