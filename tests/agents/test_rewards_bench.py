@@ -276,4 +276,8 @@ def test_the_documentation_shows_the_tables_of_the_committed_rows(name):
     tables = all_tables(rows)
     for table in ("summary", "scores", "fidelity", "cost"):
         assert tables[table].markdown() in shown, f"{table} of {name}"
+    if name == "digits":
+        assert tables["summary"].markdown() in (RESULTS.parents[2] / "README.md").read_text()
+        without_batch_norm = all_tables(read_rows(RESULTS / "digits_fc.jsonl"))["fidelity"]
+        assert without_batch_norm.markdown() in shown
     json.dumps(rows, allow_nan=False)
