@@ -89,7 +89,9 @@ def blocks(page):
     return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/alignment.md", "docs/augmentation.md", "docs/clients.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/alignment.md", "docs/augmentation.md", "docs/clients.md", "docs/rewards.md"]
+)
 def test_the_code_on_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for block in blocks(page):
