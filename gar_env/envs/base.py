@@ -115,8 +115,7 @@ class SlotVectorEnv(TogetherVectorEnv):
     def _reference(self, actions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and gradient of a batch for ``self.reference``, other than held-out ones; left waiting if trained on.
 
-        The gradient of one backward pass, as it is (``loss_scale=`` multiplies it): it pays while it is computed. Made
-        by the learner's ``plain_pass`` or ``side_pass``, which signals that take a step again repeat.
+        From one ``plain_pass`` or ``side_pass`` of the learner, as it is: it pays meanwhile, and may be repeated.
         """
 
     @abstractmethod
@@ -285,9 +284,8 @@ class SlotVectorEnv(TogetherVectorEnv):
             ResetNeededError: Before the first :meth:`reset`.
         """
         self._check_started("evaluate")
-        accuracy, loss = self.learner.evaluate(
-            in_batches(self.dataset.x_test, self.dataset.y_test, self.normalise, self.device)
-        )
+        test = in_batches(self.dataset.x_test, self.dataset.y_test, self.normalise, self.device)
+        accuracy, loss = self.learner.evaluate(test)
         return {"test_accuracy": accuracy, "test_loss": loss}
 
     def render(self) -> tuple[Any, ...] | None:

@@ -84,7 +84,7 @@ def summary_table(rows: Sequence[Row]) -> Table:
         "Which signal is worth its cost? Interquartile means over tasks and seeds, 95 % intervals",
         [
             "signal",
-            f"score, n = {sizes}",
+            f"score, n = {sizes}" if sizes else "score",
             "worst task",
             "better than random",
             "better than gar",
