@@ -63,7 +63,7 @@ def run_client(name, *args, **environment):
 
 
 # RLlib pins another Gymnasium; it is here where somebody has installed it: make rllib.
-CLIENTS = [("torchrl_ppo.py", "torchrl"), ("skrl_ppo.py", "skrl"), ("rllib_ppo.py", "ray")]
+CLIENTS = [("torchrl_ppo.py", "torchrl"), ("skrl_ppo.py", "skrl"), ("rllib_ppo.py", "ray.rllib")]
 
 
 @pytest.mark.parametrize(("name", "package"), CLIENTS)

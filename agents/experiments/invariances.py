@@ -203,7 +203,7 @@ def invariance_jobs(
     if seeds < 1 or steps < 4:
         raise ConfigurationError(f"seeds={seeds} must be at least 1, steps={steps} at least 4: quarters are compared.")
     if not arms:
-        raise ConfigurationError(f"There are no arms. Name some of {', '.join([*REWARDS, *FIXED])}.")
+        raise ConfigurationError(f"There are no arms. Name some of {', '.join(dict.fromkeys([*REWARDS, *FIXED]))}.")
     chosen = load_space(space)
     score(torch.ones(len(chosen), STRENGTHS), chosen)
     for arm in arms:
