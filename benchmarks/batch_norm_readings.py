@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agents.experiments.results import provenance
-from gar_env.alignment import FiniteDifferenceTape, align, gradient, put_back, record
+from gar_env.alignment import FiniteDifferenceTape, align, gradient, record
 from gar_env.data import load_dataset
+from gar_env.functional import preserve
 from gar_env.networks import build_network
 
 Batch = tuple[Tensor, Tensor]
@@ -28,7 +29,7 @@ Batch = tuple[Tensor, Tensor]
 def next_loss(network: nn.Module, step: dict[str, Tensor], step_size: float, batch: Batch) -> float:
     """The mean loss of ``batch`` in training mode after a plain step along ``-step``; the network stays as it is."""
     parameters = {name: p.detach() - step_size * step[name] for name, p in network.named_parameters()}
-    with put_back(network), torch.no_grad():
+    with preserve(network), torch.no_grad():
         outputs = torch.func.functional_call(network, parameters, (batch[0],))
         return float(F.cross_entropy(outputs, batch[1]))
 
@@ -38,7 +39,7 @@ def leave_one_out(network: nn.Module, batch: Batch, next_batch: Batch, step_size
     (inputs, targets), n = batch, len(batch[0])
 
     def after(kept: Tensor) -> float:
-        with put_back(network):
+        with preserve(network):
             (F.cross_entropy(network(inputs[kept]), targets[kept], reduction="sum") / n).backward()
             step = gradient(network)
         return next_loss(network, step, step_size, next_batch)
@@ -86,14 +87,14 @@ def main() -> None:
         if step % args.every == 0:
             following = draw()
             truth = leave_one_out(network, (inputs, targets), following, args.step_size)
-            with put_back(network):
+            with preserve(network):
                 tapes = [
                     record(network, inputs, losses),
                     record(network, inputs, losses, batch_norm="derivative"),
                     record(network, inputs, losses, way="finite_difference", batch_norm="derivative"),
                 ]
             assert isinstance(tapes[2], FiniteDifferenceTape)
-            with put_back(network):
+            with preserve(network):
                 network.zero_grad()
                 batch_gradient = tapes[0].batch_gradient
                 parameters = {n: p.detach() - args.step_size * batch_gradient[n] for n, p in network.named_parameters()}

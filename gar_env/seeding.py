@@ -1,10 +1,14 @@
-"""One seed, many named generators; torch's global generators are left as they were found."""
+"""One seed, many named generators; global generators are left as they were found, one thread at a time."""
 
 from __future__ import annotations
 
+import random
+import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,11 +33,70 @@ def named_generator(seed: int, name: str, device: torch.device | str = "cpu") ->
     return torch.Generator(device).manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
 
 
+class Turns:
+    """A lock around what torch keeps once for the whole process: global generators, default types, backend switches.
+
+    A thread that holds it may take it again, and so may a thread that works for the holder: on GPUs, torch runs hooks
+    of a backward pass in threads of its own while the caller waits.
+
+    Example:
+        >>> turns = Turns()
+        >>> with turns, turns:
+        ...     turns.held
+        True
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._local = threading.local()
+        self._holder: int | None = None
+        self._depth = 0
+
+    @property
+    def me(self) -> int:
+        """The thread that the calling one works for: itself, unless :meth:`working_for` says otherwise."""
+        return getattr(self._local, "worked_for", None) or threading.get_ident()
+
+    @property
+    def held(self) -> bool:
+        """Whether the calling thread has its turn."""
+        return self._holder == self.me
+
+    @contextmanager
+    def working_for(self, thread: int) -> Iterator[None]:
+        """Inside, the calling thread shares the turn of another, which waits for it."""
+        before = getattr(self._local, "worked_for", None)
+        self._local.worked_for = thread
+        try:
+            yield
+        finally:
+            self._local.worked_for = before
+
+    def __enter__(self) -> None:
+        me = self.me
+        if self._holder != me:
+            self._lock.acquire()
+            self._holder = me
+        self._depth += 1
+
+    def __exit__(self, *exception: object) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            self._holder = None
+            self._lock.release()
+
+
+TURNS = Turns()
+"""Held wherever this package touches global state. Other code that draws from a global generator meanwhile, in another
+thread, cannot be kept from it."""
+
+
 @contextmanager
 def lend_to_global(generator: torch.Generator) -> Iterator[None]:
     """Run code that draws from torch's global generator (initialisers, dropout) on ``generator`` instead.
 
-    The generator advances; the global one is put back as it was, also after an exception.
+    The generator advances; the global one is put back as it was, also after an exception. Other threads wait for their
+    :data:`TURNS`.
     """
     if generator.device.type == "cuda":
         default = torch.cuda.default_generators[generator.device.index or 0]
@@ -41,26 +104,52 @@ def lend_to_global(generator: torch.Generator) -> Iterator[None]:
         default = torch.default_generator
     else:
         raise DeviceError(f"Device {generator.device} has no global generator to lend to. Use the CPU or CUDA.")
-    before = default.get_state()
-    default.set_state(generator.get_state())
-    try:
-        yield
-    finally:
-        generator.set_state(default.get_state())
-        default.set_state(before)
+    with TURNS:
+        before = default.get_state()
+        default.set_state(generator.get_state())
+        try:
+            yield
+        finally:
+            generator.set_state(default.get_state())
+            default.set_state(before)
 
 
-@contextmanager
-def replay_global(state: torch.Tensor, device: torch.device) -> Iterator[None]:
-    """Run code on a copy of the global generator's earlier ``state`` (see :func:`global_state`)."""
-    generator = torch.Generator(device)
-    generator.set_state(state)
-    with lend_to_global(generator):
-        yield
+@dataclass(frozen=True, eq=False)
+class RandomState:
+    """The states of all global generators at one moment: torch's on the CPU and on ``device``, NumPy's, Python's."""
 
+    device: torch.device
+    cpu: torch.Tensor
+    cuda: torch.Tensor | None
+    numpy: Any
+    python: Any
 
-def global_state(device: torch.device) -> torch.Tensor:
-    """The state of torch's global generator on ``device``, to be replayed later."""
-    if device.type == "cuda":
-        return torch.cuda.get_rng_state(device)
-    return torch.get_rng_state()
+    @classmethod
+    def now(cls, device: torch.device) -> RandomState:
+        """As they are; a copy."""
+        return cls(
+            device,
+            torch.get_rng_state(),
+            torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            np.random.get_state(legacy=False),  # noqa: NPY002 - what other people's forward passes draw from
+            random.getstate(),
+        )
+
+    def set(self) -> None:
+        """Make them so."""
+        torch.set_rng_state(self.cpu)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state(self.cuda, self.device)
+        np.random.set_state(self.numpy)  # noqa: NPY002
+        random.setstate(self.python)
+
+    @contextmanager
+    def replayed(self) -> Iterator[None]:
+        """Run code as if it were that moment again; afterwards the generators are as they were found."""
+        with TURNS:
+            before = RandomState.now(self.device)
+            self.set()
+            try:
+                yield
+            finally:
+                before.set()

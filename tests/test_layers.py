@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT_LAYERS = (
-    "errors", "registry", "seeding", "data", "networks", "augment", "alignment", "learner", "rewards", "envs",
+    "errors", "registry", "seeding", "functional", "data", "networks", "augment", "alignment", "learner", "rewards", "envs",
     "registration",
 )  # fmt: skip
 AGENT_LAYERS = ("files", "agent", "policies", "reinforce", "sb3", "controllers", "experiments", "plots", "cli")

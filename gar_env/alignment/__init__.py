@@ -12,17 +12,15 @@ any other module that owns parameters                  replayed in forward mode 
 Ways to compute it, and which one is taken: :mod:`gar_env.alignment.ways`.
 
 What the conservation check cannot see: examples mixed up with one another inside a layer whose sums are right.
-``probe=True`` looks for that. What neither sees: batch statistics computed by hand (``F.batch_norm`` in a forward of
-one's own), where a module that is replayed gives the derivative reading inside itself; and mixing that depends on the
-values, and happens in other batches than the probed one.
+``probe=True`` looks for that. What neither sees stands in docs/alignment.md, under "what cannot be seen".
 """
 
 from gar_env.alignment.align import align, record
 from gar_env.alignment.collect import NoGradientError, Paid, aligning
+from gar_env.alignment.covering import try_ways
 from gar_env.alignment.direction import Direction, dot, gradient, trainable_parameters
 from gar_env.alignment.engine import Alignment
 from gar_env.alignment.lengths import example_lengths
-from gar_env.alignment.put_back import put_back
 from gar_env.alignment.replayed import FiniteDifferenceTape
 from gar_env.alignment.rules import register_example_gradients, register_output_tangent
 from gar_env.alignment.tape import Tape
@@ -45,9 +43,9 @@ __all__ = [
     "dot",
     "example_lengths",
     "gradient",
-    "put_back",
     "record",
     "register_example_gradients",
     "register_output_tangent",
     "trainable_parameters",
+    "try_ways",
 ]

@@ -12,6 +12,8 @@ from gar_env.alignment.engine import Alignment
 from gar_env.alignment.inputs import Inputs, Losses
 from gar_env.alignment.tape import Tape, full_precision
 from gar_env.alignment.ways import BatchNormReading, Way
+from gar_env.errors import LostGradientError, UnsupportedLayerError
+from gar_env.seeding import TURNS
 
 
 def record(
@@ -23,12 +25,14 @@ def record(
     batch_norm: BatchNormReading = "share",
     max_overhead: float | None = None,
     autotune: bool = False,
+    materialise: bool = True,
     probe: bool = True,
     loss_scale: LossScale = 1.0,
 ) -> Tape:
     r"""Run forward and backward of the mean loss, and keep what :func:`align` needs.
 
-    ``.grad`` is filled as by ``loss(network(inputs)).mean().backward()``, so an optimizer can step next. In a loop, an
+    ``.grad`` is filled as by ``loss(network(inputs)).mean().backward()``, so an optimizer can step next: bit for bit
+    with ``materialise=False``, else but for rounding. Everything else is as after that pass. In a loop, an
     :class:`~gar_env.alignment.Alignment` does the same and remembers what it found out about the network.
 
     Args:
@@ -40,6 +44,7 @@ def record(
         batch_norm: Likewise.
         max_overhead: Likewise.
         autotune: Likewise.
+        materialise: Likewise.
         probe: Likewise.
         loss_scale: The backward pass starts from this times the mean loss, and the tape divides it out again: a
             ``torch.amp.GradScaler``, or ``1 / k`` for ``k`` accumulated micro-batches.
@@ -65,7 +70,13 @@ def record(
         Mueller, Biedenkapp & Hutter (2021), section 5, lemmas 2 and 3.
     """
     alignment = Alignment(
-        network, way=way, batch_norm=batch_norm, max_overhead=max_overhead, autotune=autotune, probe=probe
+        network,
+        way=way,
+        batch_norm=batch_norm,
+        max_overhead=max_overhead,
+        autotune=autotune,
+        materialise=materialise,
+        probe=probe,
     )
     return alignment.record(inputs, loss, loss_scale=loss_scale)
 
@@ -101,8 +112,11 @@ def align(tape: Tape, direction: Direction, *, retain_tape: bool = False) -> Ten
     tape.check_unused()
     check_direction(direction, tape.batch_gradient)
     direction = {name: direction[name].detach().to(g.dtype) for name, g in tape.batch_gradient.items()}
-    with torch.no_grad(), full_precision(tape.network):
-        entries = add_up(tape, tape.entries(direction), direction)
+    try:
+        with torch.no_grad(), full_precision(tape.network), TURNS:
+            entries = add_up(tape, tape.entries(direction), direction)
+    except (LostGradientError, UnsupportedLayerError) as error:
+        raise type(error)(f"{error} {tape.advice()}") from error
     if not retain_tape:
         tape.release()
     return entries

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from gar_env.alignment.direction import trainable_parameters
-from gar_env.errors import ConfigurationError
+from gar_env.errors import ConfigurationError, UnsupportedLayerError
 
 LossScale = float | GradScaler
 
@@ -29,12 +29,23 @@ def value_of(loss_scale: LossScale) -> float:
     return loss_scale.get_scale() if isinstance(loss_scale, GradScaler) else loss_scale
 
 
-def backward_of_mean(network: nn.Module, losses: Tensor, loss_scale: LossScale) -> tuple[dict[str, Tensor], float]:
+def backward_of_mean(
+    network: nn.Module, losses: Tensor, loss_scale: LossScale, *, alone: bool = False
+) -> tuple[dict[str, Tensor], float]:
     """Backpropagate ``loss_scale`` times the mean of ``losses``; ``.grad`` is added to by torch, as usual.
+
+    Args:
+        network: Whose parameters they depend on.
+        losses: ``[n]`` or ``[n, T]``.
+        loss_scale: See :func:`gar_env.alignment.record`.
+        alone: Whether no other tensor, such as an input that requires a gradient, is to get one.
 
     Returns:
         A copy of this pass's own gradient, by parameter: of this process alone under DistributedDataParallel, and
         with the scale divided out; and the scale.
+
+    Raises:
+        UnsupportedLayerError: If a gradient is sparse.
     """
     mean = losses.mean()
     scaled = loss_scale.scale(mean) if isinstance(loss_scale, GradScaler) else mean * loss_scale
@@ -46,6 +57,8 @@ def backward_of_mean(network: nn.Module, losses: Tensor, loss_scale: LossScale) 
         # A copy: optimizers with Nesterov momentum write into .grad, and then the check would compare with that. Taken
         # before it is added to .grad, or averaged over processes.
         def take(g: Tensor) -> None:
+            if g.layout is not torch.strided:
+                raise UnsupportedLayerError(f"The gradient of {name} is sparse. Build its layer with sparse=False.")
             own = g.detach().clone() if scale == 1 else g.detach() / scale
             fresh[name] = fresh[name] + own if name in fresh else own
 
@@ -53,7 +66,7 @@ def backward_of_mean(network: nn.Module, losses: Tensor, loss_scale: LossScale) 
 
     handles = [p.register_hook(copy_of(name)) for name, p in parameters.items()]
     try:
-        scaled.backward()
+        scaled.backward(inputs=list(parameters.values()) if alone else None)
     finally:
         for handle in handles:
             handle.remove()

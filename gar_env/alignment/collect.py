@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,10 +17,11 @@ from gar_env.alignment.conservation import adds_up, check_conservation, product
 from gar_env.alignment.direction import Direction, check_direction, gradient, trainable_parameters
 from gar_env.alignment.gram import Gram, can_use_gram
 from gar_env.alignment.layerwise import LayerTape, merge
-from gar_env.alignment.pausing import pausable
+from gar_env.alignment.listeners import pausable
 from gar_env.alignment.tape import Tape, full_precision
 from gar_env.alignment.units import Unit
-from gar_env.errors import ConfigurationError, StaleTapeError
+from gar_env.errors import ConfigurationError, LostGradientError, StaleTapeError, UnsupportedLayerError
+from gar_env.seeding import TURNS
 
 
 class NoGradientError(ConfigurationError):
@@ -110,8 +112,12 @@ def aligning(tape: Tape, *, loss_scale: LossScale = 1.0) -> Iterator[Paid]:
                 "No gradient of the recorded network arrived inside aligning(tape). Call loss.backward() there "
                 "(torch.autograd.grad fills no .grad), or align(tape, direction) with a direction of your own."
             )
-        with torch.no_grad(), full_precision(tape.network):
-            paid._entries = collector.finish()
+        try:
+            with torch.no_grad(), full_precision(tape.network), TURNS:
+                paid._entries = collector.finish()
+        except (LostGradientError, UnsupportedLayerError) as error:
+            advice = tape.advice()
+            raise error if str(error).endswith(advice) else type(error)(f"{error} {advice}") from error
         paid._sources = collector.sources
     finally:
         collector.remove_hooks()
@@ -132,6 +138,7 @@ class _Collector:
         self.tape, self._given_scale = tape, loss_scale
         self.loss_scale = 1.0
         self.paused = False
+        self.thread = threading.get_ident()  # on GPUs hooks run in other threads, while this one waits
         self.parameters = trainable_parameters(tape.network)
         self.gradients: dict[str, Tensor] = {}
         self.sources: dict[str, int] = {}
@@ -161,7 +168,7 @@ class _Collector:
                 self.loss_scale = value_of(self._given_scale)  # a scaler knows it now, and may change it later
                 self.begin()
             self.sources[name] = p.grad.data_ptr()
-            with torch.no_grad(), full_precision(self.tape.network):
+            with TURNS.working_for(self.thread), torch.no_grad(), full_precision(self.tape.network):
                 self.take(name, p.grad)
 
         return arrived

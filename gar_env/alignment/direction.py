@@ -58,6 +58,12 @@ def check_direction(direction: Direction, parameters: Mapping[str, Tensor]) -> N
         )
     for name, parameter in parameters.items():
         tensor = direction[name]
+        if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided or not tensor.is_floating_point():
+            found = f"{tensor.dtype}, {tensor.layout}" if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise DirectionMismatchError(
+                f"direction[{name!r}] is {found}; expected a dense tensor of real floating-point numbers, shaped like "
+                f"the parameter: {list(parameter.shape)}."
+            )
         if tensor.shape != parameter.shape or tensor.device != parameter.device:
             raise DirectionMismatchError(
                 f"direction[{name!r}] is {list(tensor.shape)} on {tensor.device}; "

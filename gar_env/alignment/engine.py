@@ -10,15 +10,18 @@ from torch import nn
 
 from gar_env.alignment.backward import LossScale, check_loss_scale
 from gar_env.alignment.choice import Choice
-from gar_env.alignment.findings import findings_of
-from gar_env.alignment.inputs import Inputs, Losses, check_parameters
+from gar_env.alignment.covering import advice
+from gar_env.alignment.findings import apply, findings_of
+from gar_env.alignment.inputs import Inputs, Losses, check_network
 from gar_env.alignment.layerwise import record_layers
+from gar_env.alignment.listeners import paused
 from gar_env.alignment.memory import MemoryCap
-from gar_env.alignment.pausing import paused
 from gar_env.alignment.recorder import Recorder
-from gar_env.alignment.replayed import FiniteDifferenceTape, ForwardTape, record_replayed
+from gar_env.alignment.replayed import FiniteDifferenceTape, ForwardTape, record_replayed, unwrapped
 from gar_env.alignment.tape import Tape
 from gar_env.alignment.ways import BatchNormReading, Way, check_not_compiled, check_way, has_batch_statistics, resolve
+from gar_env.errors import LostGradientError, MixedExamplesError, UnsupportedLayerError
+from gar_env.seeding import TURNS
 
 TAPES = {"forward": ForwardTape, "finite_difference": FiniteDifferenceTape}
 
@@ -39,8 +42,11 @@ class Alignment:
             per shape of the inputs; not the optimizer's state, nor what single operations use for themselves.
         autotune: Measure how each layer's part is computed fastest, once per layer shape and process, instead of the
             rule of :mod:`gar_env.alignment.choice`. Two processes may then differ by rounding.
-        probe: Before a network's first pass is recorded with hooks, check by two extra passes that the rows of every
-            layer are examples: the conservation check cannot see examples that are mixed up with one another.
+        materialise: Whether weight gradients may be computed as sums of per-example ones, where that is faster; equal
+            but for rounding. ``False`` leaves ``.grad`` bit for bit as a plain pass does.
+        probe: Look at a network, in its 1st, 10th, 100th, ... pass of each mode, by a few extra passes through a copy.
+            With hooks: whether the rows of every layer are examples, since the conservation check cannot see examples
+            that are mixed up with one another. With finite differences: whether they are of what is trained on.
 
     Raises:
         ConfigurationError: If an option is unknown or out of range.
@@ -61,6 +67,7 @@ class Alignment:
         batch_norm: BatchNormReading = "share",
         max_overhead: float | None = None,
         autotune: bool = False,
+        materialise: bool = True,
         probe: bool = True,
     ) -> None:
         check_way(way, batch_norm)
@@ -69,9 +76,11 @@ class Alignment:
         self.batch_norm: BatchNormReading = batch_norm
         self.max_overhead, self.autotune, self.probe = max_overhead, autotune, probe
         self.findings = findings_of(network)
-        self._recorder = Recorder(autotune=autotune)
+        self._recorder = Recorder(autotune=autotune, materialise=materialise)
         self._run: Callable[..., Any] | None = None
-        self._cap = None if max_overhead is None else MemoryCap(network, max_overhead, autotune=autotune)
+        self._cap: MemoryCap | None = None
+        if max_overhead is not None:
+            self._cap = MemoryCap(network, max_overhead, autotune=autotune, materialise=materialise)
 
     def compile(self, **options: Any) -> Callable[..., Any]:
         """``torch.compile(network, **options)`` with the hooks inside, where they rest until a pass is recorded.
@@ -88,14 +97,23 @@ class Alignment:
         """Run forward and backward of the mean loss; see :func:`gar_env.alignment.record` for arguments and errors."""
         check_loss_scale(loss_scale)
         check_not_compiled(self.network)
-        check_parameters(self.network)
+        check_network(self.network)
         arguments = inputs if isinstance(inputs, tuple | Mapping) else (inputs,)
         way = resolve(self.way, self.batch_norm, self.network)
+        with TURNS:
+            try:
+                return self._record(way, arguments, loss, loss_scale)
+            except (LostGradientError, MixedExamplesError, UnsupportedLayerError) as error:
+                with paused():
+                    what_works = advice(unwrapped(self.network), arguments, loss, without=way)
+                raise type(error)(f"{error} {what_works}") from error
+
+    def _record(self, way: Way, arguments: tuple | Mapping[str, Any], loss: Losses, loss_scale: LossScale) -> Tape:
         free = self.way == "auto" and not has_batch_statistics(self.network)
         if way == "hooks" and self.probe:
-            self.findings.probe(self.network, arguments, loss, may_fail=free)
-        if free and self.findings.separate is False:
-            way = "forward"
+            separate = self.findings.look_at_layers(self.network, arguments, loss, may_fail=free)
+            if free and separate is False:
+                way = "forward"
         choices: Mapping[str, Choice] = {}
         if self._cap is not None:
             with paused():
@@ -111,7 +129,11 @@ class Alignment:
                 choices=choices,
             )
         else:
+            differs = way == "finite_difference" and self.probe
+            finding = self.findings.look_at_differences(self.network, arguments, loss) if differs else None
             tape = record_replayed(TAPES[way], self.network, arguments, loss, run=self._run, loss_scale=loss_scale)
+            if finding is not None and isinstance(tape, FiniteDifferenceTape):
+                apply(finding, tape)
         if self._cap is not None:
             self._cap.check(tape, arguments)
         return tape

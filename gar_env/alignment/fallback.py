@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from gar_env.alignment.direction import Direction
-from gar_env.alignment.snapshot import Snapshot
-from gar_env.alignment.tape import Kept, dot_per_example, keep, unkept
+from gar_env.alignment.tape import KeptTree, dot_per_example, keep, unkept
 from gar_env.alignment.units import Call, Unit
 from gar_env.errors import UnsupportedLayerError
+from gar_env.functional import Snapshot
 
 
 @dataclass(eq=False)
@@ -23,14 +23,12 @@ class Replay(Call):
 
     label: str
     snapshot: Snapshot
-    args: tuple
-    kwargs: dict
+    arguments: KeptTree
     deltas: dict[int, Tensor] = field(default_factory=dict)
 
     def kept(self) -> Iterable[Tensor]:
         """See :meth:`Call.kept`."""
-        arguments = [leaf.tensor for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Kept)]
-        return [*arguments, *self.deltas.values(), *self.snapshot.parameters.values(), *self.snapshot.buffers.values()]
+        return [*self.arguments.tensors, *self.deltas.values(), *self.snapshot.kept]
 
     def entry(self, unit: Unit, direction: Direction) -> Tensor:
         """Each example's ``< tangent of the outputs, gradient of the outputs >``, ``[n]``.
@@ -39,17 +37,15 @@ class Replay(Call):
             UnsupportedLayerError: If an operation inside has no forward-mode derivative.
         """
         tangents = {local: direction[name] for local, name in unit.parameters.items()}
-        args, kwargs = unkept((self.args, self.kwargs), self.label)
+        args, kwargs = unkept(self.arguments, self.label)
         try:
-            _, moved = self.snapshot.tangent(tangents, lambda call: self._outputs(call(*args, **kwargs)))
+            _, moved = self.snapshot.tangent(tangents, lambda module: self._outputs(module(*args, **kwargs)))
         except torch.OutOfMemoryError:
             raise
         except (NotImplementedError, RuntimeError) as error:
             raise UnsupportedLayerError(
                 f"{self.label} has no alignment rule, and replaying it in forward mode failed: "
-                f"{str(error).splitlines()[0]}\n"
-                "Pass way='finite_difference' (with batch normalisation in training mode: batch_norm='derivative'), or "
-                "freeze its parameters."
+                f"{first_line(error)}"
             ) from error
         entries = [dot_per_example(m, delta) for m, delta in zip(moved, self.deltas.values(), strict=True)]
         return torch.stack(entries).sum(0)
@@ -60,8 +56,15 @@ class Replay(Call):
         return [leaves[index] for index in self.deltas]
 
 
+def first_line(error: BaseException) -> str:
+    """Of what it says."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
 class ReplayTaker:
     """The two hooks that record the calls of a module without a rule.
+
+    A call inside a call that is kept whole is part of that, whatever else the module may be used for.
 
     Args:
         unit_of: Where a module's calls are kept, if they are at present.
@@ -70,15 +73,23 @@ class ReplayTaker:
 
     def __init__(self, unit_of: Callable[[nn.Module], Unit | None], check_rows: Callable[[Unit, int], None]) -> None:
         self.unit_of, self.check_rows = unit_of, check_rows
-        self.open: list[Replay] = []  # a stack: a module may call itself
+        self.depth = 0  # of calls to modules that are kept whole
+        self._open: Replay | None = None
+
+    def start(self) -> None:
+        """A new pass; the one before may have ended in the middle of a call."""
+        self.depth, self._open = 0, None
 
     def before(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """Forward pre-hook: the state before the call."""
         unit = self.unit_of(module)
-        if unit is not None:
+        if unit is None:
+            return
+        self.depth += 1
+        if self.depth == 1:
             snapshot = Snapshot.take(module, parameters=not unit.copies)
             unit.copies = snapshot.parameters = unit.copies or snapshot.parameters
-            self.open.append(Replay(str(unit), snapshot, keep(args), keep(kwargs)))
+            self._open = Replay(str(unit), snapshot, keep((args, kwargs)))
 
     def after(self, module: nn.Module, args: tuple, output: Any) -> Any:
         """Forward hook: wait for the gradient of each output.
@@ -89,8 +100,11 @@ class ReplayTaker:
         unit = self.unit_of(module)
         if unit is None:
             return output
-        replay = self.open.pop()
-        if not torch.is_grad_enabled():
+        self.depth -= 1
+        if self.depth > 0:
+            return output
+        replay, self._open = self._open, None
+        if replay is None or not torch.is_grad_enabled():
             return output
         leaves, structure = tree_flatten(output)
         live = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad]

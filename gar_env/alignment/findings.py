@@ -2,56 +2,172 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import nn
 
-from gar_env.alignment.inputs import Losses, rows_of
-from gar_env.alignment.pausing import paused
-from gar_env.alignment.probe import check_separation
-from gar_env.alignment.replayed import unwrapped
-from gar_env.errors import LostGradientError, MixedExamplesError
+from gar_env.alignment.differences import check_differences
+from gar_env.alignment.inputs import Losses, lengths_of, rows_of
+from gar_env.alignment.listeners import paused
+from gar_env.alignment.replayed import FiniteDifferenceTape, unwrapped
+from gar_env.alignment.separation import check_separation
+from gar_env.errors import AlignmentError, GarEnvError, LossShapeError, NonFiniteGradientError
+from gar_env.functional import UncopiableStateError
+
+AGAIN = 10
+"""A network is looked at in its 1st, 10th, 100th, ... pass of a mode: what a branch hides at first may show later."""
 
 
 @dataclass
-class Findings:
-    """Whether the rows of every layer are examples.
+class Finding:
+    """About a network in one mode.
 
     Args:
-        probed: Examples in the largest batch that was looked at; a single one shows nothing about mixing.
-        separate: What was found; ``None`` before.
+        passes: How many were recorded in this mode.
+        due: The number of the pass to look at next.
+        examples: In the largest batch that was looked at; a single one shows nothing about mixing.
+        alone: Lengths of inputs with which there was a single example.
+        precise: Whether it was looked at in float32 at least.
+        separate: Whether the rows of every layer are examples; ``None`` if that could not be seen.
+        gap: Twice the relative error of finite differences, as measured.
+        step_dtype: Whose machine epsilon gives their step.
     """
 
-    probed: int = 0
+    passes: int = 0
+    due: int = 1
+    examples: int = 0
+    alone: list[tuple[int, ...]] = field(default_factory=list)
+    precise: bool = True
     separate: bool | None = None
+    gap: float = 0.0
+    step_dtype: str | None = None
 
-    def probe(self, network: nn.Module, inputs: tuple | Mapping[str, Any], loss: Losses, *, may_fail: bool) -> None:
-        """Look, once for a network.
+    def is_due(self, inputs: tuple | Mapping[str, Any], *, precise: bool) -> bool:
+        """Count a pass; whether to look at it."""
+        self.passes += 1
+        if self.passes >= self.due:
+            self.due = AGAIN * self.due if self.passes == self.due else self.passes + 1
+            return True
+        if precise and not self.precise:
+            return True
+        if self.examples > 1:
+            return False
+        several = (rows_of(inputs) or max(lengths_of(inputs), default=2)) > 1
+        return several and tuple(lengths_of(inputs)) not in self.alone
+
+
+class Findings:
+    """What was found out about a network, by mode: which of its modules train.
+
+    Args:
+        network: Not kept alive by this.
+    """
+
+    def __init__(self) -> None:
+        self.of_layers: dict[bytes, Finding] = {}
+        self.of_differences: dict[bytes, Finding] = {}
+
+    def look_at_layers(
+        self, network: nn.Module, inputs: tuple | Mapping[str, Any], loss: Losses, *, may_fail: bool
+    ) -> bool | None:
+        """Whether the rows of every layer are examples, as far as it is known; looks when it is due.
 
         Raises:
-            LostGradientError: Unless it ``may_fail``.
-            MixedExamplesError: Likewise.
+            AlignmentError: If not, unless it ``may_fail``.
         """
-        n = rows_of(inputs) or 2
-        settled = self.separate or may_fail  # what failed before fails again, for those who cannot do without
-        if settled and (self.probed > 1 or self.probed == n):
-            return
-        if getattr(network, "static_graph", False):
-            return  # DistributedDataParallel would count the probe's passes as training
+        finding = self.of_layers.setdefault(_mode(network), Finding())
+        precise = not _is_autocast(network)
+        due = finding.is_due(inputs, precise=precise)
+        # What failed before fails again, for those who cannot do without.
+        if not due and (finding.separate is not False or may_fail):
+            return finding.separate
+        first = finding.passes == 1 or finding.separate is None
         try:
-            # The network inside a wrapper, which would wait for other processes.
-            with paused():
-                check_separation(unwrapped(network), inputs, loss)
-        except (LostGradientError, MixedExamplesError):
+            for perturbed in (False, True) if first else (False,):
+                with paused():
+                    examples, precise = check_separation(unwrapped(network), inputs, loss, perturbed=perturbed)
+        except (LossShapeError, NonFiniteGradientError):
+            raise
+        except AlignmentError:
+            finding.separate = False
             if not may_fail:
                 raise
-            self.separate = False
+        except Exception as error:
+            _say_unseen(finding, error)
         else:
-            self.separate = True
-        self.probed = n
+            finding.separate, finding.precise = True, precise
+            finding.examples = max(finding.examples, examples)
+            if examples == 1:
+                finding.alone.append(tuple(lengths_of(inputs)))
+        return finding.separate
+
+    def look_at_differences(
+        self, network: nn.Module, inputs: tuple | Mapping[str, Any], loss: Losses
+    ) -> Finding:
+        """What finite differences of this network are off by; looks when it is due.
+
+        Raises:
+            UnsupportedLayerError: If they are differences of something else than what is trained on.
+        """
+        finding = self.of_differences.setdefault(_mode(network), Finding(examples=2))
+        if finding.is_due(inputs, precise=True) or finding.separate is False:
+            try:
+                with paused():
+                    finding.gap, dtype = check_differences(unwrapped(network), inputs, loss)
+            except AlignmentError:
+                finding.separate = False
+                raise
+            except Exception as error:
+                _say_unseen(finding, error)
+            else:
+                finding.separate, finding.step_dtype = True, str(dtype).removeprefix("torch.")
+        return finding
+
+    def state_dict(self) -> dict[str, dict[bytes, dict[str, Any]]]:
+        """A copy, of plain values."""
+        return {
+            kind: {mode: {**vars(finding), "alone": list(finding.alone)} for mode, finding in found.items()}
+            for kind, found in vars(self).items()
+        }
+
+    def load_state_dict(self, state: dict[str, dict[bytes, dict[str, Any]]]) -> None:
+        """Go on from a :meth:`state_dict`."""
+        for kind, found in state.items():
+            setattr(self, kind, {mode: Finding(**values) for mode, values in found.items()})
+
+
+def apply(finding: Finding, tape: FiniteDifferenceTape) -> None:
+    """Tell a tape what its differences are off by."""
+    tape.measured = finding.gap
+    if finding.step_dtype:
+        tape.coarsest = getattr(torch, finding.step_dtype)
+
+
+def _say_unseen(finding: Finding, error: Exception) -> None:
+    """A probe that cannot be undone, or fails where a plain pass may not, is none; it is said once."""
+    if isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, GarEnvError) and not isinstance(error, UncopiableStateError)
+    ):
+        raise error
+    if finding.passes == 1:
+        warnings.warn(
+            f"The network could not be looked at on a copy ({type(error).__name__}: {error}), so nobody checks that "
+            "its layers keep examples apart. Sums over the batch are checked all the same. probe=False says no more.",
+            stacklevel=2,
+        )
+
+
+def _mode(network: nn.Module) -> bytes:
+    return bytes(module.training for module in network.modules())
+
+
+def _is_autocast(network: nn.Module) -> bool:
+    return torch.is_autocast_enabled(next(network.parameters()).device.type)
 
 
 _found: WeakKeyDictionary[nn.Module, Findings] = WeakKeyDictionary()

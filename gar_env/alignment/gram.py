@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gar_env.alignment.recorder import Deferred
-from gar_env.alignment.tape import unkept
+from gar_env.alignment.tape import read
 from gar_env.alignment.units import Unit
 
 
@@ -77,7 +77,7 @@ class Gram:
         x = box.pop()
         self._open -= 1
         call = self._recorded()
-        products = unkept(call.x, str(self.unit)) @ x.T
+        products = read(call.x, str(self.unit)) @ x.T
         if "bias" in self.unit.parameters:
             products += 1
         part = (products * (call.delta @ delta.T)).sum(1)

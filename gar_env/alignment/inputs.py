@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -32,13 +33,44 @@ def rows_of(inputs: tuple | Mapping[str, Any]) -> int | None:
     return lengths.pop() if len(lengths) == 1 else None
 
 
-def check_parameters(network: nn.Module) -> None:
-    """Refuse a network without anything to align.
+def check_network(network: nn.Module) -> None:
+    """Refuse a network that cannot be recorded in any way.
 
     Raises:
         LossShapeError: If no parameter is trained.
-        UnsupportedLayerError: If parameters are complex.
+        UnsupportedLayerError: If parameters are complex, hold no data, or have sparse gradients; or if the network is a
+            module of TorchScript or ``DataParallel``.
     """
+    if isinstance(network, nn.DataParallel):
+        raise UnsupportedLayerError(
+            "The network is a DataParallel, which runs copies whose layers are not the recorded ones. Pass its "
+            ".module, or use DistributedDataParallel."
+        )
+    for path, module in network.named_modules():
+        label = f"{path or 'The network'} ({type(module).__name__})"
+        if isinstance(module, torch.jit.ScriptModule) and any(p.requires_grad for p in module.parameters()):
+            raise UnsupportedLayerError(
+                f"{label} was traced or scripted, and code of TorchScript calls no hooks. Pass the module that it was "
+                "made from."
+            )
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.weight.requires_grad:
+            odd = [name for name in ("max_norm", "scale_grad_by_freq", "sparse") if getattr(module, name, None)]
+            if odd:
+                raise UnsupportedLayerError(
+                    f"{label} is built with {' and '.join(odd)}, which changes its weight or its gradient in a way "
+                    "that has no per-example share. Build it without."
+                )
+        for name, p in module._parameters.items():
+            if isinstance(p, nn.parameter.UninitializedParameter):
+                raise UnsupportedLayerError(
+                    f"{label} has no parameters yet. Run one forward pass before the first recording, as lazy modules "
+                    "need it."
+                )
+            if p is not None and p.is_meta:
+                raise UnsupportedLayerError(
+                    f"{label}: {name} is on the meta device and holds no numbers. Load the network, or "
+                    "network.to_empty(device=...) and initialise it."
+                )
     parameters = trainable_parameters(network)
     if not parameters:
         raise LossShapeError("The network has no trainable parameter, so its losses have no gradient to align.")
@@ -60,12 +92,14 @@ def check_losses(losses: Any, inputs: tuple | Mapping[str, Any], *, per_token: b
     """
     lengths = lengths_of(inputs)
     fits = isinstance(losses, Tensor) and losses.ndim >= 1 and (losses.ndim == 1 or per_token)
-    if not fits or (lengths and len(losses) not in lengths):
+    # Where the pass is replayed, an example need not be a row of any input: a graph of a batch of graphs, for one.
+    if not fits or not (per_token or not lengths or len(losses) in lengths):
         found = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
         raise LossShapeError(
             f"loss must return one number per example, shape [{lengths[0] if lengths else 'n'}]; found {found}. Use "
             "reduction='none', and take the mean over every other dimension: losses.flatten(1).mean(1). For one entry "
-            "per token, shape [n, T], pass way='forward' or way='finite_difference'."
+            "per token, shape [n, T], or per part of an input, such as a graph in a batch of graphs, pass "
+            "way='forward' or way='finite_difference'."
         )
     if len(losses) == 0:
         raise LossShapeError("The batch is empty. Record at least one example.")

@@ -31,10 +31,13 @@ class LayerTape(Tape):
 
     way = "hooks"
     why_lost = (
-        "A weight was used outside its layer, a layer is shared with a module that is kept whole, or a hook changed "
-        "what it returned. Use each weight through its own module only, or pass way='forward', which covers any use "
-        "(with batch normalisation in training mode: batch_norm='derivative')."
+        "A weight was used outside its layer, or a hook changed a gradient or what a layer returned. With hooks, use "
+        "each weight through its own module only."
     )
+
+    def advice(self) -> str:
+        """See :meth:`Tape.advice`."""
+        return "gar_env.alignment.try_ways(network, inputs, loss) tells which ways cover it."
 
     def kept(self) -> Iterable[Tensor]:
         """See :meth:`Tape.kept`."""
@@ -81,6 +84,7 @@ def record_layers(
     loss_scale: LossScale = 1.0,
     recorder: Recorder | None = None,
     choices: Mapping[str, Choice] | None = None,
+    alone: bool = False,
 ) -> LayerTape:
     """Run forward and backward of the mean loss with hooks in place; see :func:`gar_env.alignment.record`.
 
@@ -92,6 +96,7 @@ def record_layers(
         loss_scale: Of the backward pass.
         recorder: Whose hooks to use, if they are in place already.
         choices: What is already decided about layers, by unit name.
+        alone: See :func:`~gar_env.alignment.backward.backward_of_mean`.
     """
     recorder = recorder or Recorder()
     units = plan(network)
@@ -99,7 +104,7 @@ def record_layers(
         losses = loss(call(network if run is None else run, inputs))
         check_losses(losses, inputs)
         recorder.rows = len(losses)
-        batch_gradient, scale = backward_of_mean(network, losses, loss_scale)
+        batch_gradient, scale = backward_of_mean(network, losses, loss_scale, alone=alone)
     kept = [tensor for unit in units for one in unit.calls for tensor in one.kept()]
     coarsest = coarsest_of([losses, *network.parameters(), *kept])
     low = runs_in_low_precision(network) or coarsest.itemsize < 4

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from gar_env.alignment.layerwise import LayerTape
 from gar_env.alignment.materialise import CONVOLUTIONS, can_materialise, example_weight_gradients
 from gar_env.alignment.recorder import Deferred, ExampleGradients
-from gar_env.alignment.tape import Tape, unkept
+from gar_env.alignment.tape import Tape, read
 from gar_env.alignment.units import Unit
 from gar_env.errors import UnsupportedLayerError
 
@@ -52,7 +52,7 @@ def example_lengths(tape: Tape) -> Tensor:
             once = all(users.count(name) == 1 for name in unit.parameters.values())
             if once and isinstance(call, Deferred) and type(unit.module) is nn.Linear and call.delta.ndim == 2:
                 sizes = call.delta.square().sum(1)
-                x = unkept(call.x, str(unit)).square().sum(1)
+                x = read(call.x, str(unit)).square().sum(1)
                 squares.append(sizes * (x * ("weight" in unit.parameters) + ("bias" in unit.parameters)))
                 continue
             gradients = call.gradients if isinstance(call, ExampleGradients) else _gradients(unit, call)
@@ -70,7 +70,7 @@ def _gradients(unit: Unit, call: object) -> dict[str, Tensor]:
     """Each example's gradients of a layer's parameters, ``{name inside the layer: [n, *shape]}``."""
     layer = unit.module
     if isinstance(call, Deferred):
-        x, delta = unkept(call.x, str(unit)), call.delta
+        x, delta = read(call.x, str(unit)), call.delta
         found: dict[str, Tensor] = {}
         if type(layer) is nn.Linear:
             found["weight"] = torch.einsum("n...o,n...i->noi", delta, x)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,13 +16,13 @@ from gar_env.alignment.choice import Choice, choose
 from gar_env.alignment.inputs import Losses, call
 from gar_env.alignment.layerwise import record_layers
 from gar_env.alignment.materialise import can_materialise
-from gar_env.alignment.put_back import put_back
 from gar_env.alignment.rules import EXAMPLE_GRADIENTS
 from gar_env.alignment.tape import Tape, count_bytes
 from gar_env.alignment.units import Unit, plan
 from gar_env.alignment.ways import Way, has_batch_statistics
 from gar_env.errors import ConfigurationError, MemoryCapError
-from gar_env.seeding import global_state, replay_global
+from gar_env.functional import UncopiableStateError, isolated, preserve
+from gar_env.seeding import RandomState
 
 ACTIVATIONS = 10
 """Largest tensors alive at once in a pass that keeps none: measured on a WRN, where batch normalisation in forward mode
@@ -64,6 +65,11 @@ class StepMemory:
         """What the tape of a way that replays keeps: a copy of the state, and the gradients."""
         return self.state + self.gradients
 
+    def deferred(self) -> StepMemory:
+        """The same where no weight gradient may be materialised."""
+        units = {name: UnitMemory(unit.deferred, None, "deferred") for name, unit in self.units.items()}
+        return replace(self, units=units)
+
     def overhead(self, kept: int, *, replays: bool = False) -> float:
         """Peak of a recorded step over that of a plain one, if the tape keeps so many bytes.
 
@@ -101,15 +107,18 @@ class MemoryCap:
         network: In the mode it trains in.
         largest: Allowed overhead, see :class:`~gar_env.alignment.Alignment`.
         autotune: See :mod:`gar_env.alignment.choice`.
+        materialise: See :class:`~gar_env.alignment.Alignment`.
 
     Raises:
         ConfigurationError: If the overhead is not above 1.
     """
 
-    def __init__(self, network: nn.Module, largest: float, *, autotune: bool = False) -> None:
+    def __init__(
+        self, network: nn.Module, largest: float, *, autotune: bool = False, materialise: bool = True
+    ) -> None:
         if not largest > 1:
             raise ConfigurationError(f"max_overhead={largest} must be above 1, or None for no limit.")
-        self.network, self.largest, self.autotune = network, largest, autotune
+        self.network, self.largest, self.autotune, self.materialise = network, largest, autotune, materialise
         self.measured: dict[tuple, StepMemory] = {}
         self._decided: dict[tuple, tuple[Way, Mapping[str, Choice]]] = {}
 
@@ -130,6 +139,8 @@ class MemoryCap:
         key = (way, free, *self._circumstances(inputs))
         if key not in self._decided:
             memory = measure(self.network, inputs, loss, layerwise=way == "hooks", autotune=self.autotune)
+            if not self.materialise:
+                memory = memory.deferred()
             self.measured[self._circumstances(inputs)] = memory
             self._decided[key] = self._decide(memory, way, free, inputs, loss)
         return self._decided[key]
@@ -142,7 +153,8 @@ class MemoryCap:
             choices, found["hooks"] = memory.fit(self.largest)
             if found["hooks"] > self.largest:
                 # What layers share is counted twice in an estimate: look at a tape before giving up.
-                found["hooks"] = memory.overhead(self._trial(inputs, loss, choices))
+                with suppress(UncopiableStateError):
+                    found["hooks"] = memory.overhead(self._trial(inputs, loss, choices))
             if found["hooks"] <= self.largest:
                 return way, choices
         if way != "hooks" or free:
@@ -166,9 +178,8 @@ class MemoryCap:
         return (*shapes, *precision, self.network.training, has_batch_statistics(self.network))
 
     def _trial(self, inputs: tuple | Mapping[str, Any], loss: Losses, choices: Mapping[str, Choice]) -> int:
-        device = next(self.network.parameters()).device
-        with put_back(self.network), replay_global(global_state(device), device):
-            return record_layers(self.network, inputs, loss, choices=choices).nbytes
+        with isolated(self.network, loss):
+            return record_layers(self.network, inputs, loss, choices=choices, alone=True).nbytes
 
     def check(self, tape: Tape, inputs: tuple | Mapping[str, Any]) -> None:
         """Hold a tape against the cap.
@@ -215,8 +226,8 @@ def measure(
             count = _counter(unit, units, seen, autotune)
             handles.append(unit.module.register_forward_hook(count, with_kwargs=True))
         with (
-            put_back(network),
-            replay_global(global_state(device), device),
+            preserve(network, loss),
+            RandomState.now(device).replayed(),
             saved_tensors_hooks(pack, lambda tensor: tensor),
         ):
             loss(call(network, inputs))

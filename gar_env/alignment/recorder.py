@@ -15,7 +15,7 @@ from gar_env.alignment.direction import Direction
 from gar_env.alignment.fallback import ReplayTaker
 from gar_env.alignment.materialise import call_and_materialise, can_materialise
 from gar_env.alignment.rules import EXAMPLE_GRADIENTS, FRESH, OUTPUT_TANGENTS
-from gar_env.alignment.tape import Kept, dot_per_example, unkept, working_dtype
+from gar_env.alignment.tape import Kept, dot_per_example, read, working_dtype
 from gar_env.alignment.units import Call, Unit, plan
 from gar_env.errors import MixedExamplesError, UnsupportedLayerError
 
@@ -29,7 +29,7 @@ class Deferred(Call):
 
     def entry(self, unit: Unit, direction: Direction) -> Tensor:
         """See :meth:`Call.entry`."""
-        x, dtype = unkept(self.x, str(unit)), _tangent_dtype(self.delta)
+        x, dtype = read(self.x, str(unit)), _tangent_dtype(self.delta)
         local = {
             name: direction[unit.parameters[name]] if name in unit.parameters else torch.zeros_like(value)
             for name, value in unit.module.named_parameters(recurse=False)
@@ -74,15 +74,17 @@ class Recorder:
 
     Args:
         autotune: Measure how each layer's part is best computed, see :mod:`gar_env.alignment.choice`.
+        materialise: Whether weight gradients may be sums of per-example ones, equal but for rounding.
     """
 
-    def __init__(self, *, autotune: bool = False) -> None:
-        self.autotune = autotune
+    def __init__(self, *, autotune: bool = False, materialise: bool = True) -> None:
+        self.autotune, self.materialise = autotune, materialise
         self.rows: int | None = None
         self.hooked = False
         self._units: dict[nn.Module, Unit] = {}
         self._choices: Mapping[str, Choice] = {}
         self._materialised: set[nn.Module] = set()  # whose call is recorded already when its hook comes
+        self._taker = ReplayTaker(self.unit_of, self.check_rows)
 
     def attach(self, network: nn.Module) -> None:
         """Put the hooks in place for good, as a compiler has to see them; they rest until a pass is recorded."""
@@ -101,6 +103,7 @@ class Recorder:
         """
         self._units, self.rows, self._choices = {unit.module: unit for unit in units}, rows, choices
         self._materialised.clear()
+        self._taker.start()
         with ExitStack() as stack:
             stack.callback(self._units.clear)
             for unit in () if self.hooked else units:
@@ -113,12 +116,12 @@ class Recorder:
     ) -> list[Callable[[], None]]:
         module = unit.module
         if unit.replayed:
-            taker = ReplayTaker(self.unit_of, self.check_rows)
+            taker = self._taker
             # Before the hooks of others, which the replay runs again.
             before = module.register_forward_pre_hook(guard(taker.before), prepend=True, with_kwargs=True)
             return [before.remove, module.register_forward_hook(guard(taker.after)).remove]
         handle = module.register_forward_hook(guard(self._after_forward), with_kwargs=True)
-        if not materialise or type(module) in EXAMPLE_GRADIENTS:
+        if not (materialise and self.materialise) or type(module) in EXAMPLE_GRADIENTS:
             return [handle.remove]
         plain = module.forward
 
@@ -136,7 +139,7 @@ class Recorder:
     def _materialise(self, module: nn.Module, args: tuple, kwargs: dict) -> Tensor | None:
         """The module's output, if its weight's gradient is to be replaced by per-example ones."""
         unit, x = self.unit_of(module), _first(args, kwargs)
-        if unit is None or not torch.is_grad_enabled() or not can_materialise(module, x):
+        if unit is None or self._taker.depth or not torch.is_grad_enabled() or not can_materialise(module, x):
             return None
         if (self._choices.get(unit.name) or choose(module, x, autotune=self.autotune)) == "deferred":
             return None
@@ -150,7 +153,7 @@ class Recorder:
 
     def _after_forward(self, module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
         unit = self.unit_of(module)
-        if unit is None or not (torch.is_grad_enabled() and output.requires_grad):
+        if unit is None or self._taker.depth or not (torch.is_grad_enabled() and output.requires_grad):
             return
         self.check_rows(unit, len(output) if output.ndim else 0)
         if module in self._materialised:
@@ -163,8 +166,7 @@ class Recorder:
     def _close(self, unit: Unit, box: list[Kept], delta: Tensor) -> None:
         if not box:
             raise UnsupportedLayerError(
-                f"{unit} was differentiated twice in one pass: a gradient penalty, for example. Pass way='forward', "
-                "which covers any use (with batch normalisation in training mode: batch_norm='derivative')."
+                f"{unit} was differentiated twice in one pass: a gradient penalty, for example."
             )
         self.check_rows(unit, len(delta) if delta.ndim else 0)
         x = box.pop()
@@ -181,10 +183,9 @@ class Recorder:
         """Refuse an output whose first dimension is not the batch."""
         if self.rows is not None and rows != self.rows:
             raise MixedExamplesError(
-                f"{unit} returned {rows} rows for a batch of {self.rows} examples. The first dimension of every layer "
-                "with parameters must be the batch: keep [n, tokens, features] instead of merging or swapping its "
-                "first two, and expand position indices to [n, tokens]. Or pass way='forward', which covers any use "
-                "(with batch normalisation in training mode: batch_norm='derivative')."
+                f"{unit} returned {rows} rows for a batch of {self.rows} examples. With hooks, the first dimension of "
+                "every layer with parameters must be the batch: keep [n, tokens, features] instead of merging or "
+                "swapping its first two, and expand position indices to [n, tokens]."
             )
 
 

@@ -25,10 +25,11 @@ from torch.utils._pytree import tree_leaves
 
 from gar_env.alignment.backward import LossScale, backward_of_mean
 from gar_env.alignment.direction import Direction, dot, norm
+from gar_env.alignment.fallback import first_line
 from gar_env.alignment.inputs import Losses, call, check_losses
-from gar_env.alignment.snapshot import Snapshot
-from gar_env.alignment.tape import Kept, Parts, Tape, coarsest_of, keep, runs_in_low_precision, unkept
+from gar_env.alignment.tape import KeptTree, Parts, Tape, coarsest_of, keep, runs_in_low_precision, unkept
 from gar_env.errors import StaleTapeError, UnsupportedLayerError
+from gar_env.functional import Snapshot
 
 ROUGH = 0.5
 """Largest error of a finite difference, as estimated, that is returned: beyond it, something else than rounding."""
@@ -39,14 +40,21 @@ class ReplayedTape(Tape):
     """The recorded batch, parameters, buffers and random state; no activations."""
 
     snapshot: Snapshot
-    inputs: Any
+    inputs: KeptTree
     loss: Losses
-    held: list[Kept]  # the tensors that the loss holds, targets among them
+    held: KeptTree  # the tensors that the loss holds, targets among them
 
     why_lost = (
-        "Replaying the pass gave another derivative: the network or the loss is not the same function each time (state "
-        "outside its buffers, numpy randomness), or a layer's backward is not its derivative. Pass way='hooks'."
+        "Replaying the pass gave another derivative: what the backward pass computes is not the derivative of the "
+        "forward pass (a hook on a parameter or an output, gradients scaled by frequency), or network or loss are not "
+        "the same function each time (state in global variables)."
     )
+
+    def advice(self) -> str:
+        """See :meth:`Tape.advice`: the other ways are tried on the recorded batch."""
+        from gar_env.alignment.covering import advice  # it records, in every way
+
+        return advice(unwrapped(self.network), self.read_inputs(), self.loss, without=self.way)
 
     def read_inputs(self) -> Any:
         """The recorded batch.
@@ -59,8 +67,7 @@ class ReplayedTape(Tape):
 
     def kept(self) -> Iterable[Tensor]:
         """See :meth:`Tape.kept`."""
-        batch = [leaf.tensor for leaf in tree_leaves(self.inputs) if isinstance(leaf, Kept)]
-        return [*batch, *self.snapshot.parameters.values(), *self.snapshot.buffers.values()]
+        return [*self.inputs.tensors, *self.snapshot.kept]
 
     def tangents(self, direction: Direction) -> dict[str, Tensor]:
         """The direction by the names of the module that is replayed."""
@@ -70,7 +77,8 @@ class ReplayedTape(Tape):
     def release(self) -> None:
         """See :meth:`Tape.release`."""
         super().release()
-        self.inputs, self.held, self.snapshot.parameters, self.snapshot.buffers = (), [], {}, {}
+        self.inputs = self.held = keep(())
+        self.snapshot.release()
 
 
 @dataclass(eq=False)
@@ -90,21 +98,17 @@ class ForwardTape(ReplayedTape):
             raise
         except (NotImplementedError, RuntimeError) as error:
             raise UnsupportedLayerError(
-                f"The network has an operation without a derivative of its derivative: {str(error).splitlines()[0]}\n"
-                "Pass way='finite_difference', or way='hooks' with batch_norm='share': layers with a rule do not need "
-                "one."
+                f"The network has an operation without a derivative of its derivative: {first_line(error)}"
             ) from error
-        if not torch.allclose(losses, self.losses, rtol=_replay_tolerance(losses), atol=1e-5, equal_nan=True):
+        # Half precision rounds to 8 bits, and forward mode takes other kernels.
+        tolerance = 5e-2 if self.low_precision or self.coarsest.itemsize < 4 else 1e-3
+        if not torch.allclose(losses.to(self.losses.dtype), self.losses, rtol=tolerance, atol=1e-5, equal_nan=True):
             raise StaleTapeError(
                 f"Replaying the recorded pass gave other losses, by up to {(losses - self.losses).abs().max():.2g}: "
-                "inputs or targets were overwritten, or network or loss depend on something else than their buffers. "
-                "Keep each batch in its own tensors until its rewards are computed."
+                "inputs or targets were overwritten, another thread drew from torch's global generator, or network or "
+                "loss depend on global variables. Keep each batch in its own tensors until its rewards are computed."
             )
         return {tuple(sorted(direction)): entry}
-
-
-def _replay_tolerance(losses: Tensor) -> float:
-    return 1e-3 if losses.dtype in (torch.float32, torch.float64) else 5e-2
 
 
 @dataclass(eq=False)
@@ -112,15 +116,19 @@ class FiniteDifferenceTape(ReplayedTape):
     """Read by one more forward pass, a step of length sqrt(machine epsilon) along the direction: 3.5e-4 in float32.
 
     A shorter step drowns in rounding, a longer one in curvature and in rectifiers that switch. :attr:`error` estimates
-    the relative error of the entries as a vector (entries near 0 carry the rounding of the others), as the larger of
+    the relative error of the entries as a vector (entries near 0 carry the rounding of the others), as the largest of
 
     - what curvature does on average: the entries' sum is known exactly from the batch gradient; how far it is missed,
       over the sum of their absolute values;
     - what rounding does: machine epsilon times the largest output, over the step's largest change of a loss. It grows
-      as gradients vanish, and no step length helps.
+      as gradients vanish, and no step length helps;
+    - :attr:`measured`: twice what differences along a known gradient were off by when the network was looked at,
+      :mod:`gar_env.alignment.differences`.
     """
 
     error: float | None = None
+    rounding: float = 0.0
+    measured: float = 0.0
     largest_error: float = ROUGH
 
     way = "finite_difference"
@@ -145,21 +153,20 @@ class FiniteDifferenceTape(ReplayedTape):
             outputs.extend(t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point())
             return self.loss(output)
 
-        changes = self.snapshot.moved(self.tangents(direction), step, run).detach() - self.losses
+        changes: Tensor = self.snapshot.moved(self.tangents(direction), step, run).detach() - self.losses
         entry = changes / step
         if bool(entry.isfinite().all()):
             # Of what is finite: masked outputs are minus infinity, and round nothing.
             largest = max(float(t.nan_to_num(0, 0, 0).abs().max()) for t in [self.losses, *outputs] if t.numel())
-            rounding = epsilon * largest / max(float(changes.abs().max()), 1e-300)
+            self.rounding = rounding = epsilon * largest / max(float(changes.abs().max()), 1e-300)
             gap = entry.sum() - entry.numel() * dot(self.batch_gradient, direction)
             curvature = float(gap.abs() / entry.abs().sum().clamp_min(1e-300))
-            self.error = max(curvature, rounding)
+            self.error = max(curvature, rounding, self.measured)
             if self.error > self.largest_error:
                 raise UnsupportedLayerError(
-                    f"The finite difference is off by about {self.error:.0%}: rounding {rounding:.1g}, curvature "
-                    f"{curvature:.1g}. Gradients have vanished or the loss is too curved for it, inputs or targets "
-                    "were overwritten, or the pass is not the same function each time. Pass way='forward', which is "
-                    "exact."
+                    f"The finite difference is off by about {self.error:.2g} times its size: rounding {rounding:.1g}, "
+                    f"curvature {curvature:.1g}. Gradients have vanished or the loss is too curved for it, inputs or "
+                    "targets were overwritten, or the pass is not the same function each time."
                 )
         return {tuple(sorted(direction)): entry}
 
@@ -170,9 +177,14 @@ def unwrapped(network: nn.Module) -> nn.Module:
 
 
 def _tensors_of(loss: Losses) -> list[Tensor]:
-    """Those in its closure, its defaults and its attributes."""
-    cells = [cell.cell_contents for cell in getattr(loss, "__closure__", None) or () if _is_filled(cell)]
-    held = [*cells, *(getattr(loss, "__defaults__", None) or ()), *getattr(loss, "__dict__", {}).values()]
+    """Those in its closure, its defaults and its attributes; of a partial function, of a bound method likewise."""
+    inner = getattr(loss, "func", loss)
+    cells = [cell.cell_contents for cell in getattr(inner, "__closure__", None) or () if _is_filled(cell)]
+    owners = [loss, getattr(loss, "__self__", None)]
+    attributes = [value for owner in owners for value in getattr(owner, "__dict__", {}).values()]
+    bound = [*getattr(loss, "args", ()), *getattr(loss, "keywords", {}).values()]
+    defaults = [*(getattr(inner, "__defaults__", None) or ()), *(getattr(inner, "__kwdefaults__", None) or {}).values()]
+    held = [*cells, *defaults, *attributes, *bound]
     return [value for value in held if isinstance(value, Tensor)]
 
 
@@ -191,22 +203,39 @@ def record_replayed(
     *,
     run: Callable[..., Any] | None = None,
     loss_scale: LossScale = 1.0,
+    alone: bool = False,
 ) -> ReplayedTape:
     """Run forward and backward of the mean loss, and keep what a replay needs; see :func:`gar_env.alignment.record`.
 
     Raises:
+        StaleTapeError: If parameters changed inside the backward pass before they were copied.
         UnsupportedLayerError: For a finite difference in half precision, which rounding would drown.
     """
-    snapshot = Snapshot.take(unwrapped(network), parameters=False)
-    losses = loss(call(network if run is None else run, inputs))
-    check_losses(losses, inputs, per_token=True)
-    low, coarsest = runs_in_low_precision(network), coarsest_of([losses, *network.parameters()])
+    low = runs_in_low_precision(network)
     if tape is FiniteDifferenceTape and low:
         raise UnsupportedLayerError(
-            "A finite difference in half precision is rounding and nothing else. Leave torch.autocast, or pass "
-            "way='hooks' or way='forward'."
+            "A finite difference in half precision is rounding and nothing else: outside of torch.autocast it would "
+            "be one of float32."
         )
-    batch_gradient, _ = backward_of_mean(network, losses, loss_scale)
-    snapshot.take_parameters()
+    snapshot = Snapshot.take(unwrapped(network), (loss,), parameters=False)
+    losses = loss(call(network if run is None else run, inputs))
+    check_losses(losses, inputs, per_token=True)
+    coarsest = coarsest_of([losses, *network.parameters()])
+    if any(_steps_inside(p) for p in network.parameters()):
+        snapshot.take_parameters()
+    versions = [p._version for p in snapshot.names.values()]
+    batch_gradient, _ = backward_of_mean(network, losses, loss_scale, alone=alone)
+    if not snapshot.parameters:
+        if versions != [p._version for p in snapshot.names.values()]:
+            raise StaleTapeError(
+                "Parameters were changed inside the backward pass, by a hook on a module or an output, before they "
+                "were copied. Step after it, or in hooks of the parameters (register_post_accumulate_grad_hook)."
+            )
+        snapshot.take_parameters()
     kept = snapshot, keep(inputs), loss, keep(_tensors_of(loss))
     return tape(network, losses.detach(), batch_gradient, *kept, low_precision=low, coarsest=coarsest)
+
+
+def _steps_inside(p: nn.Parameter) -> bool:
+    """Whether hooks on a parameter may move it inside the backward pass, as fused optimizers do."""
+    return bool(p._post_accumulate_grad_hooks or p._backward_hooks)

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gar_env.alignment.direction import Direction
-from gar_env.errors import DuplicateNameError, UnsupportedLayerError
+from gar_env.errors import DuplicateNameError
 
 OutputTangent = Callable[..., Tensor]
 ExampleGradients = Callable[..., dict[str, Tensor]]
@@ -141,20 +141,6 @@ def layer_norm(layer: nn.LayerNorm, x: Tensor, delta: Tensor) -> dict[str, Tenso
     """``[n, ..., *shape]`` to ``[n, *shape]``."""
     normalised = F.layer_norm(x, layer.normalized_shape, eps=layer.eps)
     return _scale_and_shift(layer, normalised, delta, tuple(range(1, x.ndim - len(layer.normalized_shape))))
-
-
-def check_options(layer: nn.Module) -> None:
-    """Refuse options of a layer with a rule that the rule cannot be right for.
-
-    Raises:
-        UnsupportedLayerError: With what to do.
-    """
-    odd = isinstance(layer, nn.Embedding) and (layer.max_norm is not None or layer.scale_grad_by_freq or layer.sparse)
-    if odd and layer.weight.requires_grad:
-        raise UnsupportedLayerError(
-            "nn.Embedding with max_norm, scale_grad_by_freq or sparse gradients changes its weight or its gradient "
-            "in a way that has no per-example share. Build it without these options."
-        )
 
 
 def has_rule(layer: nn.Module) -> bool:

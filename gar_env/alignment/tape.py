@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from gar_env.alignment.direction import Direction
 from gar_env.errors import StaleTapeError
@@ -65,6 +65,10 @@ class Tape(ABC):
     def entries(self, direction: Direction) -> Parts:
         """Each example's alignment, in parts; ``align`` adds them up and checks each."""
 
+    @abstractmethod
+    def advice(self) -> str:
+        """What to do when it cannot be read: a sentence that names ways which work, where that can be found out."""
+
     def release(self) -> None:
         """Let go of everything kept, but for the losses."""
         self.used = True
@@ -114,29 +118,58 @@ class Kept:
         self.version = -1 if state["stale"] else self.tensor._version
 
 
-def keep(tree: Any) -> Any:
+@dataclass(frozen=True, eq=False)
+class KeptTree:
+    """Arguments, flat: containers such as ``PackedSequence`` cannot hold anything but tensors.
+
+    Args:
+        leaves: Tensors are :class:`Kept`.
+        structure: Around them.
+        differentiated: Which leaves required a gradient of their own: a network may ask for it.
+    """
+
+    leaves: list[Any]
+    structure: TreeSpec
+    differentiated: frozenset[int]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Those among them."""
+        return [leaf.tensor for leaf in self.leaves if isinstance(leaf, Kept)]
+
+
+def keep(tree: Any) -> KeptTree:
     """The same arguments with every tensor :class:`Kept`."""
-    return tree_map(lambda leaf: Kept(leaf) if isinstance(leaf, Tensor) else leaf, tree)
+    leaves, structure = tree_flatten(tree)
+    own = frozenset(i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad)
+    leaves_of_graphs = frozenset(i for i in own if leaves[i].is_leaf)
+    return KeptTree([Kept(x) if isinstance(x, Tensor) else x for x in leaves], structure, leaves_of_graphs)
 
 
-def unkept(tree: Any, label: str) -> Any:
-    """The tensors of :func:`keep` again.
+def unkept(tree: KeptTree, label: str) -> Any:
+    """The arguments of :func:`keep` again.
 
     Raises:
         StaleTapeError: If one was overwritten; ``label`` says whose it was.
     """
+    leaves = [read(leaf, label) if isinstance(leaf, Kept) else leaf for leaf in tree.leaves]
+    for i in tree.differentiated:
+        leaves[i] = leaves[i].detach().requires_grad_()
+    return tree_unflatten(leaves, tree.structure)
 
-    def read(leaf: Any) -> Any:
-        if not isinstance(leaf, Kept):
-            return leaf
-        if leaf.stale:
-            raise StaleTapeError(
-                f"The input of {label} was overwritten in place after it was recorded. Keep each batch in its own "
-                "tensor until its rewards are computed."
-            )
-        return leaf.tensor
 
-    return tree_map(read, tree)
+def read(kept: Kept, label: str) -> Tensor:
+    """The tensor.
+
+    Raises:
+        StaleTapeError: If it was overwritten; ``label`` says whose it was.
+    """
+    if kept.stale:
+        raise StaleTapeError(
+            f"The input of {label} was overwritten in place after it was recorded. Keep each batch in its own tensor "
+            "until its rewards are computed."
+        )
+    return kept.tensor
 
 
 def working_dtype(tensor: Tensor) -> torch.dtype:

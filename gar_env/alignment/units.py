@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from gar_env.alignment.direction import Direction, trainable_parameters
-from gar_env.alignment.rules import check_options, has_rule, uses_batch_statistics
+from gar_env.alignment.rules import has_rule, uses_batch_statistics
 from gar_env.errors import UnsupportedLayerError
 
 
@@ -58,15 +58,17 @@ def plan(network: nn.Module) -> list[Unit]:
     names = {id(p): name for name, p in trainable_parameters(network).items()}
     units: list[Unit] = []
     whole: list[str] = []  # paths of modules that are kept whole: what is inside them is covered
-    for path, module in network.named_modules():
-        if any(path == root or path.startswith(root + "." if root else "") for root in whole):
+    seen: set[int] = set()
+    # Every name: a module may stand inside one that is kept whole, and outside of it as well.
+    for path, module in network.named_modules(remove_duplicate=False):
+        if id(module) in seen or any(path == root or path.startswith(root + "." if root else "") for root in whole):
             continue
+        seen.add(id(module))
         own = {local: p for local, p in module.named_parameters(recurse=False) if p.requires_grad}
         holds = _holds_more(module)
         if not own and not holds:
             continue
         if has_rule(module) and not holds:
-            check_options(module)
             units.append(Unit(path, module, {local: names[id(p)] for local, p in own.items()}, replayed=False))
             continue
         inside = {local: names[id(p)] for local, p in module.named_parameters() if p.requires_grad}
@@ -74,8 +76,8 @@ def plan(network: nn.Module) -> list[Unit]:
         if any(uses_batch_statistics(inner) for inner in module.modules()):
             raise UnsupportedLayerError(
                 f"{unit} owns parameters that no rule covers and contains batch normalisation in training mode; an "
-                "example's share of its gradient cannot be told apart. Pass batch_norm='derivative', or register "
-                "a rule for the layer that owns the parameters."
+                "example's share of its gradient cannot be told apart. Register a rule for the layer that owns the "
+                "parameters."
             )
         whole.append(path)
         units.append(unit)

@@ -28,6 +28,7 @@ from gar_env.envs.features import LAST_REWARD, PROGRESS, RUNNING_LOSS, Feature, 
 from gar_env.envs.paying import Trained
 from gar_env.envs.single import SingleAgentEnv
 from gar_env.errors import ConfigurationError
+from gar_env.functional import own_surroundings
 from gar_env.networks.build import NetworkBuilder
 from gar_env.seeding import named_generator
 
@@ -118,6 +119,7 @@ class AugmentVectorEnv(SlotVectorEnv):
     plan: Plan | None = None
     """What was done to the last batch: ``env.unwrapped.plan.describe(0)``; ``None`` before the first step."""
 
+    @own_surroundings()
     def __init__(self, num_envs: int = 128, **options: Any) -> None:
         config = config_from(AugmentConfig, options)
         super().__init__(num_envs, config)

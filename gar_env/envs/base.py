@@ -16,8 +16,9 @@ from gar_env.envs.config import SlotConfig
 from gar_env.envs.dashboard import Dashboard
 from gar_env.envs.features import RUNNING, Feature, RunningSize, observation_box, observe
 from gar_env.envs.paying import Collected, Paying, Trained
-from gar_env.envs.together import Outcome, TogetherVectorEnv, own_gradients
+from gar_env.envs.together import Outcome, TogetherVectorEnv
 from gar_env.errors import ConfigurationError
+from gar_env.functional import own_surroundings
 from gar_env.learner import Pass
 from gar_env.networks import build_network
 from gar_env.rewards import Evidence, Need
@@ -42,7 +43,7 @@ class SlotVectorEnv(TogetherVectorEnv):
         GarEnvError: Whatever building the data or the network raises.
     """
 
-    @own_gradients()
+    @own_surroundings()
     def __init__(self, num_envs: int, config: SlotConfig) -> None:
         super().__init__(
             num_envs,
@@ -140,7 +141,7 @@ class SlotVectorEnv(TogetherVectorEnv):
 
     # One episode
 
-    @own_gradients()
+    @own_surroundings()
     def _begin(self, seed: int) -> None:
         config = self.config
         shape, classes = self.dataset.image_shape, len(self.dataset.classes)
@@ -274,6 +275,7 @@ class SlotVectorEnv(TogetherVectorEnv):
         """Share of the episode's steps that are taken."""
         return self.steps / self.config.num_steps
 
+    @own_surroundings()
     def evaluate(self) -> dict[str, float]:
         """Accuracy and mean cross entropy of the present network on the test data.
 

@@ -16,6 +16,7 @@ from gar_env.envs.config import SlotConfig, config_from
 from gar_env.envs.features import LAST_REWARD, PROGRESS, RUNNING_LOSS, Feature, squashed
 from gar_env.envs.paying import Trained
 from gar_env.envs.single import SingleAgentEnv
+from gar_env.functional import own_surroundings
 from gar_env.seeding import named_generator
 
 
@@ -60,6 +61,7 @@ class DataSplitVectorEnv(SlotVectorEnv):
     config: DataSplitConfig
     config_class = DataSplitConfig
 
+    @own_surroundings()
     def __init__(self, num_envs: int = 128, **options: Any) -> None:
         config = config_from(DataSplitConfig, options)
         super().__init__(num_envs, config)

@@ -19,6 +19,7 @@ from gar_env.envs.features import PROGRESS, RUNNING, Feature, squashed
 from gar_env.envs.paying import Trained
 from gar_env.envs.single import SingleAgentEnv
 from gar_env.errors import ConfigurationError
+from gar_env.functional import own_surroundings
 from gar_env.learner import SidePass
 from gar_env.networks import LastLinearInputs
 from gar_env.seeding import named_generator
@@ -105,6 +106,7 @@ class DataWeightVectorEnv(SlotVectorEnv):
         Feature("class_loss", 0, 1, "x / (1 + x) of the mean loss x of its label's examples, decay 0.9 per batch"),
     )
 
+    @own_surroundings()
     def __init__(self, num_envs: int = 128, **options: Any) -> None:
         config = config_from(DataWeightConfig, options)
         super().__init__(num_envs, config)

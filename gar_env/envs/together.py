@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +18,7 @@ from gar_env.errors import (
     InvalidActionError,
     ResetNeededError,
 )
+from gar_env.functional import own_surroundings
 from gar_env.registry import check_choice
 
 OUTPUTS = ("numpy", "torch")
@@ -37,17 +36,6 @@ class Outcome(NamedTuple):
     rewards: Tensor
     ended: bool
     infos: dict[str, tuple[Any, Any]]
-
-
-@contextmanager
-def own_gradients() -> Iterator[None]:
-    """Autograd as the training in here needs it, whatever the caller has switched off.
-
-    Agents step environments under ``torch.no_grad()`` or ``torch.inference_mode()``; the network must train all the
-    same.
-    """
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
 
 
 class TogetherVectorEnv(VectorEnv):
@@ -124,7 +112,7 @@ class TogetherVectorEnv(VectorEnv):
     def _blank_infos(self) -> dict[str, tuple[Any, Any]]:
         """The keys of :class:`Outcome` ``.infos``, none of them valid: what a reset returns."""
 
-    @own_gradients()
+    @own_surroundings()
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode in all rows.
 
@@ -142,7 +130,7 @@ class TogetherVectorEnv(VectorEnv):
         self._begin_next()
         return self._out(self._observe()), self._info_arrays(self._blank_infos())
 
-    @own_gradients()
+    @own_surroundings()
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """One step of all rows.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -12,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from gar_env.alignment import Alignment, BatchNormReading, Tape, Way, gradient, put_back
+from gar_env.alignment import Alignment, BatchNormReading, Tape, Way, gradient
 from gar_env.data import Batch
 from gar_env.errors import CheckpointError, ConfigurationError
+from gar_env.functional import own_surroundings, preserve
 from gar_env.learner.losses import losses_of
 from gar_env.learner.optimizers import build_optimizer, check_schedule, step_size_factor
 from gar_env.learner.precision import autocast, check_precision, laid_out, lay_out
@@ -94,7 +94,7 @@ class Learner:
         check_precision(precision)
         self.precision, self.channels_last = precision, channels_last
         # Always drawn on the CPU: the same seed starts the same network on every device.
-        with lend_to_global(named_generator(seed, "initialisation")):
+        with own_surroundings(), lend_to_global(named_generator(seed, "initialisation")):
             self.network = lay_out(build().to(self.device), channels_last=channels_last)
         self.generator: Generator = named_generator(seed, "network", self.device)
         self.optimizer = build_optimizer(
@@ -134,7 +134,7 @@ class Learner:
             loss_scale: What the gradient is multiplied by; the tape is not.
         """
         state = self._random_state()
-        with self._last_layer() as last, lend_to_global(self.generator), self.autocast():
+        with own_surroundings(), self._last_layer() as last, lend_to_global(self.generator), self.autocast():
             tape = self.alignment.record(self._laid_out(batch), losses_of(batch, weights), loss_scale=loss_scale)
         self._keep(Pass(batch, weights, loss_scale, state, tape.losses, last))
         return tape
@@ -146,7 +146,7 @@ class Learner:
             Each example's loss, ``[n]``, detached.
         """
         state = self._random_state()
-        with self._last_layer() as last, lend_to_global(self.generator):
+        with own_surroundings(), self._last_layer() as last, lend_to_global(self.generator):
             with self.autocast():
                 losses = losses_of(batch, weights)(self.network(self._laid_out(batch)))
             (losses.mean() * loss_scale).backward()
@@ -186,6 +186,7 @@ class Learner:
         """The gradient that :meth:`update` will use, before clipping, without weight decay or momentum. Not copied."""
         return gradient(self.network)
 
+    @own_surroundings()
     def update(self) -> None:
         """One optimizer step along the gradient of the last pass."""
         if self.gradient_clip is not None:
@@ -197,6 +198,7 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         self.steps += 1
 
+    @own_surroundings()
     def side_pass(
         self, batch: Batch, weights: Tensor | None = None, *, gradient: bool = True, loss_scale: float = 1.0
     ) -> SidePass:
@@ -209,7 +211,7 @@ class Learner:
             loss_scale: What the gradient is multiplied by.
         """
         state = self._random_state()
-        with put_back(self.network), lend_to_global(self.generator), torch.set_grad_enabled(gradient):
+        with preserve(self.network), lend_to_global(self.generator), torch.set_grad_enabled(gradient):
             with self.autocast():
                 logits = self.network(self._laid_out(batch)).float()
                 losses = losses_of(batch, weights)(logits)
@@ -228,6 +230,7 @@ class Learner:
         lengths = torch._foreach_norm([tensor.detach() for tensor in tensors])
         return not bool(torch.stack([length.to(torch.float64) for length in lengths]).isfinite().all())
 
+    @own_surroundings()
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> tuple[float, float]:
         """Accuracy and mean loss over ``batches`` in evaluation mode. Training goes on as if it had not been asked.
@@ -264,7 +267,7 @@ class Learner:
                 "optimizer": self.optimizer.state_dict(),
                 "generator": self.generator.get_state(),
                 "steps": self.steps,
-                "findings": dataclasses.asdict(self.alignment.findings),
+                "findings": self.alignment.findings.state_dict(),
                 "built": self._built,
             }
         )
@@ -297,4 +300,4 @@ class Learner:
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self.generator.set_state(state["generator"])
         self.steps = int(state["steps"])
-        vars(self.alignment.findings).update(state["findings"])
+        self.alignment.findings.load_state_dict(state["findings"])

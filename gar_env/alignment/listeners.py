@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -13,24 +14,31 @@ class Pausable(Protocol):
     paused: bool
 
 
-_listening: list[Pausable] = []
+class _Listeners(threading.local):
+    """One list for each thread: what one thread probes is no business of another's collectors."""
+
+    def __init__(self) -> None:
+        self.all: list[Pausable] = []
+
+
+_listeners = _Listeners()
 
 
 @contextmanager
 def pausable(listener: Pausable) -> Iterator[None]:
     """Inside, :func:`paused` reaches the listener."""
-    _listening.append(listener)
+    _listeners.all.append(listener)
     try:
         yield
     finally:
-        _listening.remove(listener)
+        _listeners.all.remove(listener)
 
 
 @contextmanager
 def paused() -> Iterator[None]:
     """Inside, backward passes are heard by nobody: they probe the network, and are not training."""
-    before = [(listener, listener.paused) for listener in _listening]
-    for listener in _listening:
+    before = [(listener, listener.paused) for listener in _listeners.all]
+    for listener in _listeners.all:
         listener.paused = True
     try:
         yield

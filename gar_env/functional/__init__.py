@@ -1,0 +1,17 @@
+"""A module run again, and left as it was."""
+
+from gar_env.functional.preserve import isolated, preserve
+from gar_env.functional.snapshot import Autocast, Snapshot
+from gar_env.functional.state import State, UncopiableStateError, swapped_in
+from gar_env.functional.surroundings import own_surroundings
+
+__all__ = [
+    "Autocast",
+    "Snapshot",
+    "State",
+    "UncopiableStateError",
+    "isolated",
+    "own_surroundings",
+    "preserve",
+    "swapped_in",
+]

@@ -1,0 +1,73 @@
+"""Run passes through a network and leave the program as it was."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from gar_env.functional.state import Function, State, swapped_in
+from gar_env.seeding import RandomState
+
+
+@contextmanager
+def preserve(network: nn.Module, *functions: Function) -> Iterator[None]:
+    """Inside, ``.grad`` starts empty; afterwards gradients, buffers, modes and attributes are as before, errors or not.
+
+    The parameters are the network's own: hooks on them hear of the passes inside, and random numbers are drawn.
+
+    Args:
+        network: Whatever it holds.
+        functions: What else the passes call: a loss with a state of its own.
+
+    Example:
+        >>> network = nn.BatchNorm1d(1)
+        >>> with preserve(network):
+        ...     _ = network(torch.ones(2, 1))
+        >>> int(network.num_batches_tracked)
+        0
+    """
+    gradients = [(p, p.grad) for p in network.parameters()]
+    with swapped_in(State.of(network, functions)):
+        for p, _ in gradients:
+            p.grad = None
+        try:
+            yield
+        finally:
+            for p, gradient in gradients:
+                p.grad = gradient
+
+
+@contextmanager
+def isolated(network: nn.Module, *functions: Function, dtype: torch.dtype | None = None) -> Iterator[None]:
+    """Inside, the network is a copy of itself: nothing that passes through it do is heard or felt outside.
+
+    Parameters and buffers are copies without anybody's hooks, the state is one of its own, and random numbers are the
+    next ones each time. Hooks of this package are off, others run on copies of what they hold.
+
+    Args:
+        network: Whatever it holds.
+        functions: As in :func:`preserve`.
+        dtype: Of floating parameters and buffers meanwhile; their own by default.
+
+    Raises:
+        UncopiableStateError: If something that it holds cannot be copied.
+    """
+    stand_ins = {id(p): _stand_in(p, dtype) for p in network.parameters()}
+    if dtype is not None:
+        floating = [b for b in network.buffers() if b.is_floating_point() and b.dtype != dtype]
+        stand_ins |= {id(b): b.detach().to(dtype) for b in floating}
+    state = State.of(network, functions, stand_ins=stand_ins, strict=True, without_ours=True)
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    with RandomState.now(device).replayed(), swapped_in(state):
+        yield
+
+
+def _stand_in(p: nn.Parameter, dtype: torch.dtype | None) -> nn.Parameter:
+    if type(p) is not nn.Parameter:
+        return copy.deepcopy(p)  # a quantised or distributed one
+    value = p.detach().clone(memory_format=torch.preserve_format)
+    return nn.Parameter(value.to(dtype) if dtype and p.is_floating_point() else value, p.requires_grad)
