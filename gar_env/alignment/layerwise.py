@@ -18,7 +18,7 @@ from gar_env.alignment.choice import Choice
 from gar_env.alignment.direction import Direction
 from gar_env.alignment.inputs import Losses, call, check_losses, rows_of
 from gar_env.alignment.recorder import Recorder
-from gar_env.alignment.tape import Parts, Tape, coarsest_of, runs_in_low_precision, working_dtype
+from gar_env.alignment.tape import Parts, Tape, coarsest_inside, coarsest_of, runs_in_low_precision, working_dtype
 from gar_env.alignment.units import Unit, plan
 
 
@@ -103,9 +103,10 @@ def record_layers(
     with recorder.recording(units, rows_of(inputs), choices or {}):
         losses = loss(call(network if run is None else run, inputs))
         check_losses(losses, inputs)
+        inside = coarsest_inside(losses)
         recorder.rows = len(losses)
         batch_gradient, scale = backward_of_mean(network, losses, loss_scale, alone=alone)
     kept = [tensor for unit in units for one in unit.calls for tensor in one.kept()]
-    coarsest = coarsest_of([losses, *network.parameters(), *kept])
+    coarsest = coarsest_of([losses, *network.parameters(), *kept], inside)
     low = runs_in_low_precision(network) or coarsest.itemsize < 4
     return LayerTape(network, losses.detach(), batch_gradient, units, scale, low_precision=low, coarsest=coarsest)

@@ -27,7 +27,7 @@ from gar_env.alignment.backward import LossScale, backward_of_mean
 from gar_env.alignment.direction import Direction, dot, norm
 from gar_env.alignment.fallback import first_line
 from gar_env.alignment.inputs import Losses, call, check_losses
-from gar_env.alignment.tape import KeptTree, Parts, Tape, coarsest_of, keep, runs_in_low_precision, unkept
+from gar_env.alignment.tape import KeptTree, Parts, Tape, coarsest_inside, coarsest_of, keep, runs_in_low_precision, unkept
 from gar_env.errors import StaleTapeError, UnsupportedLayerError
 from gar_env.functional import Snapshot
 
@@ -218,9 +218,10 @@ def record_replayed(
             "be one of float32."
         )
     snapshot = Snapshot.take(unwrapped(network), (loss,), parameters=False)
+    kept_inputs = keep(inputs)  # before the pass, which may write into them
     losses = loss(call(network if run is None else run, inputs))
     check_losses(losses, inputs, per_token=True)
-    coarsest = coarsest_of([losses, *network.parameters()])
+    coarsest = coarsest_of([losses, *network.parameters()], coarsest_inside(losses))
     if any(_steps_inside(p) for p in network.parameters()):
         snapshot.take_parameters()
     versions = [p._version for p in snapshot.names.values()]
@@ -232,7 +233,7 @@ def record_replayed(
                 "were copied. Step after it, or in hooks of the parameters (register_post_accumulate_grad_hook)."
             )
         snapshot.take_parameters()
-    kept = snapshot, keep(inputs), loss, keep(_tensors_of(loss))
+    kept = snapshot, kept_inputs, loss, keep(_tensors_of(loss))
     return tape(network, losses.detach(), batch_gradient, *kept, low_precision=low, coarsest=coarsest)
 
 

@@ -167,7 +167,7 @@ def read(kept: Kept, label: str) -> Tensor:
     if kept.stale:
         raise StaleTapeError(
             f"The input of {label} was overwritten in place after it was recorded. Keep each batch in its own tensor "
-            "until its rewards are computed."
+            "until its rewards are computed; where a forward pass writes into its own input, pass it a copy."
         )
     return kept.tensor
 
@@ -190,10 +190,25 @@ def full_precision(network: nn.Module) -> torch.autocast:
     return torch.autocast(device, enabled=False)
 
 
-def coarsest_of(tensors: Iterable[Tensor]) -> torch.dtype:
-    """The floating type of least precision among ``tensors``; float32 if there is none."""
-    types = {t.dtype for t in tensors if t.is_floating_point()}
+def coarsest_of(tensors: Iterable[Tensor], *others: torch.dtype) -> torch.dtype:
+    """The floating type of least precision among ``tensors`` and other types; float32 if there is none."""
+    types = {*(t.dtype for t in tensors if t.is_floating_point()), *others}
     return max(types, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float32)
+
+
+def coarsest_inside(losses: Tensor) -> torch.dtype:
+    """The floating type of least precision that a float64 pass went through; others are taken at their word."""
+    if losses.dtype is not torch.float64:
+        return losses.dtype
+    seen, left, types = set(), [losses.grad_fn], {losses.dtype}
+    while left:
+        node = left.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            types.update(metadata.dtype for metadata in node._input_metadata)
+            left += [following for following, _ in node.next_functions]
+    floating = [dtype for dtype in types if dtype.is_floating_point]
+    return max(floating, key=lambda dtype: torch.finfo(dtype).eps)
 
 
 def runs_in_low_precision(network: nn.Module) -> bool:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from gar_env.functional.state import Function, State, swapped_in
+from gar_env.functional.state import Function, State, is_ours, swapped_in
 from gar_env.seeding import RandomState
 
 
@@ -60,7 +60,14 @@ def isolated(network: nn.Module, *functions: Function, dtype: torch.dtype | None
     if dtype is not None:
         floating = [b for b in network.buffers() if b.is_floating_point() and b.dtype != dtype]
         stand_ins |= {id(b): b.detach().to(dtype) for b in floating}
-    state = State.of(network, functions, stand_ins=stand_ins, strict=True, without_ours=True)
+    # A hook on a parameter may change its gradient; those that come after it is there may step, and stay behind.
+    hooks = [(stand_ins[id(p)], hook) for p in network.parameters() for hook in (p._backward_hooks or {}).values()]
+    hooks = [(p, hook) for p, hook in hooks if not is_ours(hook)]
+    state = State.of(
+        network, [*functions, *(hook for _, hook in hooks)], stand_ins=stand_ins, strict=True, without_ours=True
+    )
+    for p, hook in hooks:
+        p.register_hook(hook)
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     with RandomState.now(device).replayed(), swapped_in(state):
         yield

@@ -159,9 +159,9 @@ class Snapshot:
         values = {**self.parameters, **parameters}
         state = self.state.copy(stand_ins={id(p): values[name] for name, p in self.names.items()})
         fixed = {id(p): self.parameters[name] for name, p in self.names.items()}
-        own = {id(module): attributes["_parameters"].get("weight") for module, attributes, _ in self.state.modules}
+        own = {id(module): attributes for module, attributes, _ in self.state.modules}
         for module, attributes, _ in state.modules:
-            weight = own[id(module)]
+            weight = own[id(module)].get("_parameters", {}).get("weight")
             if isinstance(module, nn.Embedding) and module.padding_idx is not None and id(weight) in fixed:
                 _hold_row(attributes["_parameters"], module.padding_idx, fixed[id(weight)])
         # Gradients on: forward passes may ask for some, and what they do under no_grad is told apart by it.

@@ -50,11 +50,11 @@ class State:
     """A copy, to be swapped in once; :meth:`copy` it to use it again.
 
     Args:
-        modules: Each with its attributes; ``True`` where those are all of them.
+        modules: Modules, and objects that are called, each with its attributes; ``True`` where those are all of them.
         cells: What closures hold, by cell.
     """
 
-    modules: list[tuple[nn.Module, dict[str, Any], bool]]
+    modules: list[tuple[Any, dict[str, Any], bool]]
     cells: list[tuple[types.CellType, Any]]
 
     @classmethod
@@ -83,7 +83,7 @@ class State:
         for inner in module.modules():
             copier.take(inner)
         for function in functions:
-            copier(function)
+            copier.take_function(function)
         return copier.finish()
 
     def copy(self, *, stand_ins: Mapping[int, Tensor]) -> State:
@@ -92,7 +92,7 @@ class State:
         copier.sources = {id(module): attributes for module, attributes, _ in self.modules}
         copier.contents = {id(cell): value for cell, value in self.cells}
         for module, _, _ in self.modules:
-            copier.take(module)
+            copier.take_function(module)
         for cell, _ in self.cells:
             copier.take_cell(cell)
         return copier.finish()
@@ -100,7 +100,8 @@ class State:
     @property
     def buffers(self) -> list[Tensor]:
         """All of them."""
-        return [b for _, attributes, _ in self.modules for b in attributes["_buffers"].values() if b is not None]
+        held = [attributes.get("_buffers", {}) for _, attributes, _ in self.modules]
+        return [buffer for buffers in held for buffer in buffers.values() if buffer is not None]
 
 
 @contextmanager
@@ -138,7 +139,8 @@ def _contents(cell: types.CellType) -> Any:
         return None
 
 
-def _is_ours(function: Any) -> bool:
+def is_ours(function: Any) -> bool:
+    """Whether a function, or an object, belongs to this package."""
     function = getattr(function, "func", function)
     return (getattr(function, "__module__", None) or type(function).__module__).startswith("gar_env.")
 
@@ -150,7 +152,7 @@ class _Copier:
         self.stand_ins, self.strict, self.without_ours = stand_ins, strict, without_ours
         self.sources: dict[int, dict[str, Any]] = {}  # where a module's attributes are copied from, if not from it
         self.contents: dict[int, Any] = {}
-        self._modules: list[tuple[nn.Module, dict[str, Any], bool]] = []
+        self._modules: list[tuple[Any, dict[str, Any], bool]] = []
         self._cells: dict[int, tuple[types.CellType, Any]] = {}
         self._taken: set[int] = set()
         self._copies: dict[int, tuple[Any, Any]] = {}  # the original too, so that its id stays taken
@@ -171,12 +173,30 @@ class _Copier:
         attributes: dict[str, Any] = {}
         self._modules.append((module, attributes, True))
         for name, value in source.items():
-            if self.without_ours and name == "forward" and _is_ours(value):
+            if self.without_ours and name == "forward" and is_ours(value):
                 continue
             attributes[name] = value if type(value) in _ATOM_TYPES else self(value)
             if self.without_ours and name.endswith("_hooks") and type(value) in _PLAIN_DICTS and value:
-                for key in [key for key, hook in value.items() if _is_ours(hook)]:
+                for key in [key for key, hook in value.items() if is_ours(hook)]:
                     del attributes[name][key]
+
+    def take_function(self, function: Function) -> None:
+        """What is called: it stays, and what its closure, its object or its arguments hold is copied."""
+        if isinstance(function, functools.partial):
+            self.take_function(function.func)
+        owner = getattr(function, "__self__", function)
+        if isinstance(owner, nn.Module):
+            self.take(owner)
+        elif isinstance(function, types.FunctionType):
+            self(function)
+        elif hasattr(owner, "__dict__") and not isinstance(owner, type) and not is_ours(owner):
+            if id(owner) not in self._taken:
+                self._taken.add(id(owner))
+                source = self.sources.get(id(owner), vars(owner))
+                self._keep(owner, owner)
+                attributes: dict[str, Any] = {}
+                self._modules.append((owner, attributes, True))
+                attributes.update((name, self(value)) for name, value in source.items())
 
     def take_cell(self, cell: types.CellType) -> None:
         """What a closure holds; tensors, such as targets, are shared unless something stands in for them."""
@@ -238,7 +258,7 @@ class _Copier:
             unchanged = all(a is b for a, b in zip(items, value, strict=True))
             made = value if unchanged else kind(items) if kind is tuple else kind(*items)
             return self._keep(value, made)
-        if _is_ours(value):
+        if is_ours(value):
             return self._keep(value, value)
         return self._callable_or_object(value, kind)
 
