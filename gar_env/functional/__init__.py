@@ -1,6 +1,6 @@
 """A module run again, and left as it was."""
 
-from gar_env.functional.preserve import isolated, preserve
+from gar_env.functional.preserve import call_with, isolated, preserve
 from gar_env.functional.snapshot import Autocast, Snapshot
 from gar_env.functional.state import State, UncopiableStateError, swapped_in
 from gar_env.functional.surroundings import own_surroundings
@@ -10,6 +10,7 @@ __all__ = [
     "Snapshot",
     "State",
     "UncopiableStateError",
+    "call_with",
     "isolated",
     "own_surroundings",
     "preserve",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gar_env.functional.state import Function, State, is_ours, swapped_in
 from gar_env.seeding import RandomState
@@ -71,6 +72,26 @@ def isolated(network: nn.Module, *functions: Function, dtype: torch.dtype | None
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     with RandomState.now(device).replayed(), swapped_in(state):
         yield
+
+
+def call_with(network: nn.Module, parameters: Mapping[str, Tensor], *args: Any) -> Any:
+    """The network's output with other parameters, differentiable in them; the network stays as it is.
+
+    Unlike ``torch.func.functional_call``, for modules that stand under two names as well.
+
+    Args:
+        network: Its hooks run, but for those of this package.
+        parameters: Keyed as in ``named_parameters()``; those left out are its own.
+        *args: Of the network.
+
+    Example:
+        >>> layer = nn.Linear(2, 1, bias=False)
+        >>> call_with(nn.Sequential(layer), {"0.weight": torch.ones(1, 2)}, torch.tensor([[1.0, 2.0]]))
+        tensor([[3.]])
+    """
+    stand_ins = {id(p): parameters[name] for name, p in network.named_parameters() if name in parameters}
+    with swapped_in(State.of(network, stand_ins=stand_ins, without_ours=True)):
+        return network(*args)
 
 
 def _stand_in(p: nn.Parameter, dtype: torch.dtype | None) -> nn.Parameter:

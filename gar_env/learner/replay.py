@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from gar_env.data import Batch
 from gar_env.errors import ConfigurationError
+from gar_env.functional import call_with
 from gar_env.learner.losses import losses_of
 from gar_env.learner.precision import laid_out
 from gar_env.networks import LastLinearInputs
@@ -140,11 +140,9 @@ class Replay:
     def _run(self, one: Pass, parameters: Parameters) -> Tensor:
         network, spare = self.learner.network, torch.Generator(self.learner.device)
         spare.set_state(one.random_state)
-        # Copies: a backward pass through batch normalisation refuses buffers that were put back in between.
-        buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
         inputs = laid_out(one.batch.inputs, channels_last=self.learner.channels_last)
         with lend_to_global(spare), self.learner.autocast():
-            return losses_of(one.batch, one.weights)(functional_call(network, {**parameters, **buffers}, (inputs,)))
+            return losses_of(one.batch, one.weights)(call_with(network, parameters, inputs))
 
     def _updated(self, leaves: dict[str, Tensor], total: Tensor, *, through: bool) -> dict[str, Tensor]:
         """The optimizer's step from ``theta_t`` along the gradient of ``total``; ``through``: differentiable."""
