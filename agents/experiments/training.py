@@ -169,7 +169,7 @@ class Training:
         self.session.finished = self._finished
         self.session.seconds, self._clock = self.seconds, time.time()
         header = {"config": self.config.as_json(), "steps": self.session.steps, "episode_seed": self.slots.episode_seed}
-        save_checkpoint(self.checkpoint, header, self.session, {**_remade(self.slots), **self.session.leave_out()})
+        save_checkpoint(self.checkpoint, header, self.session, {**_left_out(self.slots), **self.session.leave_out()})
         self._saved_at = self.session.steps
 
     def _load(self, env: Any) -> Session:
@@ -186,8 +186,8 @@ class Training:
                 f"{self.checkpoint} belongs to another run: {'; '.join(different)}. Put its own config.json back."
             )
         fresh = env.unwrapped
-        fresh.pool = fresh._make_pool(header["episode_seed"]).to(fresh.device)
-        session = load_checkpoint(self.checkpoint, {**_remade(fresh), "logger": None})
+        fresh.pool = fresh.on_device(fresh._make_pool(header["episode_seed"]))
+        session = load_checkpoint(self.checkpoint, {**_left_out(fresh), "logger": None})
         env.close()
         return session
 
@@ -213,6 +213,6 @@ class Training:
         self.console.print("Stopping as soon as the state is whole; once more stops at once ...")
 
 
-def _remade(slots: SlotVectorEnv) -> dict[str, Any]:
-    """The large objects that are left out of checkpoints, since the data set and a seed make them again."""
-    return {"dataset": slots.dataset, "pool": slots.pool}
+def _left_out(slots: SlotVectorEnv) -> dict[str, Any]:
+    """The large objects that are left out of checkpoints; a name for nothing would stand for every ``None``."""
+    return {name: thing for name, thing in slots.made_again().items() if thing is not None}

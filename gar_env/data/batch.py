@@ -65,7 +65,13 @@ def normalisation(images: Tensor, scaling: str) -> Normalisation:
         mean, deviation = torch.full((channels,), 0.5), torch.full((channels,), 0.5)
     else:
         values = torch.arange(256, dtype=torch.float64) / 255
-        counts = torch.stack([torch.bincount(images[:, c].flatten().long(), minlength=256) for c in range(channels)])
+        # In chunks: as int64, all pixels would take eight times the memory of the images.
+        counts = torch.stack(
+            [
+                sum(torch.bincount(some[:, c].flatten().long(), minlength=256) for some in images.split(4096))
+                for c in range(channels)
+            ]  # pyright: ignore[reportArgumentType]
+        )
         weights = counts.cpu() / counts.cpu().sum(1, keepdim=True, dtype=torch.float64)
         mean = weights @ values
         deviation = ((weights @ values.square()) - mean.square()).clamp_min(1e-12).sqrt()

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from gar_env.data.corruptions import CORRUPTIONS, parse_shares
 from gar_env.data.dataset import Dataset
+from gar_env.data.images import Images
 from gar_env.errors import ConfigurationError
 
 
@@ -18,14 +19,14 @@ class Pool:
     """Examples to draw from.
 
     Args:
-        images: uint8 ``[n, channels, height, width]``, corrupted where an example is.
+        images: uint8 ``[n, channels, height, width]``, corrupted where an example is; read as ``images[rows]``.
         labels: int64 ``[n]``, likewise.
         members: int64 ``[m]``, the examples that may be trained on (``m = n`` without held-out part).
         heldout: int64 ``[n - m]``, clean examples that are not.
         spoiled: bool ``[n]``, which examples were corrupted.
     """
 
-    images: Tensor
+    images: Images
     labels: Tensor
     members: Tensor
     heldout: Tensor
@@ -33,8 +34,8 @@ class Pool:
 
     def to(self, device: torch.device | str) -> Self:
         """The same examples on ``device``."""
-        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **tensors)
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor | Images)}
+        return replace(self, **moved)
 
     def draw_uniformly(self, n: int, generator: Generator) -> Tensor:
         """``n`` of all training examples, as they are, with replacement. int64 ``[n]``, indices into ``images``."""
@@ -80,11 +81,42 @@ def make_pool(dataset: Dataset, generator: Generator, *, corrupt: str = "", held
         ConfigurationError: If ``corrupt`` cannot be read, or a share is out of range.
     """
     heldout, members = put_aside(len(dataset.x_train), heldout_share, generator)
-    images, labels = dataset.x_train.clone(), dataset.y_train.clone()
-    spoiled, start = torch.zeros(len(images), dtype=torch.bool), 0
+    wanted, start = [], 0
     for name, share in parse_shares(corrupt):
         rows = members[start : start + max(1, round(share * len(members)))]
-        images[rows], labels[rows] = CORRUPTIONS[name](images[rows], labels[rows], len(dataset.classes), generator)
-        spoiled[rows] = True
+        if len(rows) == 0:
+            raise ConfigurationError(
+                f"corrupt={corrupt!r} leaves no example for {name}: {dataset.name} has {len(members)} to share out."
+            )
+        wanted.append((name, rows))
         start += len(rows)
+    images, labels, spoiled = corrupted(dataset, wanted, generator)
     return Pool(images=images, labels=labels, members=members, heldout=heldout, spoiled=spoiled)
+
+
+def corrupted(
+    dataset: Dataset, wanted: list[tuple[str, Tensor]], generator: Generator
+) -> tuple[Images, Tensor, Tensor]:
+    """Spoil some of the training data; what a corruption leaves alone is not copied.
+
+    Args:
+        dataset: On the CPU.
+        wanted: Names of corruptions, each with the rows to spoil, int64.
+        generator: For all of them, in order.
+
+    Returns:
+        ``(images, labels [n], bool [n]: which were spoiled)``.
+
+    Raises:
+        ConfigurationError: If a corruption cannot spoil these data.
+    """
+    images, labels = Images(dataset.x_train), dataset.y_train.clone()
+    spoiled = torch.zeros(len(images), dtype=torch.bool)
+    for name, rows in wanted:
+        some = dataset.x_train[rows]
+        version = some._version
+        changed, labels[rows] = CORRUPTIONS[name](some, labels[rows], len(dataset.classes), generator)
+        if changed is not some or some._version != version:
+            images = images.replacing(rows, changed)
+        spoiled[rows] = True
+    return images, labels, spoiled

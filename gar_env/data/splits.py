@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from gar_env.data.corruptions import CORRUPTIONS, parse_corruptions
+from gar_env.data.corruptions import parse_corruptions
 from gar_env.data.dataset import Dataset
-from gar_env.data.pool import Pool, put_aside
+from gar_env.data.pool import Pool, corrupted, put_aside
 from gar_env.errors import ConfigurationError
 from gar_env.registry import check_choice
 
@@ -99,18 +99,16 @@ def make_splits(
     if corrupt is None:
         corrupt = "" if kind == "group" else "0:label_noise"
     wanted = parse_corruptions(corrupt)
-    images, labels = dataset.x_train.clone(), dataset.y_train.clone()
-    spoiled = torch.zeros(len(images), dtype=torch.bool)
+    rows_of_corruptions = []
     for split, (name, share) in sorted(wanted.items()):
         if split >= len(names):
             raise ConfigurationError(
                 f"corrupt names split {split}, but there are {len(names)} splits: 0..{len(names) - 1}."
             )
         count = max(1, round(share * int(sizes[split])))
-        rows = members[starts[split] : starts[split] + count]
-        images[rows], labels[rows] = CORRUPTIONS[name](images[rows], labels[rows], len(dataset.classes), generator)
-        spoiled[rows] = True
+        rows_of_corruptions.append((name, members[starts[split] : starts[split] + count]))
         names[split] = f"{names[split]} ({name})" if share == 1 else f"{names[split]} ({name} {share:g})"
+    images, labels, spoiled = corrupted(dataset, rows_of_corruptions, generator)
     return Splits(
         images=images,
         labels=labels,

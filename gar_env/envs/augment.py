@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,7 +22,7 @@ from gar_env.augment import (
     apply,
     load_space,
 )
-from gar_env.data import Batch, Pool, make_pool
+from gar_env.data import Batch, Dataset, Pool, make_pool
 from gar_env.envs.base import SlotVectorEnv
 from gar_env.envs.config import SlotConfig, config_from
 from gar_env.envs.features import LAST_REWARD, PROGRESS, RUNNING_LOSS, Feature, squashed
@@ -175,17 +176,24 @@ class AugmentVectorEnv(SlotVectorEnv):
         named = {f"applied_{name}": share for name, share in zip(self.space.names, per_operation, strict=True)}
         return {"operations": self._changed.item() / examples, **named}
 
-    def _make_pool(self, seed: int) -> Pool:
+    @cached_property
+    def _training_data(self) -> Dataset:
+        """The data set, or the subset that is trained on."""
         dataset, subset, examples = self.dataset, self.config.subset, len(self.dataset.x_train)
-        if subset is not None:
-            if subset > examples:
-                raise ConfigurationError(
-                    f"subset={subset} is more than {dataset.name} has: {examples} training examples."
-                )
-            # From a seed of its own: every run, whatever its seed, has the same examples.
-            dataset = dataset.taking(torch.randperm(examples, generator=named_generator(0, "subset"))[:subset])
+        if subset is None:
+            return dataset
+        if subset > examples:
+            raise ConfigurationError(f"subset={subset} is more than {dataset.name} has: {examples} training examples.")
+        # From a seed of its own: every run, whatever its seed, has the same examples.
+        return dataset.taking(torch.randperm(examples, generator=named_generator(0, "subset"))[:subset])
+
+    def made_again(self) -> dict[str, Any]:
+        """See :meth:`SlotVectorEnv.made_again`."""
+        return {**super().made_again(), "training_data": self._training_data}
+
+    def _make_pool(self, seed: int) -> Pool:
         generator = named_generator(seed, "labels")
-        return make_pool(dataset, generator, corrupt=self.config.corrupt, heldout_share=self.heldout_share)
+        return make_pool(self._training_data, generator, corrupt=self.config.corrupt, heldout_share=self.heldout_share)
 
     def _start_data(self) -> None:
         if self.num_envs > len(self.pool.members):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from abc import abstractmethod
 from typing import Any, ClassVar
 
@@ -70,6 +71,8 @@ class SlotVectorEnv(TogetherVectorEnv):
                 f"{left}{' beside the held-out part' if share else ''}. Lower num_envs (batch_size)."
             )
         self.normalise = normalisation(self.dataset.x_train.to(self.device), config.inputs)
+        self.device_images: Tensor | None = None
+        """The data set's images on a GPU, once for all episodes; on the CPU the data set's own are used."""
         self.dashboard = Dashboard(type(self).__name__) if self.render_mode else None
 
     def _set_spaces(self, action_space: Any, batched_action_space: Any, features: tuple[Feature, ...]) -> None:
@@ -164,9 +167,22 @@ class SlotVectorEnv(TogetherVectorEnv):
         if self.dashboard:
             self.dashboard.clear()
         self.episode_seed = seed
-        self.pool = self._make_pool(seed).to(self.device)
+        self.pool = self.on_device(self._make_pool(seed))
         self._start_data()
         self._look()
+
+    def made_again(self) -> dict[str, Any]:
+        """Large objects that the options and :attr:`episode_seed` make again, and checkpoints leave out, by name."""
+        return {"dataset": self.dataset, "pool": self.pool, "device_images": self.device_images}
+
+    def on_device(self, pool: Any) -> Any:
+        """A pool made on the CPU; images that it shares with the data set are moved once."""
+        if self.device.type == "cpu":
+            return pool
+        if self.device_images is None:
+            self.device_images = pool.images.original.to(self.device)
+        shared = replace(pool.images, original=self.device_images)
+        return replace(pool, images=shared).to(self.device)
 
     def _advance(self, actions: Tensor) -> Outcome:
         start = self.paying.start()

@@ -20,6 +20,6 @@ def test_two_corruptions_share_out_the_examples():
     dataset = load_dataset("digits")
     pool = make_pool(dataset, torch.Generator().manual_seed(0), corrupt="symmetric_noise(0.3), pixel_noise(0.2)")
     relabelled = pool.labels != dataset.y_train
-    redrawn = (pool.images != dataset.x_train).flatten(1).any(1)
+    redrawn = (pool.images.all() != dataset.x_train).flatten(1).any(1)
     assert not (relabelled & redrawn).any()
     assert torch.equal(relabelled | redrawn, pool.spoiled)

@@ -39,7 +39,7 @@ def test_split_0_has_random_labels_by_default_and_the_data_set_keeps_its_own(dig
     in_split_0[splits.members[: splits.sizes[0]]] = True
     assert not wrong[~in_split_0].any()
     assert 0.8 < wrong[in_split_0].float().mean() < 0.98, "a tenth of random labels is right by chance"
-    assert torch.equal(splits.images, digits.x_train)
+    assert torch.equal(splits.images.all(), digits.x_train)
     assert torch.equal(digits.y_train, before)
 
 
@@ -53,7 +53,7 @@ def test_pixel_noise_and_easy_spoil_images_and_keep_labels(digits):
 
 def test_a_share_corrupts_that_share(digits):
     splits = make_splits(digits, generator(), corrupt="3:pixel_noise(0.25)")
-    changed = (splits.images != digits.x_train).flatten(1).any(1).sum()
+    changed = (splits.images.all() != digits.x_train).flatten(1).any(1).sum()
     assert changed == round(0.25 * int(splits.sizes[3]))
     assert splits.names[3] == "3 (pixel_noise 0.25)"
 
