@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import reprlib
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
@@ -20,8 +21,27 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         >>> did_you_mean("uniforn", ["uniform", "oracle"])
         " Did you mean 'uniform'?"
     """
+    if len(name) > 100:
+        return ""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def shown(value: object) -> str:
+    """``repr`` for a message: short, and of tensors and arrays the type and shape, never the numbers.
+
+    Example:
+        >>> import torch
+        >>> shown(torch.zeros(2, 3)), shown("x" * 1000)[:8]
+        ('a torch.float32 Tensor [2, 3]', "'xxxxxxx")
+    """
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if shape is not None and dtype is not None:
+        return f"a {dtype} {type(value).__name__} {list(shape)}"
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 120
+    text = short.repr(value)
+    return text if len(text) <= 300 and "tensor(" not in text else f"a {type(value).__name__}"
 
 
 def check_choice(option: str, value: object, choices: Iterable[str]) -> None:
@@ -36,9 +56,9 @@ def check_choice(option: str, value: object, choices: Iterable[str]) -> None:
         gar_env.errors.ConfigurationError: output='numpi' is unknown. Did you mean 'numpy'? Choose one of numpy, torch.
     """
     choices = tuple(choices)
-    if value not in choices:
-        hint = did_you_mean(str(value), choices)
-        raise ConfigurationError(f"{option}={value!r} is unknown.{hint} Choose one of {', '.join(choices)}.")
+    if not isinstance(value, str) or value not in choices:
+        hint = did_you_mean(value, choices) if isinstance(value, str) else ""
+        raise ConfigurationError(f"{option}={shown(value)} is unknown.{hint} Choose one of {', '.join(choices)}.")
 
 
 def import_module_of(kind: str, name: str) -> str:
@@ -54,7 +74,13 @@ def import_module_of(kind: str, name: str) -> str:
     Raises:
         UnknownNameError: If there is no such module, or it cannot be read.
     """
-    module, _, short = name.rpartition(":")
+    if not isinstance(name, str):
+        raise UnknownNameError(f"A {kind} is named by a string; found {shown(name)}.")
+    module, colon, short = name.rpartition(":")
+    if colon and not all(part.isidentifier() for part in module.split(".")):
+        raise UnknownNameError(
+            f"{kind.capitalize()} {shown(name)} names no module before the colon. Write package.module:name."
+        )
     if module:
         try:
             importlib.import_module(module)
@@ -63,7 +89,7 @@ def import_module_of(kind: str, name: str) -> str:
                 f"{kind.capitalize()} {name!r} names the module {module!r}, which cannot be "
                 f"imported: {error}. Install it, or put its folder on the Python path."
             ) from error
-        except (SyntaxError, ImportError) as error:
+        except Exception as error:  # whatever its code does
             raise UnknownNameError(
                 f"{kind.capitalize()} {name!r} names the module {module!r}, which is there but cannot be imported: "
                 f"{type(error).__name__}: {error}"
@@ -121,7 +147,7 @@ class Registry(Generic[T]):
         short = import_module_of(self.kind, name)
         if short not in self._objects:
             raise UnknownNameError(
-                f"No {self.kind} is called {short!r}.{did_you_mean(short, self._objects)}\nKnown: {', '.join(self)}."
+                f"No {self.kind} is called {shown(short)}.{did_you_mean(short, self._objects)}\nKnown: {', '.join(self)}."
             )
         return self._objects[short]
 

@@ -20,6 +20,7 @@ from gar_env.alignment.inputs import Losses, call, check_losses, rows_of
 from gar_env.alignment.recorder import Recorder
 from gar_env.alignment.tape import Parts, Tape, coarsest_inside, coarsest_of, runs_in_low_precision, working_dtype
 from gar_env.alignment.units import Unit, plan
+from gar_env.errors import LostGradientError
 
 
 @dataclass(eq=False)
@@ -106,7 +107,24 @@ def record_layers(
         inside = coarsest_inside(losses)
         recorder.rows = len(losses)
         batch_gradient, scale = backward_of_mean(network, losses, loss_scale, alone=alone)
+    _check_called(units, batch_gradient)
     kept = [tensor for unit in units for one in unit.calls for tensor in one.kept()]
     coarsest = coarsest_of([losses, *network.parameters(), *kept], inside)
     low = runs_in_low_precision(network) or coarsest.itemsize < 4
     return LayerTape(network, losses.detach(), batch_gradient, units, scale, low_precision=low, coarsest=coarsest)
+
+
+def _check_called(units: list[Unit], batch_gradient: Mapping[str, Tensor]) -> None:
+    """Refuse parameters that got a gradient though their module was not called, however small it is beside others.
+
+    Raises:
+        LostGradientError: With their names.
+    """
+    called = {name for unit in units if unit.calls for name in unit.parameters.values()}
+    left = {name for unit in units if not unit.calls for name in unit.parameters.values()} - called
+    lost = sorted(name for name in left if bool(batch_gradient[name].any()))
+    if lost:
+        raise LostGradientError(
+            f"{', '.join(lost[:4])}{f' and {len(lost) - 4} more' if len(lost) > 4 else ''}: used outside the layer "
+            "that owns it, which was not called. With hooks, use each weight through its own module only."
+        )

@@ -4,108 +4,64 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from gar_env.data.dataset import Dataset
+from gar_env.data.image_files import BACKGROUNDS, LAYOUT, as_rgb, images_below, laid_out, read
 from gar_env.errors import DatasetFormatError, DatasetNotFoundError
+from gar_env.registry import check_choice
 
-LAYOUT = "root/train/[source/]class/image.png and root/test/class/image.png"
 
-
-def load_image_folder(root: str | Path, image_size: int | None = None) -> Dataset:
+def load_image_folder(root: str | Path, image_size: int | None = None, background: str = "white") -> Dataset:
     """Read ``root/train/[source/]class/*`` and ``root/test/class/*`` into memory as RGB.
 
+    Every kind of image that Pillow reads counts, of animations the first picture; other files and empty folders are
+    named in a warning, hidden ones are not looked at. Images are turned upright as their EXIF data say.
+
     Args:
-        root: A folder with the sub-folders ``train`` and ``test``. When the folders in ``train`` hold
-            folders rather than images, they are sources (``group_train``), and the folders in them classes.
+        root: A folder with the sub-folders ``train`` and ``test``. Where all images in ``train`` lie two folders deep,
+            the outer ones are sources (``group_train``), and the inner ones classes.
         image_size: Height and width to resize to (bilinear); without it all images must have one size.
+        background: ``"white"`` or ``"black"``: what transparent images are laid on.
 
     Raises:
+        ConfigurationError: If there is no such background.
         DatasetNotFoundError: If ``root``, ``train`` or ``test`` is not there.
-        DatasetFormatError: If there are no images, an image cannot be read, the sizes differ, or the test
-            part has a class that the training part lacks.
+        DatasetFormatError: If there are no images, an image cannot be read or lies elsewhere, the sizes differ, or the
+            test part has a class that the training part lacks.
     """
     root = Path(root)
+    check_choice("image_background", background, BACKGROUNDS)
     for folder in (root, root / "train", root / "test"):
         if not folder.is_dir():
             raise DatasetNotFoundError(f"No folder at {folder}. An image folder looks like {LAYOUT}.")
-    sources = _folders(root / "train")
-    has_sources = any(_folders(source) for source in sources)
-    train = _files(sources) if has_sources else _files([root / "train"])
-    test = _files([root / "test"])
-    classes = tuple(sorted({label for _, label, _ in train}))
-    strange = sorted({label for _, label, _ in test} - set(classes))
+    train = laid_out(root / "train", images_below(root / "train"), depths=(1, 2))
+    test = laid_out(root / "test", images_below(root / "test"), depths=(1,))
     if not train or not test:
         raise DatasetFormatError(
-            f"{root / ('test' if train else 'train')} holds no images ({', '.join(IMG_EXTENSIONS)}). "
-            f"An image folder looks like {LAYOUT}."
+            f"{root / ('test' if train else 'train')} holds no images. An image folder looks like {LAYOUT}."
         )
+    classes = tuple(sorted({label for _, label, _ in train}))
+    strange = sorted({label for _, label, _ in test} - set(classes))
     if strange:
         raise DatasetFormatError(
             f"{root / 'test'} has classes that {root / 'train'} lacks: {', '.join(strange)}. "
             f"Known: {', '.join(classes)}."
         )
-    groups = tuple(source.name for source in sources) if has_sources else ()
-    size: tuple[int, int] | None = (image_size, image_size) if image_size else None
-    if size is None:
-        size = _open(train[0][0]).size
+    groups = tuple(sorted({source for _, _, source in train if source}))
+    size = (image_size, image_size) if image_size else as_rgb(train[0][0], background).size
+    numbers, owners = ({name: i for i, name in enumerate(names)} for names in (classes, groups))
+    parts = [
+        torch.from_numpy(read([path for path, _, _ in part], size, resize=bool(image_size), background=background))
+        for part in (train, test)
+    ]
     return Dataset(
         root.name,
-        _read([path for path, _, _ in train], size, image_size is not None),
-        torch.tensor([classes.index(label) for _, label, _ in train]),
-        _read([path for path, _, _ in test], size, image_size is not None),
-        torch.tensor([classes.index(label) for _, label, _ in test]),
+        parts[0],
+        torch.tensor([numbers[label] for _, label, _ in train]),
+        parts[1],
+        torch.tensor([numbers[label] for _, label, _ in test]),
         classes,
-        torch.tensor([groups.index(source) for _, _, source in train]) if has_sources else None,
+        torch.tensor([owners[source] for _, _, source in train]) if groups else None,
         groups,
     )
-
-
-def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _files(roots: list[Path]) -> list[tuple[Path, str, str]]:
-    """``(file, class, source)`` of every image two levels below ``roots``."""
-    return [
-        (path, folder.name, root.name)
-        for root in roots
-        for folder in _folders(root)
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in IMG_EXTENSIONS
-    ]
-
-
-def _read(paths: list[Path], size: tuple[int, int], resize: bool) -> torch.Tensor:
-    images = np.empty((len(paths), 3, size[1], size[0]), np.uint8)
-    for row, path in enumerate(paths):
-        image = _open(path)
-        if resize:
-            image = image.resize(size, Image.Resampling.BILINEAR)
-        if image.size != size:
-            raise DatasetFormatError(
-                f"{path} is {image.size[0]}x{image.size[1]}, the first image is {size[0]}x{size[1]}. "
-                "Pass image_size=... to resize all images to one size."
-            )
-        images[row] = np.asarray(image).transpose(2, 0, 1)
-    return torch.from_numpy(images)
-
-
-def _open(path: Path) -> Image.Image:
-    """One image as 8-bit RGB.
-
-    Raises:
-        DatasetFormatError: If it cannot be read, or has more than 8 bits a channel, which RGB would clip.
-    """
-    try:
-        with Image.open(path) as file:
-            if file.mode.startswith(("I", "F")):
-                raise DatasetFormatError(
-                    f"{path} has more than 8 bits a channel (mode {file.mode}). Save it with 8 bits."
-                )
-            return file.convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise DatasetFormatError(f"{path} cannot be read as an image: {error}.") from error

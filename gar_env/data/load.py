@@ -1,19 +1,30 @@
-"""One string names a data set: a registered name, an ``.npz`` file or an image folder."""
+"""One string or path names a data set: a registered name, an ``.npz`` file or an image folder."""
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from pathlib import Path
 
 from gar_env.data import arrows  # noqa: F401 - registers itself
 from gar_env.data.builtin import DATASETS
 from gar_env.data.dataset import Dataset
+from gar_env.data.image_files import fingerprint
 from gar_env.data.image_folder import load_image_folder
 from gar_env.data.npz import load_npz
 from gar_env.errors import ConfigurationError, DatasetNotFoundError
+from gar_env.functional import own_surroundings
+from gar_env.registry import shown
 
 
-def load_dataset(name: str | Dataset, *, download: bool = False, image_size: int | None = None) -> Dataset:
+@own_surroundings()
+def load_dataset(
+    name: str | os.PathLike[str] | Dataset,
+    *,
+    download: bool = False,
+    image_size: int | None = None,
+    image_background: str = "white",
+) -> Dataset:
     """Load a data set into memory; the last few are kept, so that several environments share one copy.
 
     Args:
@@ -21,6 +32,7 @@ def load_dataset(name: str | Dataset, *, download: bool = False, image_size: int
             file, or of an image folder. A data set is returned as it is.
         download: Whether torchvision may fetch what is not there.
         image_size: Height and width to resize an image folder to; refused for the others.
+        image_background: ``"white"`` or ``"black"``, under transparent images of a folder.
 
     Raises:
         UnknownNameError: If the name is no data set, file or folder.
@@ -34,22 +46,39 @@ def load_dataset(name: str | Dataset, *, download: bool = False, image_size: int
     """
     if isinstance(name, Dataset):
         return name
+    name = "./" + str(name) if isinstance(name, os.PathLike) and not os.path.isabs(name) else name
+    if not isinstance(name, str | os.PathLike):
+        raise ConfigurationError(f"dataset={shown(name)} must be a name, a path or a Dataset.")
+    name = os.fspath(name)
     if not name:
         raise ConfigurationError(f"dataset is empty. Pass one of {', '.join(DATASETS)}, or a path.")
+    if "\0" in name or len(name) > 4096:
+        raise ConfigurationError(f"dataset={shown(name)} is no name, and no path that a system would take.")
     path = Path(name).expanduser()
     # A registered name wins over a folder that happens to be called so; "./digits" is the folder.
-    is_path = name not in DATASETS and (name.endswith(".npz") or path.is_dir() or "/" in name or "\\" in name)
+    is_path = name not in DATASETS and (name.endswith(".npz") or _is_folder(path) or "/" in name or "\\" in name)
     if image_size is not None and image_size < 1:
         raise ConfigurationError(f"image_size={image_size} must be at least 1.")
     if image_size is not None and (not is_path or name.endswith(".npz")):
         raise ConfigurationError(f"image_size={image_size} goes with an image folder; {name!r} is none. Leave it out.")
     if not is_path:
         return _named(name, download)
-    if not path.exists():
+    if not _exists(path):
         raise DatasetNotFoundError(
             f"Nothing at {path}. Pass an .npz file, a folder of images, or one of {', '.join(DATASETS)}."
         )
-    return _at_path(str(path), _newest(path), image_size)
+    return _at_path(str(path), fingerprint(path), image_size, image_background)
+
+
+def _is_folder(path: Path) -> bool:
+    return _exists(path) and path.is_dir()
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long for the file system
+        return False
 
 
 @lru_cache(maxsize=4)
@@ -57,12 +86,6 @@ def _named(name: str, download: bool) -> Dataset:
     return DATASETS[name](download=download)
 
 
-def _newest(path: Path) -> tuple[int, int]:
-    """Number and newest time of the files at a path: a changed file or folder is read again."""
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return len(files), max((file.stat().st_mtime_ns for file in files), default=0)
-
-
 @lru_cache(maxsize=2)
-def _at_path(path: str, newest: tuple[int, int], image_size: int | None) -> Dataset:
-    return load_npz(path) if Path(path).is_file() else load_image_folder(path, image_size)
+def _at_path(path: str, fingerprint: str, image_size: int | None, background: str) -> Dataset:
+    return load_image_folder(path, image_size, background) if Path(path).is_dir() else load_npz(path)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import os
+import sys
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from gar_env.data.dataset import Dataset
 from gar_env.errors import DatasetFormatError, DatasetNotFoundError
 
 REQUIRED = ("x_train", "y_train", "x_test", "y_test")
+OPTIONAL = ("group_train", "classes")
 
 
 def load_npz(path: str | Path) -> Dataset:
@@ -20,7 +23,7 @@ def load_npz(path: str | Path) -> Dataset:
 
     The file holds ``x_train``, ``x_test``: uint8 ``[n, h, w]`` or ``[n, h, w, channels]`` with 1, 3 or 4
     channels; ``y_train``, ``y_test``: integers ``[n]``; optionally ``group_train`` ``[n]``, integers or
-    strings that name the source of each training example, and ``classes``, the class names.
+    strings that name the source of each training example, and ``classes``, the class names. Other arrays are not read.
 
     Raises:
         DatasetNotFoundError: If there is no such file.
@@ -29,23 +32,16 @@ def load_npz(path: str | Path) -> Dataset:
     path = Path(path)
     if not path.is_file():
         raise DatasetNotFoundError(f"No file at {path}. Pass the path of an .npz file with {', '.join(REQUIRED)}.")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
-        raise DatasetFormatError(
-            f"{path} cannot be read as an .npz file of plain arrays: {error}. Write it with numpy.savez."
-        ) from error
-
+    arrays = _known_arrays(path)
     missing = [name for name in REQUIRED if name not in arrays]
     if missing:
         raise DatasetFormatError(
-            f"{path} lacks {', '.join(missing)}; it holds {', '.join(arrays) or 'nothing'}. "
+            f"{path} lacks {', '.join(missing)}; it holds {', '.join(_names(path)) or 'nothing'}. "
             f"Needed: {', '.join(REQUIRED)}."
         )
     y_train, y_test = (_integers(path, name, arrays[name]) for name in ("y_train", "y_test"))
     if "classes" in arrays:
-        classes = tuple(str(name) for name in np.atleast_1d(arrays["classes"]))
+        classes = _strings(path, "classes", np.atleast_1d(arrays["classes"]))
     else:
         used = np.union1d(y_train, y_test)
         if len(used) and len(used) <= used.max():
@@ -58,7 +54,7 @@ def load_npz(path: str | Path) -> Dataset:
     group_train = None
     if "group_train" in arrays:
         names, group_train = np.unique(arrays["group_train"], return_inverse=True)
-        groups = tuple(str(name) for name in names)
+        groups = _strings(path, "group_train", names)
         group_train = torch.from_numpy(group_train.astype(np.int64))
     return Dataset(
         path.stem,
@@ -70,6 +66,85 @@ def load_npz(path: str | Path) -> Dataset:
         group_train,
         groups,
     )
+
+
+def _names(path: Path) -> list[str]:
+    with zipfile.ZipFile(path) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist()]
+
+
+def _known_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a data set; headers are looked at first, and nothing else in the file is read.
+
+    Raises:
+        DatasetFormatError: If one of them cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            known = [name for name in (*REQUIRED, *OPTIONAL) if name in members]
+            sizes = [_check_header(archive, members[name]) for name in known]
+        free = _free_memory()
+        if sum(sizes) > free:
+            raise ValueError(f"its arrays take {sum(sizes) / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free")
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in known}
+    except (Exception, RecursionError) as error:  # of zipfile, a decompressor, numpy's reader of headers
+        raise DatasetFormatError(
+            f"{path} cannot be read as an .npz file of plain arrays: {_in_words(error)}. Write it with numpy.savez."
+        ) from error
+
+
+def _in_words(error: BaseException) -> str:
+    text = str(error).strip().rstrip(".")
+    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
+
+
+def _check_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
+    """Bytes that an array claims to have.
+
+    Raises:
+        ValueError: If it is encrypted, holds Python objects, or claims more than it has.
+    """
+    if info.flag_bits & 1:
+        raise ValueError(f"{info.filename} is encrypted")
+    with archive.open(info) as file:
+        major, _ = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        if dtype.hasobject:
+            raise ValueError(f"{info.filename} holds Python objects")
+        claimed, held = math.prod(shape) * dtype.itemsize, info.file_size - file.tell()
+    if claimed > held:
+        raise ValueError(f"{info.filename} claims {list(shape)} of {dtype}, {claimed:,} bytes, and holds {held:,}")
+    return claimed
+
+
+def _free_memory() -> int:
+    """Bytes, as far as the system says; else no limit."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") + _cached()
+    except (ValueError, OSError, AttributeError):
+        return sys.maxsize
+
+
+def _cached() -> int:
+    """Memory that holds copies of files, and is given back when it is asked for."""
+    try:
+        facts = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return 1024 * int(facts["Cached"].split()[0])
+    except (OSError, KeyError, ValueError):
+        return 0
+
+
+def _strings(path: Path, name: str, values: np.ndarray) -> tuple[str, ...]:
+    """Names from strings, bytes or numbers."""
+    if values.dtype.kind == "f" and bool(np.isnan(values).any()):
+        raise DatasetFormatError(f"{path}: {name} has NaN among its values, which names nothing. Name every entry.")
+    try:
+        return tuple(value.decode() if isinstance(value, bytes) else str(value) for value in values.tolist())
+    except UnicodeDecodeError as error:
+        raise DatasetFormatError(f"{path}: {name} holds bytes that are no UTF-8: {error}.") from error
 
 
 def _images(path: Path, name: str, images: np.ndarray) -> torch.Tensor:

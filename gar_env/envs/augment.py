@@ -59,7 +59,7 @@ class AugmentConfig(SlotConfig):
             :func:`gar_env.augment.apply`.
     """
 
-    dataset: str = "synthetic_invariances"
+    dataset: str | Dataset = "synthetic_invariances"
     network: str | NetworkBuilder = "cnn"
     space: str = "wl"
     max_operations: int | None = None

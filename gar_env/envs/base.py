@@ -20,6 +20,7 @@ from gar_env.envs.paying import Collected, Paying, Trained
 from gar_env.envs.together import Outcome, TogetherVectorEnv
 from gar_env.errors import ConfigurationError
 from gar_env.functional import own_surroundings
+from gar_env.registry import shown
 from gar_env.learner import Pass
 from gar_env.networks import build_network
 from gar_env.rewards import Evidence, Need
@@ -63,7 +64,12 @@ class SlotVectorEnv(TogetherVectorEnv):
         if needs_heldout and share == 0:
             raise ConfigurationError(f"reward={self.paying.name!r} needs heldout_share above 0, for example 0.1.")
         self.heldout_share = share
-        self.dataset = load_dataset(config.dataset, download=config.download, image_size=config.image_size)
+        self.dataset = load_dataset(
+            config.dataset,
+            download=config.download,
+            image_size=config.image_size,
+            image_background=config.image_background,
+        )
         left = len(self.dataset.x_train) - int(share * len(self.dataset.x_train))
         if num_envs > left:
             raise ConfigurationError(
@@ -81,6 +87,28 @@ class SlotVectorEnv(TogetherVectorEnv):
         self.single_action_space, self.action_space = action_space, batched_action_space
         self.single_observation_space = observation_box(self.features)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self._check_network()
+
+    def _check_network(self) -> None:
+        """Run a batch through the network of the first episode, which stays as it is: it must fit the images.
+
+        Raises:
+            ConfigurationError: With what the network said.
+        """
+        n, classes, config = self.num_envs, len(self.dataset.classes), self.config
+        name = config.network if isinstance(config.network, str) else "the builder"
+        what = f"network={shown(name)} on {n} images {list(self.dataset.image_shape)}, as {self.dataset.name} has them"
+        try:
+            with torch.no_grad():
+                logits = self.learner.trial(self._gather(self.pool.members[:1].expand(n)).inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # of somebody's forward pass
+            first = next(iter(str(error).splitlines()), "")
+            raise ConfigurationError(f"{what}, fails: {type(error).__name__}: {first}") from error
+        if not isinstance(logits, Tensor) or logits.shape != (n, classes):
+            found = f"{list(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+            raise ConfigurationError(f"{what}, returns {found}; expected logits [{n}, {classes}].")
 
     @property
     def observation_names(self) -> tuple[str, ...]:
@@ -154,7 +182,8 @@ class SlotVectorEnv(TogetherVectorEnv):
         )
         if self.num_envs == 1 and any(isinstance(m, nn.BatchNorm1d) for m in self.learner.network.modules()):
             raise ConfigurationError(
-                f"network={config.network!r} normalises over the batch, which needs at least 2 examples; num_envs is 1."
+                f"network={shown(config.network)} normalises over the batch, which needs at least 2 examples; num_envs "
+                "is 1."
             )
         self.paying.begin(self.learner, seed)
         self.steps = 0

@@ -33,6 +33,7 @@ class SlotConfig:
             :class:`gar_env.data.Dataset`.
         download: Whether torchvision may fetch the data.
         image_size: Height and width to resize an image folder to.
+        image_background: ``"white"`` or ``"black"``, under transparent images of a folder.
         inputs: ``"unit"`` [0, 1], ``"symmetric"`` [-1, 1] or ``"standardised"``.
         network: A name, or a function ``(image_shape, num_classes) -> nn.Module``:
             :func:`gar_env.networks.build_network`.
@@ -71,6 +72,7 @@ class SlotConfig:
     dataset: str | Dataset = "digits"
     download: bool = False
     image_size: int | None = None
+    image_background: str = "white"
     inputs: str = "symmetric"
     network: str | NetworkBuilder = "fc_bn"
     optimizer: str = "sgd"

@@ -22,6 +22,7 @@ from gar_env.errors import ConfigurationError
 from gar_env.functional import own_surroundings
 from gar_env.learner import SidePass
 from gar_env.networks import LastLinearInputs
+from gar_env.registry import shown
 from gar_env.seeding import named_generator
 
 
@@ -155,7 +156,8 @@ class DataWeightVectorEnv(SlotVectorEnv):
         self._fewest = self.learner.fewest_examples
         if self.num_envs < self._fewest:
             raise ConfigurationError(
-                f"network={config.network!r} normalises over the batch, which needs at least 2 examples; num_envs is 1."
+                f"network={shown(config.network)} normalises over the batch, which needs at least 2 examples; num_envs "
+                "is 1."
             )
         self._decided = torch.zeros(2, 2, dtype=torch.int64, device=self.device)  # [corrupted?, dropped?]
         classes = len(self.dataset.classes)

@@ -10,6 +10,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from gar_env.errors import ConfigurationError, DeviceError
+from gar_env.registry import shown
 
 
 def check_types(config: Any) -> None:
@@ -28,7 +29,7 @@ def check_types(config: Any) -> None:
         fits = type(value) in plain or (type(value) is int and float in plain) or _is_object_of(value, plain)
         if not fits or (isinstance(value, float) and not math.isfinite(value)):
             names = " or ".join("None" if kind is type(None) else kind.__name__ for kind in plain)
-            raise ConfigurationError(f"{field.name}={value!r} must be {names}{', finite' if fits else ''}.")
+            raise ConfigurationError(f"{field.name}={shown(value)} must be {names}{', finite' if fits else ''}.")
 
 
 def _is_object_of(value: Any, kinds: list[type]) -> bool:

@@ -220,6 +220,14 @@ class Learner:
                 self._keep(Pass(batch, weights, loss_scale, state, losses.detach()))
             return SidePass(logits.detach(), losses.detach(), self.gradient() if gradient else {})
 
+    @own_surroundings()
+    def trial(self, inputs: Tensor) -> Any:
+        """The network's output in training mode; nothing of the learner changes, its random numbers included."""
+        spare = torch.Generator(self.device)
+        spare.set_state(self.generator.get_state())
+        with preserve(self.network), lend_to_global(spare), self.autocast():
+            return self.network(laid_out(inputs, channels_last=self.channels_last))
+
     @property
     def diverged(self) -> bool:
         """Whether a parameter or a running statistic is NaN, infinite, or too large for its own square.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+import torch
 from torch import nn
 
-from gar_env.errors import ConfigurationError
+from gar_env.errors import ConfigurationError, UnknownNameError
 from gar_env.networks.paper import CNN_BN, FC, FC_BN
 from gar_env.networks.small import SmallCNN
 from gar_env.networks.wide_resnet import WideResNet
-from gar_env.registry import Registry
+from gar_env.registry import Registry, did_you_mean, shown
 
 NetworkBuilder = Callable[[tuple[int, int, int], int], nn.Module]
 
@@ -41,10 +42,20 @@ def build_network(network: str | NetworkBuilder, image_shape: tuple[int, int, in
         >>> build_network("wrn-16-2", (3, 32, 32), 10).widths
         (16, 32, 64, 128)
     """
+    if not isinstance(num_classes, int) or num_classes < 1:
+        raise ConfigurationError(f"num_classes={shown(num_classes)} must be a whole number, at least 1.")
+    sides = tuple(image_shape) if isinstance(image_shape, tuple | list | torch.Size) else ()
+    if len(sides) != 3 or not all(isinstance(side, int) and side >= 1 for side in sides):
+        raise ConfigurationError(f"image_shape={shown(image_shape)} must be (channels, height, width), each at least 1.")
     if isinstance(network, str):
         wide = re.fullmatch(r"wrn-(\d+)-(\d+)", network)
         if wide:
             return WideResNet(image_shape, num_classes, depth=int(wide[1]), width=int(wide[2]))
+        if not wide and network not in NETWORKS and ":" not in network:
+            raise UnknownNameError(
+                f"No network is called {shown(network)}.{did_you_mean(network, [*NETWORKS, 'wrn-16-2', 'wrn-28-10'])}\n"
+                f"Known: {', '.join(NETWORKS)}, wrn-d-k."
+            )
         network = NETWORKS[network]
     if isinstance(network, nn.Module):
         raise ConfigurationError(
