@@ -130,7 +130,15 @@ def compiled(space: SearchSpace, height: int, width: int, device: torch.device) 
     return Compiled(groups, *(torch.tensor(numbers, device=device) for numbers in (group_of, first_row_of)))
 
 
+LARGE, CACHED = 96 * 96, 2**17
+"""Pixels above which a CPU takes a few images at a time, and their numbers: what a kernel makes then fits its caches."""
+
+
 def _run(group: Group, images: Tensor, rows: Tensor, corners: Tensor) -> Tensor:
+    few = max(1, CACHED // images[0].numel())
+    if len(images) > few and images[0, 0].numel() > LARGE and images.device.type == "cpu":
+        parts = zip(images.split(few), rows.split(few), corners.split(few), strict=True)
+        return torch.cat([_run(group, *part) for part in parts])
     parameters = group.rows.index_select(0, rows)
     done = group.kernel(images, parameters, corners) if group.placed else group.kernel(images, parameters)
     if not isinstance(done, Tensor) or done.dtype != torch.uint8 or done.shape != images.shape:

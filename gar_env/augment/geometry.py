@@ -110,11 +110,53 @@ def move(images: Tensor, rows: Tensor) -> Tensor:
         images: uint8 ``[m, c, h, w]``.
         rows: int16 ``[m, h * w]`` of :func:`source_pixels`, or int64 ``[m, 6]`` coefficients.
     """
+    if rows.dtype == torch.int64 and images.device.type == "cpu":
+        moved = torch.empty_like(images)
+        for image, coefficients, out in zip(images, rows.tolist(), moved, strict=True):
+            _move_one(image, coefficients, out)
+        return moved
     if rows.dtype == torch.int64:
         rows = source_pixels(rows, *images.shape[2:])
     source = rows.long()[:, None].expand(-1, images.shape[1], -1)
     with_black = F.pad(images.flatten(2), (0, 1))  # one more pixel, for what comes from outside
     return with_black.gather(2, source).view_as(images)
+
+
+def _move_one(image: Tensor, coefficients: Coefficients, out: Tensor) -> None:
+    """One large image ``[c, h, w]`` on the CPU: whole rows and blocks are copied where the operation allows it."""
+    a0, a1, a2, a3, a4, a5 = coefficients
+    height, width = image.shape[1:]
+    if a1 == a3 == 0 and abs(a0) == abs(a4) == ONE:
+        return _copy_block(image, a0 // ONE, a2 >> 16, a4 // ONE, a5 >> 16, out)
+    if (a0, a3, a4) == (ONE, 0, ONE) and a5 >> 16 == 0:
+        # x_in = x + s(y): every row is a window of a row with black on both sides.
+        shifts = ((a2 + a1 * torch.arange(height)) >> 16).clamp_(-width, width) + width
+        windows = F.pad(image, (width, width)).unfold(2, width, 1)
+        out.copy_(windows[:, torch.arange(height), shifts])
+        return None
+    largest = max(abs(a0) * width + abs(a1) * height + abs(a2), abs(a3) * width + abs(a4) * height + abs(a5))
+    dtype = torch.int32 if largest < 2**31 else torch.int64
+    x, y = torch.arange(width, dtype=dtype), torch.arange(height, dtype=dtype)[:, None]
+    x_in, y_in = (a2 + a1 * y + a0 * x).bitwise_right_shift_(16), (a5 + a4 * y + a3 * x).bitwise_right_shift_(16)
+    inside = (x_in == x_in.clamp(0, width - 1)).logical_and_(y_in == y_in.clamp(0, height - 1))
+    source = y_in.mul_(width).add_(x_in).masked_fill_(inside.logical_not_(), height * width)
+    with_black = F.pad(image.flatten(1), (0, 1))
+    torch.gather(with_black, 1, source.flatten().long().expand(len(image), -1), out=out.view(len(image), -1))
+
+
+def _copy_block(image: Tensor, x_sign: int, x_shift: int, y_sign: int, y_shift: int, out: Tensor) -> None:
+    """``x_in = x_sign x + x_shift`` and likewise for rows: flips, and translations by whole pixels."""
+    _, height, width = image.shape
+    if x_sign < 0:
+        image, x_shift = image.flip(2), width - 1 - x_shift
+    if y_sign < 0:
+        image, y_shift = image.flip(1), height - 1 - y_shift
+    left, right = max(0, -x_shift), min(width, width - x_shift)
+    top, bottom = max(0, -y_shift), min(height, height - y_shift)
+    out.zero_()
+    if left < right and top < bottom:
+        source = image[:, top + y_shift : bottom + y_shift, left + x_shift : right + x_shift]
+        out[:, top:bottom, left:right] = source
 
 
 register_op(

@@ -16,6 +16,7 @@ from gar_env.data import Batch, Pool, make_pool, parse_shares
 from gar_env.envs.base import SlotVectorEnv
 from gar_env.envs.config import SlotConfig, config_from
 from gar_env.envs.features import PROGRESS, RUNNING, Feature, squashed
+from gar_env.envs.nearest import nearest_rows
 from gar_env.envs.paying import Trained
 from gar_env.envs.single import SingleAgentEnv
 from gar_env.errors import ConfigurationError
@@ -194,7 +195,7 @@ class DataWeightVectorEnv(SlotVectorEnv):
             return side.losses.mean(), side.gradient
         observed = self._observe()
         self._draw(gradient=False)
-        nearest = torch.cdist(self._observe(), observed).argmin(1)
+        nearest = nearest_rows(self._observe(), observed)
         weights = actions[nearest] / (self.config.weight_levels - 1)
         left = int((weights > 0).sum())
         if left < self._fewest:
