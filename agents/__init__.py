@@ -11,6 +11,9 @@ from agents.policies import (
 )
 from agents.reinforce import Reinforce
 
+DISTRIBUTION = "gar-env"
+"""Other packages are imported as ``agents`` too; this tells ours."""
+
 __all__ = [
     "Agent",
     "DropSpoiled",

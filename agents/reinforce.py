@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from datetime import timedelta
 from typing import Any, Literal, Protocol
 
 import torch
@@ -12,8 +13,8 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from gar_env.envs.config import REWARD_TIMINGS
-from gar_env.errors import ConfigurationError, RewardError
-from gar_env.registry import check_choice
+from gar_env.errors import ConfigurationError, DistributedError, RewardError
+from gar_env.registry import check_choice, check_positive, shown
 from gar_env.seeding import named_generator
 
 Normalisation = Literal["step", "running", "none"]
@@ -62,6 +63,7 @@ class Reinforce:
         distributed: Whether this is one of several processes of ``torch.distributed``, each with as many slots of one
             large batch: rewards are normalised over all slots, policy gradients are added up, and every process holds
             the same policy, that of one process with all slots. The same seed everywhere.
+        timeout: Seconds that a process waits for the others, if it is distributed: one that died or hangs ends all.
 
     Raises:
         ConfigurationError: If an option is unknown or out of range, or there is no process group.
@@ -81,20 +83,22 @@ class Reinforce:
         gradient_clip: float | None = None,
         seed: int = 0,
         distributed: bool = False,
+        timeout: float = 300.0,
     ) -> None:
         check_choice("reward_timing", reward_timing, REWARD_TIMINGS)
         check_choice("normalise", normalise, NORMALISATIONS)
-        if aggregate < 1:
-            raise ConfigurationError(f"aggregate={aggregate} must be at least 1.")
-        if not step_size > 0:
-            raise ConfigurationError(f"step_size={step_size} must be above 0.")
-        if gradient_clip is not None and not gradient_clip > 0:
-            raise ConfigurationError(f"gradient_clip={gradient_clip} must be above 0, or None for no clipping.")
+        if type(aggregate) is not int or aggregate < 1:
+            raise ConfigurationError(f"aggregate={shown(aggregate)} must be at least 1, and a whole number.")
+        check_positive("step_size", step_size)
+        if gradient_clip is not None:
+            check_positive("gradient_clip", gradient_clip)
+        check_positive("timeout", timeout)
         if distributed and not dist.is_initialized():
             raise ConfigurationError(
                 "distributed=True without a process group. Start with torchrun, and call "
                 "torch.distributed.init_process_group first."
             )
+        self.timeout = timeout
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
         self.policy = policy
         self.delay = 1 if reward_timing == "next_step" else 0
@@ -147,7 +151,8 @@ class Reinforce:
         A step that only reset the environment teaches nothing, and ``infos["reward_valid"]`` is obeyed.
 
         Raises:
-            RewardError: If a reward is NaN or infinite.
+            DistributedError: If another process did not answer within the timeout.
+            RewardError: If a reward is NaN or infinite, in any process, or there is not one for each slot.
         """
         ended_within = "final_info" in infos  # SameStep: these infos are the new episode's, the rewards the old one's
         paid = infos["final_info"] if ended_within else infos
@@ -160,8 +165,15 @@ class Reinforce:
             self._unpaid.clear()
 
     def _add(self, rewards: Tensor) -> None:
-        if not bool(rewards.isfinite().all()):
-            raise RewardError(f"{int((~rewards.isfinite()).sum())} of {len(rewards)} rewards are NaN or infinite.")
+        n = self.num_envs
+        if rewards.shape != (n,):
+            raise RewardError(f"rewards have the shape {list(rewards.shape)}; expected [{n}], one number per slot.")
+        # Asked of all processes before anything else is: one that raised alone would leave the others waiting.
+        wrong, count = int(self._summed((~rewards.isfinite()).sum())), n * self.world
+        if wrong:
+            raise RewardError(
+                f"{wrong} of {count} rewards are NaN or infinite{', counted over all processes' * (self.world > 1)}."
+            )
         actions, logits = self._unpaid.popleft()
         logits.requires_grad_()
         objective = (self._normalised(rewards) * self.policy.log_probability(actions, logits)).sum()
@@ -194,13 +206,25 @@ class Reinforce:
 
     def _summed(self, tensor: Tensor) -> Tensor:
         """Over all processes."""
-        if self.world > 1:
-            dist.all_reduce(tensor := tensor.clone())
-        return tensor
+        return self._reduced(tensor, dist.ReduceOp.SUM)
 
     def _largest(self, tensor: Tensor) -> Tensor:
-        if self.world > 1:
-            dist.all_reduce(tensor := tensor.clone(), op=dist.ReduceOp.MAX)
+        return self._reduced(tensor, dist.ReduceOp.MAX)
+
+    def _reduced(self, tensor: Tensor, op: Any) -> Tensor:
+        if self.world == 1:
+            return tensor
+        tensor = tensor.clone()
+        try:
+            work = dist.all_reduce(tensor, op=op, async_op=True)
+            assert work is not None
+            work.wait(timedelta(seconds=self.timeout))
+        except RuntimeError as error:
+            raise DistributedError(
+                f"Process {self.rank} of {self.world} waited for the others, and one of them died, or did not answer "
+                f"within {self.timeout:g} s: {next(iter(str(error).splitlines()), '')} Look at what the others said "
+                "first; a slow one needs a larger timeout."
+            ) from error
         return tensor
 
 

@@ -24,6 +24,7 @@
     ├── InvalidActionError          actions of the wrong shape, type or range (ValueError)
     ├── NonFiniteObservationError   an observation feature that is NaN or infinite (ValueError)
     ├── RewardError                 a signal returned a wrong shape, or NaN while training is finite (ValueError)
+    ├── DistributedError            another process died, or did not answer in time (RuntimeError)
     ├── ResetNeededError            step before reset, or after the end (gymnasium.error.ResetNeeded)
     ├── ClosedEnvironmentError      any call after close (gymnasium.error.ClosedEnvironmentError)
     └── ConformanceError            an environment that breaks the vector contract (AssertionError)
@@ -132,6 +133,10 @@ class NonFiniteObservationError(GarEnvError, ValueError):
 
 class RewardError(GarEnvError, ValueError):
     """A signal returned a wrong shape, or NaN while training is finite."""
+
+
+class DistributedError(GarEnvError, RuntimeError):
+    """Another process died, or did not answer in time."""
 
 
 class ResetNeededError(GarEnvError, gymnasium.error.ResetNeeded):

@@ -61,6 +61,21 @@ def check_choice(option: str, value: object, choices: Iterable[str]) -> None:
         raise ConfigurationError(f"{option}={shown(value)} is unknown.{hint} Choose one of {', '.join(choices)}.")
 
 
+def check_positive(option: str, value: object) -> None:
+    """Refuse what is no finite number above 0, as far as float32 goes.
+
+    Raises:
+        ConfigurationError: With what was found.
+
+    Example:
+        >>> check_positive("step_size", float("nan"))
+        Traceback (most recent call last):
+        gar_env.errors.ConfigurationError: step_size=nan must be above 0, and a number up to 1e+30.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1e30:
+        raise ConfigurationError(f"{option}={shown(value)} must be above 0, and a number up to 1e+30.")
+
+
 def import_module_of(kind: str, name: str) -> str:
     """Import the module of ``"package.module:name"``, whose decorators register what it has.
 
@@ -147,7 +162,8 @@ class Registry(Generic[T]):
         short = import_module_of(self.kind, name)
         if short not in self._objects:
             raise UnknownNameError(
-                f"No {self.kind} is called {shown(short)}.{did_you_mean(short, self._objects)}\nKnown: {', '.join(self)}."
+                f"No {self.kind} is called {shown(short)}.{did_you_mean(short, self._objects)}\n"
+                f"Known: {', '.join(self)}."
             )
         return self._objects[short]
 

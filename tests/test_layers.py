@@ -7,8 +7,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT_LAYERS = (
-    "errors", "registry", "seeding", "functional", "data", "networks", "augment", "alignment", "learner", "rewards", "envs",
-    "registration",
+    "errors", "registry", "seeding", "functional", "data", "networks", "augment", "alignment", "learner", "rewards",
+    "envs", "registration", "command",
 )  # fmt: skip
 AGENT_LAYERS = ("files", "agent", "policies", "reinforce", "sb3", "controllers", "experiments", "plots", "cli")
 # The demo draws its own picture: it is the one experiment that ends in a figure.

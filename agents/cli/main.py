@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -125,6 +126,9 @@ def check(id: tyro.conf.Positional[str], num_envs: int = 8, steps: int = 5) -> N
     print(f"{id} keeps the contract.")
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system calls a full disk, a used quota, and the largest size of a file."""
+
 COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
     "train": train,
@@ -162,7 +166,7 @@ def main(args: list[str] | None = None) -> None:
         print("gar-env: stopped.", file=sys.stderr)
         sys.exit(130)
     except OSError as error:  # a folder that cannot be written, a disk that is full
-        if error.filename is None:
-            raise
-        print(f"gar-env: {error.filename}: {error.strerror}. Check the path and its permissions.", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename is not None else ""
+        what = "There is no room left" if error.errno in FULL else "Check the path and its permissions"
+        print(f"gar-env: {where}{error.strerror or error}. {what}.", file=sys.stderr)
         sys.exit(2)

@@ -10,6 +10,7 @@ import tyro
 from rich.console import Console
 
 from agents.cli.tables import show
+from gar_env.envs.options import check_device
 
 
 def reproduce_table1(
@@ -171,6 +172,7 @@ def reproduce_table2(
 
     console = Console()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(device)
     on_gpu = device.startswith("cuda")
     jobs = table2_jobs(
         policies,

@@ -8,7 +8,7 @@ import json
 import os
 import pickle
 import random
-import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ import numpy as np
 import torch
 
 from agents.experiments.results import Row
-from agents.files import write_whole
+from agents.files import read_regular, spare_name, write_whole
 from gar_env import __version__
 from gar_env.errors import CheckpointError
 
-MAGIC = b"gar-env checkpoint\n"
+MAGIC = b"gar-env checkpoint "
+FORMAT = 2
+"""1 had its header outside of its hash."""
 
 
 def save_checkpoint(path: Path, header: Row, graph: Any, shared: dict[str, Any]) -> None:
@@ -36,19 +38,19 @@ def save_checkpoint(path: Path, header: Row, graph: Any, shared: dict[str, Any])
     buffer = io.BytesIO()
     _Pickler(buffer, shared).dump({"graph": graph, "generators": _global_generators()})
     content = buffer.getvalue()
-    line = json.dumps(
-        {**header, "version": __version__, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    )
-    if path.exists():
+    line = json.dumps({**header, "version": __version__, "bytes": len(content)}).encode()
+    digest = hashlib.sha256(line + b"\n" + content).hexdigest().encode()
+    if os.path.lexists(path):
         # A second name for the old file, not a move: at no moment is there no checkpoint.
-        spare = path.with_name(path.name + ".old")
-        spare.unlink(missing_ok=True)
+        spare = spare_name(path)
         try:
-            os.link(path, spare)
+            os.link(path, spare, follow_symlinks=False)
+            os.replace(spare, previous(path))
         except OSError:  # a file system without hard links
-            shutil.copy2(path, spare)
-        os.replace(spare, previous(path))
-    write_whole(path, MAGIC + line.encode() + b"\n" + content)
+            with suppress(OSError):
+                spare.unlink()
+            write_whole(previous(path), read_regular(path))
+    write_whole(path, b"%s%d\n%s\n%s\n%s" % (MAGIC, FORMAT, digest, line, content))
 
 
 def previous(path: Path) -> Path:
@@ -91,26 +93,27 @@ def load_checkpoint(path: Path, shared: dict[str, Any]) -> Any:
 
 
 def _read(path: Path) -> tuple[Row, bytes]:
-    if not path.is_file():
-        raise CheckpointError(f"No checkpoint at {path}.")
-    magic, _, rest = path.read_bytes().partition(b"\n")
-    line, _, content = rest.partition(b"\n")
-    header: Any = None
-    if magic + b"\n" == MAGIC:
-        try:
-            header = json.loads(line)
-        except ValueError:
-            header = None
-    if not isinstance(header, dict):
+    try:
+        first, _, rest = read_regular(path).partition(b"\n")
+    except FileNotFoundError as error:
+        raise CheckpointError(f"No checkpoint at {path}.") from error
+    if not (first + b" ").startswith(MAGIC):
         raise CheckpointError(f"{path} is no checkpoint of gar-env.{_other(path)}")
+    if first != MAGIC + b"%d" % FORMAT:
+        written = first[len(MAGIC) :].decode(errors="replace") or "1"
+        raise CheckpointError(
+            f"{path} has format {written[:20]}; this version reads format {FORMAT}. Go on with the version that wrote "
+            f"it, or train again.{_other(path)}"
+        )
+    digest, _, signed = rest.partition(b"\n")
+    if hashlib.sha256(signed).hexdigest().encode() != digest:
+        raise CheckpointError(f"{path} is cut short or altered: its hash is another.{_other(path)}")
+    line, _, content = signed.partition(b"\n")
+    header = json.loads(line)
     if header.get("version") != __version__:
         raise CheckpointError(
             f"{path} was written by gar-env {header.get('version')}; this is {__version__}. Go on with that version, "
             "or train again."
-        )
-    if len(content) != header["bytes"] or hashlib.sha256(content).hexdigest() != header["sha256"]:
-        raise CheckpointError(
-            f"{path} is cut short or altered: {len(content)} of {header['bytes']} bytes.{_other(path)}"
         )
     return header, content
 

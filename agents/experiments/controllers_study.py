@@ -100,10 +100,23 @@ class StudyJob:
             options = self.agent_options if name.startswith("sb3-") else {}
         return CONTROLLERS[name](**options)
 
+    def _make_env(self) -> Any:
+        name = "GAR/DataSplit-v0" if self.study == "splits" else "GAR/DataWeight-v0"
+        return gymnasium.make_vec(name, num_envs=self.num_envs, autoreset_mode="SameStep", **self.options)
+
+    def try_options(self) -> None:
+        """Make environment and controller, and let go of them.
+
+        Raises:
+            GarEnvError: Whatever making them raises.
+        """
+        env = self._make_env()
+        self._controller().build(env, self.seed)
+        env.close()
+
     def run(self, on_step: Callable[[], None]) -> Row:
         """Train one network with one controller."""
-        name = "GAR/DataSplit-v0" if self.study == "splits" else "GAR/DataWeight-v0"
-        env = gymnasium.make_vec(name, num_envs=self.num_envs, autoreset_mode="SameStep", **self.options)
+        env = self._make_env()
         slots: Any = env.unwrapped
         assert isinstance(slots, (DataSplitVectorEnv, DataWeightVectorEnv))
         session = start_session(env, self._controller().build, self.seed)
@@ -188,11 +201,14 @@ def study_jobs(
         )
     for arm in arms or ():
         check_choice("arms", arm, known)
-    return [
+    jobs = [
         StudyJob(study, arm, seed, dataset, num_envs, num_steps, env_options or {}, agent_options or {})
         for seed in range(seeds)
         for arm in arms or known
     ]
+    for job in jobs[: len(arms or known)]:
+        job.try_options()  # a wrong one is said once and now, not by every worker
+    return jobs
 
 
 def study_table(rows: Sequence[Row], study: Study) -> Table:
@@ -219,5 +235,4 @@ def _cell(values: Sequence[float | None]) -> str:
     there = [value for value in values if value is not None]
     if not there:
         return ""
-    summary = summarise(there)
-    return f"{summary.mean:.3f} [{summary.low:.3f}, {summary.high:.3f}]"
+    return summarise(there).with_interval()

@@ -11,6 +11,7 @@ from rich.table import Table
 from agents.experiments.progress import step_progress
 from agents.experiments.split_run import SplitRun, run_split
 from agents.experiments.statistics import share_of_gain, summarise
+from agents.files import check_writable
 from agents.plots import save, split_probabilities
 
 NUM_ENVS = 128
@@ -34,6 +35,7 @@ def run_demo(*, seeds: int, out: Path, console: Console) -> Path:
         f"Digits in 10 splits; the labels of split 0 are random. {seeds} training runs per controller, "
         f"{ENV_OPTIONS['num_steps']} steps of {NUM_ENVS} examples."
     )
+    check_writable(out)  # before anything is computed
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # tensors are small: more threads only wait for each other
     runs: dict[str, list[SplitRun]] = {arm: [] for arm in ARMS}
@@ -90,5 +92,5 @@ def _accuracy_table(runs: dict[str, list[SplitRun]]) -> Table:
     known = {"gar": "no, finds it", "uniform": "no", "oracle": "yes, never draws it"}
     for arm in ("uniform", "gar", "oracle"):
         summary = summarise([run.test_accuracy for run in runs[arm]])
-        table.add_row(arm, f"{summary.mean:.3f} [{summary.low:.3f}, {summary.high:.3f}]", known[arm])
+        table.add_row(arm, summary.with_interval(), known[arm])
     return table

@@ -231,7 +231,6 @@ def invariance_table(rows: Sequence[Row]) -> Table:
         cells = []
         for column in columns:
             values = [value for value in column if value is not None]
-            summary = summarise(values) if values else None
-            cells.append(f"{summary.mean:.3f} [{summary.low:.3f}, {summary.high:.3f}]" if summary else "")
+            cells.append(summarise(values).with_interval() if values else "")
         table.append([arm, *cells, str(len(own))])
     return table

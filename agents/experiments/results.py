@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from agents.files import lock, write_whole
+from agents.files import append, lock, read_regular, write_whole
 from gar_env.errors import CheckpointError
 
 Row = dict[str, Any]
@@ -36,15 +36,12 @@ class ResultsFile:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = lock(self.path.with_suffix(".lock"), self.path)
         self.rows: list[Row] = read_rows(self.path) if self.path.exists() else []
-        if self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
+        if self.path.exists() and not read_regular(self.path).endswith(b"\n"):
             write_whole(self.path, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
 
     def append(self, row: Row) -> None:
         """Write one row through to the disk."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append(self.path, (json.dumps(row) + "\n").encode())
         self.rows.append(row)
 
     def close(self) -> None:
@@ -62,11 +59,11 @@ def read_rows(path: str | Path) -> list[Row]:
     if not path.is_file():
         raise CheckpointError(f"No results file at {path}. Make one with gar-env reproduce table1.")
     rows: list[Row] = []
-    lines = path.read_bytes().splitlines(keepends=True)
+    lines = read_regular(path).splitlines(keepends=True)
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-        except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+        except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError
             if number == len(lines) and not line.endswith(b"\n"):
                 break
             raise CheckpointError(_foreign(path, number, str(error))) from error

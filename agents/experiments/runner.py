@@ -116,7 +116,8 @@ def run_jobs(
 
     def new_pool() -> tuple[ProcessPoolExecutor, Any]:
         counter = context.Value("q", 0)  # its own: a worker that was killed may have held the lock of the last one
-        return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(counter,)), counter
+        start = counter, os.getpid()
+        return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=start), counter
 
     pool, counter = new_pool()
     counted = 0  # by workers of earlier pools
@@ -237,12 +238,14 @@ def label(job: Job) -> str:
     return " ".join(str(value) for key, value in job.identity.items() if key != "config")
 
 
-def _start_worker(counter: Any) -> None:
+def _start_worker(counter: Any, parent: int) -> None:
     global _steps_done
     _steps_done = counter
+    if os.getppid() != parent:
+        os._exit(1)  # it was killed while we were importing
     # One thread each: two processes of two threads on two cores are slower than four of one.
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
 
 
 def _end_with_parent(parent: int) -> None:

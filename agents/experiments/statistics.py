@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +19,9 @@ class Summary:
 
     Args:
         mean: Arithmetic mean.
-        deviation: Sample standard deviation (n - 1), 0 for one seed.
-        low: Lower end of the 95 % bootstrap interval of the mean.
-        high: Upper end.
+        deviation: Sample standard deviation (n - 1), NaN for one seed.
+        low: Lower end of the 95 % bootstrap interval of the mean, NaN for one seed.
+        high: Upper end, likewise.
         n: Seeds.
     """
 
@@ -31,7 +32,19 @@ class Summary:
     n: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} ± {self.deviation:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.mean:.3f}{self.spread()}{self.interval()}"
+
+    def spread(self) -> str:
+        """`` ± 0.012``, or nothing for one seed."""
+        return "" if self.n < 2 else f" ± {self.deviation:.3f}"
+
+    def interval(self, form: str = ".3f") -> str:
+        """`` [0.310, 0.402]``, or nothing for one seed, of which there is none."""
+        return "" if self.n < 2 else f" [{self.low:{form}}, {self.high:{form}}]"
+
+    def with_interval(self, form: str = ".3f") -> str:
+        """The mean and its interval."""
+        return f"{self.mean:{form}}{self.interval(form)}"
 
 
 def summarise(values: Sequence[float] | np.ndarray) -> Summary:
@@ -43,11 +56,13 @@ def summarise(values: Sequence[float] | np.ndarray) -> Summary:
     Example:
         >>> str(summarise([0.1, 0.2, 0.3]))
         '0.200 ± 0.100 [0.100, 0.300]'
+        >>> str(summarise([0.1]))
+        '0.100'
     """
     array = np.asarray(values, np.float64)
     mean = float(array.mean())
     if len(array) < 2:
-        return Summary(mean, 0.0, mean, mean, len(array))
+        return Summary(mean, math.nan, math.nan, math.nan, len(array))
     low, high = _interval((array,), np.mean)
     return Summary(mean, float(array.std(ddof=1)), low, high, len(array))
 
@@ -65,22 +80,20 @@ def share_of_gain(
 
     Returns:
         ``(share, low, high)``, or ``None`` where the oracle's own gain is not above 0 with 95 % confidence, and a share
-        of it would mean nothing.
+        of it would mean nothing: one seed gives no confidence.
 
     Example:
         >>> share_of_gain([0.5, 0.6], [0.55, 0.65], [0.6, 0.7])[0]
         0.5
     """
     arrays = [np.asarray(x, np.float64) for x in (baseline, method, oracle)]
-    if summarise(arrays[2] - arrays[0]).low <= 0:
+    if not summarise(arrays[2] - arrays[0]).low > 0:
         return None
 
     def share(b: np.ndarray, m: np.ndarray, o: np.ndarray, axis: int = -1) -> Any:
         return (m.mean(axis) - b.mean(axis)) / (o.mean(axis) - b.mean(axis))
 
     value = round(float(share(arrays[0], arrays[1], arrays[2])), 12)
-    if len(arrays[0]) < 2:
-        return value, value, value
     with np.errstate(divide="ignore", invalid="ignore"):
         low, high = _interval(tuple(arrays), share, paired=True)
     return value, low, high

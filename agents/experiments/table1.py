@@ -15,14 +15,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import gymnasium
+
+import gar_env  # noqa: F401 - registers the environments
 from agents.experiments.results import Row, fingerprint, provenance
 from agents.experiments.split_run import ARMS, FIXED_ARMS, run_split
 from agents.experiments.statistics import share_of_gain, summarise
 from agents.experiments.tables import Table, data_fingerprint
 from gar_env.data import load_dataset
-from gar_env.envs import DataSplitConfig
 from gar_env.errors import ConfigurationError
-from gar_env.networks import build_network
 from gar_env.registry import Registry
 from gar_env.rewards import REWARDS
 
@@ -193,9 +194,12 @@ def table1_jobs(
         for arm in arms
         for network in networks
     ]
+    if not jobs:
+        raise ConfigurationError("There is nothing to run: name at least one of --networks and of --arms.")
     for job in jobs[: len(arms) * len(networks)]:
-        DataSplitConfig(**job.env_options)  # a wrong option is said once and now, not by every worker
-        build_network(job.network, (3, 32, 32), 10)
+        # A wrong option is said once and now, not by every worker.
+        options = {**job.env_options, "reward": "nslr" if job.arm in FIXED_ARMS else job.arm}
+        gymnasium.make_vec("GAR/DataSplit-v0", num_envs=num_envs, **options).close()
     return jobs
 
 
@@ -213,7 +217,7 @@ def auc_table(rows: Sequence[Row], recipe: str) -> Table:
         noisy, other = summarise([r["noisy_auc"] for r in cell]), summarise([r["other_auc"] for r in cell])
         died = sum(r["died"] for r in cell)
         ours = f"{noisy.mean:.2f} / {other.mean:.2f}"
-        spread, interval = f"{noisy.mean:.3f} ± {noisy.deviation:.3f}", f"[{noisy.low:.3f}, {noisy.high:.3f}]"
+        spread, interval = f"{noisy.mean:.3f}{noisy.spread()}", noisy.interval().strip()
         table.append([network, signal, paper, ours, spread, interval, str(len(cell)), str(died)])
     return table
 
@@ -230,18 +234,19 @@ def accuracy_table(rows: Sequence[Row], recipe: str) -> Table:
             if not cells[arm]:
                 continue
             summary = summarise(list(cells[arm].values()))
-            line = [network, arm, f"{summary.mean:.3f} [{summary.low:.3f}, {summary.high:.3f}]", "", ""]
+            line = [network, arm, summary.with_interval(), "", ""]
             table.append(line)
             if arm == "uniform":
                 continue
             seeds = sorted(set(cells[arm]) & set(cells["uniform"]))
             if seeds:
                 gain = summarise([cells[arm][s] - cells["uniform"][s] for s in seeds])
-                line[3] = f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+                line[3] = gain.with_interval("+.3f")
             seeds = sorted(set(seeds) & set(cells["oracle"]))
             if arm != "oracle" and seeds:
                 share = share_of_gain(*([cells[name][s] for s in seeds] for name in ("uniform", arm, "oracle")))
-                line[4] = "oracle gains nothing" if share is None else "{:.2f} [{:.2f}, {:.2f}]".format(*share)
+                nothing = "oracle gains nothing for sure" if len(seeds) > 1 else "one seed"
+                line[4] = nothing if share is None else "{:.2f} [{:.2f}, {:.2f}]".format(*share)
     return table
 
 

@@ -266,10 +266,10 @@ def table2_table(rows: Sequence[Row]) -> Table:
         there = {row["seed"]: row["test_accuracy"] for row in own if row["test_accuracy"] is not None}
         accuracy, gain = "", ""
         if there:
-            accuracy = "{0.mean:.4f} [{0.low:.4f}, {0.high:.4f}]".format(summarise(list(there.values())))
+            accuracy = summarise(list(there.values())).with_interval(".4f")
         paired = [value - plain[seed] for seed, value in there.items() if plain.get(seed) is not None]
         if paired and policy != UNAUGMENTED:
-            gain = "{0.mean:+.4f} [{0.low:+.4f}, {0.high:+.4f}]".format(summarise(paired))
+            gain = summarise(paired).with_interval("+.4f")
         operations = summarise([row["operations"] for row in own]).mean
         minutes = summarise([row["seconds"] / 60 for row in own]).mean
         line = [

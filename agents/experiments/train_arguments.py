@@ -6,13 +6,21 @@ import argparse
 import dataclasses
 import inspect
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import tyro
 
 from agents.controllers import CONTROLLERS
-from agents.experiments.train_config import SET_HERE, TrainConfig, config_of, env_options_of
+from agents.experiments.train_config import (
+    SET_HERE,
+    AgentOptions,
+    EnvOptions,
+    TrainConfig,
+    config_of,
+    env_options_of,
+)
 from gar_env.errors import ConfigurationError
 
 BY_NAME = ("dataset", "network", "reward")
@@ -50,15 +58,29 @@ def parse(args: list[str]) -> tuple[TrainConfig[Any, Any], bool]:
     defaults: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
     env, agent = chosen.env or defaults["env"], chosen.agent or defaults["agent"]
     env_kind, agent_kind = env_options_of(env), CONTROLLERS[agent]
-    kind: Any = TrainConfig[_for_command_line(env_kind), agent_kind]
+    kind: Any = _Typed[_for_command_line(env_kind), _for_command_line(agent_kind)]
     parsed: Any = tyro.cli(
         kind,
         args=args,
         prog="gar-env train",
         description=f"{_HELP}\n\nBelow: the options of {env} and {agent}.",
     )
-    options = {f.name: getattr(parsed.env_options, f.name) for f in dataclasses.fields(parsed.env_options)}
-    return dataclasses.replace(parsed, env_options=env_kind(**options)), False
+    # Built after tyro is done: what does not fit is said in our own words.
+    chosen_options = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(parsed)}
+    for name, own in (("env_options", env_kind), ("agent_options", agent_kind)):
+        typed = chosen_options[name]
+        chosen_options[name] = own(**{f.name: getattr(typed, f.name) for f in dataclasses.fields(typed)})
+    return TrainConfig(**chosen_options), False
+
+
+@dataclass(frozen=True)
+class _Typed(TrainConfig[EnvOptions, AgentOptions]):
+    """What was typed, unchecked."""
+
+    __doc__ = TrainConfig.__doc__
+
+    def __post_init__(self) -> None:
+        pass
 
 
 _HELP = (
@@ -69,12 +91,16 @@ _HELP = (
 
 def _for_command_line(kind: Any) -> Any:
     """An environment's options as a dataclass of plain types, without what a run decides."""
-    fields = []
+    fields, hints = [], get_type_hints(kind)
     for field in dataclasses.fields(kind):
         if field.name in SET_HERE:
             continue
-        hint = "str" if field.name in BY_NAME else field.type
-        fields.append((field.name, hint, dataclasses.field(default=field.default)))
+        hint = str if field.name in BY_NAME else hints[field.name]
+        if field.default_factory is not dataclasses.MISSING:
+            default = dataclasses.field(default_factory=field.default_factory)
+        else:
+            default = dataclasses.field(default=field.default)
+        fields.append((field.name, hint, default))
     plain = dataclasses.make_dataclass(kind.__name__, fields, frozen=True, namespace={"__module__": __name__})
     plain.__doc__ = _all_arguments(kind)
     return plain

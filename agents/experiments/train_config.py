@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -14,9 +15,10 @@ from gymnasium.envs.registration import load_env_creator
 import gar_env  # noqa: F401 - registers the environments
 from agents.controllers import CONTROLLERS
 from agents.experiments.results import Row
+from agents.files import read_regular
 from gar_env.envs import SlotVectorEnv
 from gar_env.errors import CheckpointError, ConfigurationError, GarEnvError, UnknownNameError
-from gar_env.registry import did_you_mean, import_module_of
+from gar_env.registry import did_you_mean, import_module_of, shown
 
 EnvOptions = TypeVar("EnvOptions")
 AgentOptions = TypeVar("AgentOptions")
@@ -60,8 +62,13 @@ class TrainConfig(Generic[EnvOptions, AgentOptions]):
 
     def __post_init__(self) -> None:
         for name in ("num_envs", "episodes", "log_every", "checkpoint_every", "threads"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name}={getattr(self, name)} must be at least 1.")
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**31:
+                raise ConfigurationError(f"{name}={shown(value)} must be at least 1, and a whole number below 2**31.")
+        if self.threads > (most := 4 * (os.cpu_count() or 1)):
+            raise ConfigurationError(f"threads={self.threads} is more than four for each processor: at most {most}.")
+        if not self.agent or not self.env:
+            raise ConfigurationError("env and agent must be names: gar-env list shows them.")
         if not 0 <= self.seed < 2**32:
             raise ConfigurationError(f"seed={self.seed} must be at least 0 and below 2**32.")
 
@@ -134,15 +141,17 @@ def config_of(folder: Path) -> TrainConfig[Any, Any]:
     """
     path = folder / "config.json"
     try:
-        saved = json.loads(path.read_text())
+        saved = json.loads(read_regular(path))
         saved.pop("provenance", None)
         env_options = _filled(env_options_of(saved["env"]), saved.pop("env_options"))
         agent_options = _filled(CONTROLLERS[saved["agent"]], saved.pop("agent_options"))
         return TrainConfig(env_options=env_options, agent_options=agent_options, **{**saved, "out": folder})
     except FileNotFoundError as error:
         raise CheckpointError(f"No run at {folder}: there is no {path}.") from error
-    except (ValueError, TypeError, KeyError, AttributeError, GarEnvError) as error:
-        raise CheckpointError(f"{path} does not fit this version's options: {error}") from error
+    except CheckpointError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, GarEnvError) as error:
+        raise CheckpointError(f"{path} does not fit this version's options: {type(error).__name__}: {error}") from error
 
 
 def _filled(kind: Any, values: dict[str, Any]) -> Any:

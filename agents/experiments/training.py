@@ -121,15 +121,16 @@ class Training:
     @property
     def seconds(self) -> float:
         """Time taken, with that before a resume."""
-        return self.session.seconds + time.time() - self._clock
+        return self.session.seconds + time.monotonic() - self._clock
 
     def _prepare(self) -> None:
         config, folder = self.config, self.config.folder
         env = make_env(config)
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = lock(folder / "run.lock", folder)
+        self._seal: Row | None = None
         self.total = config.episodes * config.env_options.num_steps
-        self._started = self._clock = time.time()
+        self._started = self._clock = time.monotonic()  # a clock that is set back must not count
         if self.resume:
             self.session = self._load(env)
         else:
@@ -148,7 +149,7 @@ class Training:
         # Stable-Baselines3 may have finished its rollout in an episode more than was asked for; that is in no log.
         self._finished = self.session.finished
         after = self.session.steps * config.num_envs
-        self.log = MetricsLog(folder, after=after, tensorboard=config.tensorboard)
+        self.log = MetricsLog(folder, after=after, tensorboard=config.tensorboard, seal=self._seal)
 
     def _row(self, ended: bool) -> dict[str, float]:
         slots, steps = self.slots, self.session.steps
@@ -159,7 +160,7 @@ class Training:
         if slots.finished:
             values["rollout/ep_rew_mean"] = slots.finished["return"]
             values["rollout/ep_len_mean"] = slots.finished["steps"]
-        elapsed = time.time() - self._started
+        elapsed = time.monotonic() - self._started
         fps = (steps - self._steps_before) * self.config.num_envs / max(elapsed, 1e-9)
         return {**values, "time/fps": round(fps), "time/time_elapsed": round(elapsed, 2)}
 
@@ -167,8 +168,13 @@ class Training:
         if self._saved_at == self.session.steps:
             return
         self.session.finished = self._finished
-        self.session.seconds, self._clock = self.seconds, time.time()
-        header = {"config": self.config.as_json(), "steps": self.session.steps, "episode_seed": self.slots.episode_seed}
+        self.session.seconds, self._clock = self.seconds, time.monotonic()
+        header = {
+            "config": self.config.as_json(),
+            "steps": self.session.steps,
+            "episode_seed": self.slots.episode_seed,
+            "log": self.log.seal,
+        }
         save_checkpoint(self.checkpoint, header, self.session, {**_left_out(self.slots), **self.session.leave_out()})
         self._saved_at = self.session.steps
 
@@ -179,6 +185,7 @@ class Training:
                 "line."
             )
         header = read_header(self.checkpoint)
+        self._seal = header["log"]
         saved, here = dict(header["config"]), json.loads(json.dumps(self.config.as_json()))
         different = self._differences(saved, here)
         if different:

@@ -28,7 +28,8 @@ class FixedPolicy:
     def __init__(self, probabilities: Any, *, seed: int = 0) -> None:
         self.probabilities = torch.as_tensor(np.asarray(probabilities, np.float64))
         total = float(self.probabilities.sum())
-        if self.probabilities.ndim != 1 or bool((self.probabilities < 0).any()) or abs(total - 1) > 1e-6:
+        # Written so that NaN is refused too.
+        if self.probabilities.ndim != 1 or not bool((self.probabilities >= 0).all()) or not abs(total - 1) <= 1e-6:
             raise ConfigurationError(
                 f"probabilities must be non-negative and sum to 1; found {list(self.probabilities.shape)}, "
                 f"sum {total:g}."

@@ -97,20 +97,18 @@ class SB3VecEnv(VecEnv):
         for row in ended:
             info_dicts[row]["terminal_observation"] = np.array(self.infos["final_obs"][row])
             info_dicts[row]["TimeLimit.truncated"] = bool(truncated[row])
-        first, final = ended[0], self.infos["final_info"]
-        info_dicts[first]["episode"] = {
-            "r": float(self._returns[ended].mean()),
-            "l": int(self._lengths[first]),
-            "t": round(time.time() - self._started, 6),
-        }
-        if "test_accuracy" in final and final["_test_accuracy"][first]:
-            info_dicts[first]["test_accuracy"] = float(final["test_accuracy"][first])
+        final, seconds = self.infos["final_info"], round(time.monotonic() - self._started, 6)
+        for row in ended:
+            length = int(self._lengths[row])
+            info_dicts[row]["episode"] = {"r": float(self._returns[row]), "l": length, "t": seconds}
+            if "test_accuracy" in final:
+                info_dicts[row]["test_accuracy"] = float(final["test_accuracy"][row])  # NaN if training diverged
         self._start_statistics(dones)
 
     def _start_statistics(self, rows: np.ndarray) -> None:
         if rows.all():
             self._returns, self._lengths = np.zeros(self.num_envs), np.zeros(self.num_envs, int)
-            self._started = time.time()
+            self._started = time.monotonic()
         self._returns[rows], self._lengths[rows] = 0, 0
 
     def close(self) -> None:
@@ -159,7 +157,9 @@ class SB3VecEnv(VecEnv):
         return [any(isinstance(layer, wrapper_class) for layer in self._layers())] * len(self._rows(indices))
 
     def _owner(self, name: str) -> VectorEnv:
-        """The outermost layer that has an attribute of its own."""
+        """The outermost layer that has an attribute of its own: this adapter, if somebody put one on it."""
+        if name in vars(self) and name not in ("env", "infos"):
+            return self  # pyright: ignore[reportReturnType]
         for layer in self._layers():
             if name in vars(layer) or any(name in vars(kind) for kind in _own_classes(layer)):
                 return layer

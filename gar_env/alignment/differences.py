@@ -1,4 +1,4 @@
-"""Is a finite difference of the forward pass what the backward pass computes? Found out on a copy, with random signs."""
+"""Is a finite difference of the forward pass what the backward pass computes? Found out with random signs."""
 
 from __future__ import annotations
 

@@ -44,8 +44,7 @@ class Replay(Call):
             raise
         except (NotImplementedError, RuntimeError) as error:
             raise UnsupportedLayerError(
-                f"{self.label} has no alignment rule, and replaying it in forward mode failed: "
-                f"{first_line(error)}"
+                f"{self.label} has no alignment rule, and replaying it in forward mode failed: {first_line(error)}"
             ) from error
         entries = [dot_per_example(m, delta) for m, delta in zip(moved, self.deltas.values(), strict=True)]
         return torch.stack(entries).sum(0)

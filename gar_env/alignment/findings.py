@@ -106,9 +106,7 @@ class Findings:
                 finding.alone.append(tuple(lengths_of(inputs)))
         return finding.separate
 
-    def look_at_differences(
-        self, network: nn.Module, inputs: tuple | Mapping[str, Any], loss: Losses
-    ) -> Finding:
+    def look_at_differences(self, network: nn.Module, inputs: tuple | Mapping[str, Any], loss: Losses) -> Finding:
         """What finite differences of this network are off by; looks when it is due.
 
         Raises:

@@ -113,9 +113,7 @@ class MemoryCap:
         ConfigurationError: If the overhead is not above 1.
     """
 
-    def __init__(
-        self, network: nn.Module, largest: float, *, autotune: bool = False, materialise: bool = True
-    ) -> None:
+    def __init__(self, network: nn.Module, largest: float, *, autotune: bool = False, materialise: bool = True) -> None:
         if not largest > 1:
             raise ConfigurationError(f"max_overhead={largest} must be above 1, or None for no limit.")
         self.network, self.largest, self.autotune, self.materialise = network, largest, autotune, materialise

@@ -27,7 +27,16 @@ from gar_env.alignment.backward import LossScale, backward_of_mean
 from gar_env.alignment.direction import Direction, dot, norm
 from gar_env.alignment.fallback import first_line
 from gar_env.alignment.inputs import Losses, call, check_losses
-from gar_env.alignment.tape import KeptTree, Parts, Tape, coarsest_inside, coarsest_of, keep, runs_in_low_precision, unkept
+from gar_env.alignment.tape import (
+    KeptTree,
+    Parts,
+    Tape,
+    coarsest_inside,
+    coarsest_of,
+    keep,
+    runs_in_low_precision,
+    unkept,
+)
 from gar_env.errors import StaleTapeError, UnsupportedLayerError
 from gar_env.functional import Snapshot
 

@@ -131,7 +131,7 @@ def compiled(space: SearchSpace, height: int, width: int, device: torch.device) 
 
 
 LARGE, CACHED = 96 * 96, 2**17
-"""Pixels above which a CPU takes a few images at a time, and their numbers: what a kernel makes then fits its caches."""
+"""Pixels above which a CPU takes a few images at a time, and their numbers: what a kernel makes then fits caches."""
 
 
 def _run(group: Group, images: Tensor, rows: Tensor, corners: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from gar_env.augment.spaces import STRENGTHS, SearchSpace, check_strength, is_whole
 from gar_env.errors import ConfigurationError
+from gar_env.registry import shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +49,10 @@ class Plan:
         shape = self.operations.shape
         if len(shape) != 2 or 0 in shape:
             raise ConfigurationError(f"operations must be [images, places], none of them 0; found {list(shape)}.")
-        if min(self.height, self.width) < 1:
-            raise ConfigurationError(f"height={self.height} and width={self.width} must be at least 1 pixel.")
+        if not (type(self.height) is type(self.width) is int) or min(self.height, self.width) < 1:
+            raise ConfigurationError(
+                f"height={shown(self.height)} and width={shown(self.width)} must be whole numbers, at least 1 pixel."
+            )
         for name, dtype, trailing in (
             ("operations", torch.int64, ()),
             ("strengths", torch.int64, ()),

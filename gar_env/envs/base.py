@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from abc import abstractmethod
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -20,9 +20,9 @@ from gar_env.envs.paying import Collected, Paying, Trained
 from gar_env.envs.together import Outcome, TogetherVectorEnv
 from gar_env.errors import ConfigurationError
 from gar_env.functional import own_surroundings
-from gar_env.registry import shown
 from gar_env.learner import Pass
 from gar_env.networks import build_network
+from gar_env.registry import shown
 from gar_env.rewards import Evidence, Need
 from gar_env.seeding import named_generator
 
@@ -244,7 +244,7 @@ class SlotVectorEnv(TogetherVectorEnv):
         if self.dashboard:
             self.dashboard.add(float(loss), float(rewards.mean()))
         self._look()
-        accuracy = self.evaluate()["test_accuracy"] if ended and not diverged else 0.0
+        accuracy = self.evaluate()["test_accuracy"] if ended and not diverged else math.nan
         self._last_step = (loss, rewards)
         self._return = self._return + rewards.mean()
         if ended:
@@ -252,7 +252,7 @@ class SlotVectorEnv(TogetherVectorEnv):
                 "steps": self.steps,
                 "return": float(self._return),
                 "diverged": float(diverged),
-                "test_accuracy": math.nan if diverged else accuracy,
+                "test_accuracy": accuracy,
                 **self.metrics(),
             }
         infos = {
@@ -265,11 +265,11 @@ class SlotVectorEnv(TogetherVectorEnv):
 
     def _blank_infos(self) -> dict[str, tuple[Any, Any]]:
         return {
-            "loss": (0.0, False),
+            "loss": (math.nan, False),
             "reward_valid": (False, False),
             "diverged": (False, False),
-            "test_accuracy": (0.0, False),
-        } | dict.fromkeys(self._error_infos(), (0.0, False))
+            "test_accuracy": (math.nan, False),
+        } | dict.fromkeys(self._error_infos(), (math.nan, False))
 
     def _error_infos(self) -> dict[str, tuple[Any, Any]]:
         return self.paying.infos() if self.config.way == "finite_difference" else {}

@@ -21,6 +21,9 @@ from gar_env.networks.build import NetworkBuilder
 from gar_env.registry import check_choice, did_you_mean
 from gar_env.rewards import RewardSignal
 
+SLOTS = ("batch_size", "num_envs", "num_env", "n_envs", "batch", "num_slots", "slots")
+"""What people call the number of slots, where it has another name."""
+
 REWARD_TIMINGS = ("same_step", "next_step")
 
 
@@ -182,6 +185,11 @@ def config_from(kind: type[ConfigType], options: dict[str, Any]) -> ConfigType:
     for name in options:
         if name == "max_episode_steps":
             raise ConfigurationError("An episode ends after num_steps. Pass num_steps instead of max_episode_steps.")
+        if name in SLOTS:
+            raise ConfigurationError(
+                f"There is no option {name!r}. The number of slots, the batch size, is num_envs with make_vec and "
+                "batch_size with make."
+            )
         if name not in known:
             raise ConfigurationError(
                 f"There is no option {name!r}.{did_you_mean(name, known)}\nKnown: {', '.join(known)}."

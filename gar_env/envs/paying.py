@@ -187,7 +187,8 @@ class Paying:
 
     def infos(self) -> dict[str, tuple[Any, Any]]:
         """``alignment_error``, as estimated: for environments that take finite differences."""
-        return {"alignment_error": (self.alignment_error or 0.0, self.alignment_error is not None)}
+        there = self.alignment_error is not None
+        return {"alignment_error": (self.alignment_error if there else math.nan, there)}
 
 
 def _checked(signal: RewardSignal, name: str, evidence: Evidence, step: int) -> Tensor:

@@ -11,6 +11,7 @@ from gymnasium.vector import AutoresetMode
 
 from gar_env.envs.base import SlotVectorEnv
 from gar_env.errors import ConfigurationError
+from gar_env.registry import shown
 
 
 class SingleAgentEnv(gymnasium.Env):
@@ -18,7 +19,7 @@ class SingleAgentEnv(gymnasium.Env):
 
     Action: ``MultiDiscrete``, the slots' actions one after the other. Observation: the slots' rows one after the other,
     float32 ``[batch_size * d]``. Reward: the mean over the slots; ``info["rewards"]`` has each slot's. The other infos
-    are the vector environment's, as Python numbers.
+    are the vector environment's, as Python numbers; those that are absent are left out, and NaN at the end.
 
     ``make_vec(id, num_envs=k, vectorization_mode="sync")`` runs ``k`` independent trainings of this view; plain
     ``make_vec(id, num_envs=n)`` gives one training with ``n`` slots.
@@ -32,6 +33,13 @@ class SingleAgentEnv(gymnasium.Env):
     metadata: dict[str, Any] = dict(SlotVectorEnv.metadata)
 
     def __init__(self, batch_size: int = 128, **options: Any) -> None:
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ConfigurationError(f"batch_size={shown(batch_size)} must be a whole number, at least 1.")
+        if "num_envs" in options:
+            raise ConfigurationError(
+                "make gives one agent for the whole batch, of batch_size examples. Pass batch_size instead of "
+                "num_envs, or use make_vec for one agent per example."
+            )
         for name in ("autoreset_mode", "output"):
             if name in options:
                 raise ConfigurationError(
@@ -64,7 +72,7 @@ class SingleAgentEnv(gymnasium.Env):
             float(rewards.mean()),
             bool(terminations[0]),
             bool(truncations[0]),
-            self._info(rewards, infos),
+            self._info(rewards, infos, ended=bool(terminations[0])),
         )
 
     def _by_slot(self, action: Any) -> Any:
@@ -74,9 +82,10 @@ class SingleAgentEnv(gymnasium.Env):
             return action
         return np.reshape(action, shape)
 
-    def _info(self, rewards: np.ndarray, infos: dict[str, Any]) -> dict[str, Any]:
-        scalars = {key: value[0].item() for key, value in infos.items() if not key.startswith("_")}
-        return {"rewards": rewards, **scalars}
+    def _info(self, rewards: np.ndarray, infos: dict[str, Any], *, ended: bool = False) -> dict[str, Any]:
+        # Numbers that are absent are left out until the end, where loggers look for them: two NaN are not equal.
+        there = {key: value[0].item() for key, value in infos.items() if not key.startswith("_")}
+        return {"rewards": rewards} | {key: value for key, value in there.items() if ended or infos[f"_{key}"][0]}
 
     def render(self) -> Any:
         """The dashboard: a string or uint8 ``[h, w, 3]``."""

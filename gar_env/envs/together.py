@@ -19,7 +19,7 @@ from gar_env.errors import (
     ResetNeededError,
 )
 from gar_env.functional import own_surroundings
-from gar_env.registry import check_choice
+from gar_env.registry import check_choice, shown
 
 OUTPUTS = ("numpy", "torch")
 
@@ -30,7 +30,8 @@ class Outcome(NamedTuple):
     Args:
         rewards: float ``[n]``.
         ended: Whether the episode is over, for all rows.
-        infos: ``{key: (value, valid)}``, each a scalar or ``[n]``; ``valid`` tells where the value means something.
+        infos: ``{key: (value, valid)}``, each a scalar or ``[n]``; ``valid`` tells where the value means something. A
+            number that is absent is NaN.
     """
 
     rewards: Tensor
@@ -69,7 +70,7 @@ class TogetherVectorEnv(VectorEnv):
     ) -> None:
         super().__init__()
         if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
-            raise ConfigurationError(f"num_envs={num_envs!r} must be a whole number, at least 1.")
+            raise ConfigurationError(f"num_envs={shown(num_envs)} must be a whole number, at least 1.")
         check_choice("output", output, OUTPUTS)
         if render_mode is not None:
             check_choice("render_mode", render_mode, self.metadata["render_modes"])
@@ -126,6 +127,8 @@ class TogetherVectorEnv(VectorEnv):
         """
         self._check_open()
         self._check_mask(options)
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0):
+            raise ConfigurationError(f"seed={shown(seed)} must be a whole number, at least 0, or None.")
         super().reset(seed=seed)
         self._begin_next()
         return self._out(self._observe()), self._info_arrays(self._blank_infos())
@@ -226,7 +229,9 @@ class TogetherVectorEnv(VectorEnv):
             )
 
     def _check_mask(self, options: dict[str, Any] | None) -> None:
-        if not options or "reset_mask" not in options:
+        if options is not None and not isinstance(options, dict):
+            raise ConfigurationError(f"options={shown(options)} must be a dictionary, or None.")
+        if not options or options.get("reset_mask") is None:
             return
         mask = np.asarray(options["reset_mask"])
         if mask.dtype != np.bool_ or mask.shape != (self.num_envs,):

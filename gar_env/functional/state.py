@@ -158,7 +158,7 @@ class _Copier:
         self._copies: dict[int, tuple[Any, Any]] = {}  # the original too, so that its id stays taken
 
     def finish(self) -> State:
-        return State(self._modules, [entry for entry in self._cells.values()])
+        return State(self._modules, list(self._cells.values()))
 
     def take(self, module: nn.Module) -> None:
         """A module: it stays, and what it holds is copied."""
@@ -190,13 +190,17 @@ class _Copier:
         elif isinstance(function, types.FunctionType):
             self(function)
         elif hasattr(owner, "__dict__") and not isinstance(owner, type) and not is_ours(owner):
-            if id(owner) not in self._taken:
-                self._taken.add(id(owner))
-                source = self.sources.get(id(owner), vars(owner))
-                self._keep(owner, owner)
-                attributes: dict[str, Any] = {}
-                self._modules.append((owner, attributes, True))
-                attributes.update((name, self(value)) for name, value in source.items())
+            self._take_object(owner)
+
+    def _take_object(self, owner: Any) -> None:
+        if id(owner) in self._taken:
+            return
+        self._taken.add(id(owner))
+        source = self.sources.get(id(owner), vars(owner))
+        self._keep(owner, owner)
+        attributes: dict[str, Any] = {}
+        self._modules.append((owner, attributes, True))
+        attributes.update((name, self(value)) for name, value in source.items())
 
     def take_cell(self, cell: types.CellType) -> None:
         """What a closure holds; tensors, such as targets, are shared unless something stands in for them."""

@@ -13,13 +13,14 @@ from torch import Generator, Tensor, nn
 
 from gar_env.alignment import Alignment, BatchNormReading, Tape, Way, gradient
 from gar_env.data import Batch
-from gar_env.errors import CheckpointError, ConfigurationError
+from gar_env.errors import CheckpointError
 from gar_env.functional import own_surroundings, preserve
 from gar_env.learner.losses import losses_of
 from gar_env.learner.optimizers import build_optimizer, check_schedule, step_size_factor
 from gar_env.learner.precision import autocast, check_precision, laid_out, lay_out
 from gar_env.learner.replay import Pass, Start
 from gar_env.networks import LastLinearInputs
+from gar_env.registry import check_positive
 from gar_env.seeding import lend_to_global, named_generator
 
 
@@ -85,10 +86,9 @@ class Learner:
         precision: str = "float32",
         channels_last: bool = False,
     ) -> None:
-        if not step_size > 0:
-            raise ConfigurationError(f"step_size={step_size} must be above 0.")
-        if gradient_clip is not None and not gradient_clip > 0:
-            raise ConfigurationError(f"gradient_clip={gradient_clip} must be above 0, or None for no clipping.")
+        check_positive("step_size", step_size)
+        if gradient_clip is not None:
+            check_positive("gradient_clip", gradient_clip)
         self.device = torch.device(device)
         check_schedule(schedule, warmup_steps=warmup_steps, num_steps=num_steps)
         check_precision(precision)

@@ -46,7 +46,9 @@ def build_network(network: str | NetworkBuilder, image_shape: tuple[int, int, in
         raise ConfigurationError(f"num_classes={shown(num_classes)} must be a whole number, at least 1.")
     sides = tuple(image_shape) if isinstance(image_shape, tuple | list | torch.Size) else ()
     if len(sides) != 3 or not all(isinstance(side, int) and side >= 1 for side in sides):
-        raise ConfigurationError(f"image_shape={shown(image_shape)} must be (channels, height, width), each at least 1.")
+        raise ConfigurationError(
+            f"image_shape={shown(image_shape)} must be (channels, height, width), at least 1 each."
+        )
     if isinstance(network, str):
         wide = re.fullmatch(r"wrn-(\d+)-(\d+)", network)
         if wide:

@@ -248,7 +248,8 @@ def test_summaries_match_their_definitions():
     assert summary.deviation == pytest.approx(values.std(ddof=1))
     assert summary.low < summary.mean < summary.high
     assert summary.high - summary.low == pytest.approx(2 * 1.96 * values.std() / 10**0.5, rel=0.15)
-    assert summarise([0.3]).low == 0.3
+    assert str(summarise([0.3])) == "0.300", "one seed has no interval"
+    assert share_of_gain([0.4], [0.5], [0.6]) is None, "and gives no confidence"
     found = share_of_gain([0.4, 0.5, 0.45], [0.47, 0.58, 0.53], [0.5, 0.6, 0.55])
     assert found is not None
     share, low, high = found

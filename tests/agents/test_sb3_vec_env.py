@@ -6,7 +6,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from sb3_contrib import MaskablePPO
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.env_checker import check_env
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 import gar_env  # noqa: F401 - registers the environments
 from agents.sb3 import (
@@ -37,20 +37,40 @@ def test_steps_are_those_of_the_environment_in_sb3s_form():
             for row, info in enumerate(info_dicts):
                 assert np.array_equal(info["terminal_observation"], expected[4]["final_obs"][row])
                 assert info["TimeLimit.truncated"] is False
-            assert info_dicts[0]["episode"]["l"] == 4
-            assert info_dicts[0]["test_accuracy"] == pytest.approx(expected[4]["final_info"]["test_accuracy"][0])
-            assert "episode" not in info_dicts[1]
+                assert info["episode"]["l"] == 4
+                assert info["test_accuracy"] == pytest.approx(expected[4]["final_info"]["test_accuracy"][row])
 
 
-def test_the_episodes_return_is_the_mean_over_slots():
+def test_every_row_has_the_return_of_its_episode():
     env = make()
     env.seed(0)
     env.reset()
-    total = 0.0
+    total = np.zeros(N)
     for _ in range(4):
         _, rewards, _, info_dicts = env.step(np.arange(N))
-        total += rewards.mean()
-    assert info_dicts[0]["episode"]["r"] == pytest.approx(total, rel=1e-5)
+        total += rewards
+    assert [info["episode"]["r"] for info in info_dicts] == pytest.approx(list(total), rel=1e-5)
+
+
+@pytest.mark.parametrize("step_size", [0.05, 1e30])
+def test_monitors_find_the_accuracy_in_every_row_of_a_run_that_diverged_too(step_size):
+    env = VecMonitor(make_sb3_env(SPLIT, N, num_steps=2, step_size=step_size), info_keywords=("test_accuracy",))
+    env.reset()
+    for _ in range(2):
+        _, _, dones, infos = env.step(np.zeros(N, int))
+        if dones.any():
+            break
+    assert all(info["episode"]["test_accuracy"] == info["episode"]["test_accuracy"] for info in infos) == (
+        step_size < 1
+    )
+
+
+def test_action_masks_that_are_put_on_the_adapter_are_those_that_agents_get():
+    env = make()
+    masks = np.zeros((N, 10), bool)
+    masks[:, 3] = True
+    env.action_masks = lambda: masks
+    assert np.array_equal(np.stack(env.env_method("action_masks")), masks)
 
 
 def test_arrays_and_dicts_of_a_step_are_new():
@@ -194,4 +214,4 @@ def test_algorithms_run_over_several_episodes(algorithm, name):
     env = make_sb3_env(name, N, num_steps=3)
     model = small(algorithm, VecNormalize(env, norm_obs=False, gamma=0.0)).learn(N * 8)
     check_controller(model)
-    assert [episode["l"] for episode in model.ep_info_buffer] == [3, 3]
+    assert [episode["l"] for episode in model.ep_info_buffer] == [3] * 2 * N

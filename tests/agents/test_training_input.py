@@ -33,8 +33,8 @@ def test_command_lines_that_do_not_fit(args, error, message):
 
 def test_an_option_out_of_range_is_refused_on_the_command_line(capsys):
     with pytest.raises(SystemExit):
-        parse(["--episodes", "0"])
-    assert "episodes=0 must be at least 1." in capsys.readouterr().err
+        main(["train", "--episodes", "0"])
+    assert capsys.readouterr().err.startswith("gar-env: episodes=0 must be at least 1, and a whole number")
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def hooks(network: nn.Module) -> Alignment:
 @pytest.mark.parametrize("share", [1.0, 0.05, 0.01])
 def test_mixing_is_seen_and_auto_takes_another_way(share):
     network = nn.Sequential(nn.Linear(4, 4), Mixes(share), nn.Linear(4, 2))
-    with pytest.raises(MixedExamplesError, match="0.bias, 0.weight.*way='forward'"):
+    with pytest.raises(MixedExamplesError, match=r"0\.bias, 0\.weight.*way='forward'"):
         record(network, torch.randn(N, 4), squares, way="hooks")
     assert record(network, torch.randn(N, 4), squares).way == "forward"
 

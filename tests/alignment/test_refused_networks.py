@@ -27,7 +27,10 @@ def squares(outputs):
     ("make", "message"),
     [
         (lambda: nn.DataParallel(mlp()), r"DataParallel.*Pass its \.module"),
-        (lambda: torch.jit.trace(mlp(), torch.randn(3, 4)), "traced or scripted.*Pass the module that it was made from"),
+        (
+            lambda: torch.jit.trace(mlp(), torch.randn(3, 4)),
+            "traced or scripted.*Pass the module that it was made from",
+        ),
         (lambda: nn.Sequential(torch.jit.script(mlp()), nn.Linear(2, 2)), "0 .*traced or scripted"),
         (lambda: mlp().to("meta"), r"0 \(Linear\): weight is on the meta device"),
         (lambda: nn.Sequential(nn.LazyLinear(3)), "no parameters yet. Run one forward pass"),

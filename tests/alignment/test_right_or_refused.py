@@ -9,10 +9,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from programs import HONEST, PROGRAMS, Program, build
 
 from gar_env.alignment import FiniteDifferenceTape, align, gradient, record, try_ways
 from gar_env.errors import AlignmentError, StaleTapeError
+from programs import HONEST, PROGRAMS, Program, build
 
 WAYS = ("auto", "hooks", "forward", "finite_difference")
 NAMES = [*PROGRAMS, *HONEST]
@@ -181,7 +181,9 @@ def test_finite_differences_of_a_float64_network_that_computes_in_float32_inside
 
 def test_materialise_false_leaves_gradients_bit_for_bit():
     torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 2))
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 2)
+    )
     inputs, loss = torch.randn(16, 3, 8, 8), lambda output: output.square().mean(1)
     loss(network(inputs)).mean().backward()
     plain = gradient(network)

@@ -16,6 +16,7 @@ from gar_env.alignment import align, record
 
 IDS = ("GAR/DataSplit-v0", "GAR/DataWeight-v0", "GAR/Augment-v0")
 
+
 def fc_dropout_builder(image_shape, num_classes):
     inputs = int(np.prod(image_shape))
     return nn.Sequential(nn.Flatten(), nn.Linear(inputs, 16), nn.Dropout(0.3), nn.ReLU(), nn.Linear(16, num_classes))

@@ -260,5 +260,4 @@ def _mean(values: Sequence[float | None], form: str = ".2f") -> str:
     there = [value for value in values if value is not None]
     if not there:
         return ""
-    found = summarise(there)
-    return f"{found.mean:{form}} [{found.low:{form}}, {found.high:{form}}]"
+    return summarise(there).with_interval(form)
