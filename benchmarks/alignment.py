@@ -1,6 +1,6 @@
 """Time and memory of training with a reward per example, over plain SGD: our ways and other people's.
 
-    python benchmarks/alignment.py [--only wrn-16-2 ...] [--rounds 21] [--device cpu] [--no-peers]
+    python benchmarks/alignment.py [--only wrn-16-2 ...] [--rounds 21] [--device cpu] [--no-peers] [--out FILE]
     python benchmarks/alignment.py --only wrn-28-10 --memory-at 32 128
     python benchmarks/alignment.py --plot benchmarks/results/alignment
 
@@ -217,13 +217,12 @@ def main() -> None:
     parser.add_argument(
         "--memory-at", type=int, nargs="+", metavar="N", help="only memory, of hooks, at these batch sizes"
     )
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/alignment"))
+    parser.add_argument("--out", type=Path, help="write results, table and plot: benchmarks/results/alignment is ours")
     parser.add_argument("--plot", type=Path, help="only draw what is in this results file")
     args = parser.parse_args()
     out = args.plot or args.out
-    out.parent.mkdir(parents=True, exist_ok=True)
-    lines = out.with_suffix(".jsonl")
-    rows = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
+    lines = out.with_suffix(".jsonl") if out else None
+    rows = [json.loads(line) for line in lines.read_text().splitlines()] if lines and lines.exists() else []
     if args.memory_at:
         for workload in args.only:
             print_memory(workload, args.memory_at, args.device)
@@ -237,8 +236,11 @@ def main() -> None:
             rows = [row for row in rows if row["workload"] != workload or row["device"] != machine["device"]] + fresh
             order = {name: i for i, name in enumerate(WORKLOADS)}
             rows.sort(key=lambda row: order[row["workload"]])
-            lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    write(rows, out)
+            if lines:
+                lines.parent.mkdir(parents=True, exist_ok=True)
+                lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if out:
+        write(rows, out)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,7 @@ def bench_rewards(
     engine: Literal["local", "ray"] = "local",
     out: Path = Path("runs/rewards"),
     markdown: bool = False,
+    download: bool = False,
 ) -> None:
     """Which reward signal is worth its cost? Outcome on six tasks, fidelity, noise, time and memory of each.
 
@@ -83,6 +84,7 @@ def bench_rewards(
         engine: ray runs all but the costs on the Ray cluster of RAY_ADDRESS, or on one that it starts.
         out: Folder of results, tables and plots.
         markdown: Print the tables as Markdown.
+        download: Let torchvision fetch data that are not there.
     """
     from agents.experiments.results import ResultsFile
     from agents.experiments.rewards.jobs import RewardBench, tasks_of
@@ -91,8 +93,10 @@ def bench_rewards(
     from agents.files import write_whole
     from agents.plots import save
     from agents.plots.rewards import all_figures
+    from gar_env.data import load_dataset
 
     console = Console()
+    load_dataset(dataset, download=download)
     bench = RewardBench(
         signals=signals,
         tasks=tasks_of(tasks, env),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from agents.cli.augment import augment
 from agents.cli.bench import bench_invariances, bench_rewards
 from agents.cli.plot import plot_run
 from agents.cli.reproduce import reproduce_controllers, reproduce_table1, reproduce_table2
+from gar_env import __version__
 from gar_env.errors import ConfigurationError, GarEnvError
 
 
@@ -41,10 +43,11 @@ def plot(results: tyro.conf.Positional[Path], out: Path | None = None) -> None:
     """
     if results.is_dir():
         return plot_run(results, out)
-    from agents.experiments.results import read_rows
+    from agents.experiments.results import check_columns, read_rows
     from agents.plots import figure2, save
 
-    rows = read_rows(results)
+    columns = ("recipe", "network", "arm", "config", "keep", "losses", "noisy_auc")
+    rows = check_columns(results, read_rows(results), columns)
     recipes = sorted({row.get("recipe", "") for row in rows})
     if recipes == [""] or (out and len(recipes) > 1):
         raise ConfigurationError(
@@ -78,10 +81,20 @@ def run_train(args: list[str]) -> None:
     except Interrupted as interrupted:
         print(f"gar-env: {interrupted}", file=sys.stderr)
         sys.exit(130)
-    shown = {"steps": "{:.0f}", "diverged": "{:.0f}"}
+    whole = ("steps", "diverged")
+    names = {name: training.in_words(name) for name in finished}
+    width = max(map(len, names.values()), default=0) + 2
     for name, value in finished.items():
-        console.print(f"{name:<16}{shown.get(name, '{:.4f}').format(value)}", highlight=False)
+        text = "none" if math.isnan(value) else f"{value:.0f}" if name in whole else f"{value:.4f}"
+        console.print(f"{names[name]:<{width}}{text}", highlight=False)
     console.print(f"Metrics, checkpoint and configuration: {config.folder}", soft_wrap=True)
+    if finished.get("diverged"):
+        print(
+            "gar-env: training diverged in its last episode: loss or parameters are no longer finite. Lower "
+            "--env-options.step-size, or set --env-options.gradient-clip.",
+            file=sys.stderr,
+        )
+        sys.exit(1)
 
 
 def list_all() -> None:
@@ -147,6 +160,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 def main(args: list[str] | None = None) -> None:
     """Entry point; errors of this package are printed as one message, without a traceback."""
     args = sys.argv[1:] if args is None else args
+    if args[:1] in (["--version"], ["-V"]):
+        return print(f"gar-env {__version__}")
     commands, prog = COMMANDS, "gar-env"
     groups = {name.split()[0] for name in COMMANDS if " " in name}
     if args and args[0] in groups:
@@ -154,6 +169,8 @@ def main(args: list[str] | None = None) -> None:
         commands = {name.split()[1]: run for name, run in COMMANDS.items() if name.split()[0] == args[0]}
         prog, args = f"gar-env {args[0]}", args[1:]
     try:
+        if "--" in args:
+            raise ConfigurationError("'--' ends no options here: every argument has a name. Leave it out.")
         if args[:1] == ["train"]:
             return run_train(args[1:])
         tyro.extras.subcommand_cli_from_dict(

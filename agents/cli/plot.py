@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from agents.files import read_regular
 from gar_env.errors import CheckpointError, ConfigurationError
 
 
@@ -32,16 +33,19 @@ def plot_run(folder: Path, out: Path | None) -> None:
             "--env GAR/Augment-v0 --agent ola."
         )
     try:
-        with np.load(path) as file:
+        with np.load(io.BytesIO(read_regular(path)), allow_pickle=False) as file:
             history = dict(file)
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # of zipfile, a decompressor, numpy's reader of headers
         raise CheckpointError(f"{path} is cut short, or no file of ola. Train the run again.") from error
     if "space" not in history:
         raise CheckpointError(f"{path} does not say what its operations are. Train the run again.")
+    _check_history(path, history)
     space = SearchSpace.from_json(str(history["space"]))  # as it was then, whatever its file holds now
     try:
-        dataset = json.loads((folder / "config.json").read_text())["env_options"]["dataset"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        dataset = json.loads(read_regular(folder / "config.json"))["env_options"]["dataset"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{folder / 'config.json'} is not there, or no configuration of a run.") from error
     policy = OnlineAugmentation(space, history["num_operations"].shape[1])
     final = [torch.from_numpy(history[name][-1]) for name in ("num_operations", "keep", "strengths")]
@@ -59,3 +63,20 @@ def plot_run(folder: Path, out: Path | None) -> None:
     if any(choice.op.unit is not None for choice in space.choices):
         print(save(strengths_figure(history), first.with_name(f"{first.stem}_strengths.png")))
     print(save(augmented_grid(images, plan), first.with_name(f"{first.stem}_samples.png")))
+
+
+def _check_history(path: Path, history: dict[str, np.ndarray]) -> None:
+    """Refuse arrays that do not fit each other.
+
+    Raises:
+        CheckpointError: With what does not.
+    """
+    kinds = {"steps": 1, "names": 1, "num_operations": 2, "keep": 2, "strengths": 3}
+    wrong = [name for name, ndim in kinds.items() if name not in history or history[name].ndim != ndim]
+    if not wrong:
+        steps, names = len(history["steps"]), len(history["names"])
+        shapes = {"keep": (steps, names), "strengths": (steps, names, 31)}
+        wrong = [name for name, shape in shapes.items() if history[name].shape != shape]
+        wrong += ["steps"] * (steps == 0) + ["num_operations"] * (len(history["num_operations"]) != steps)
+    if wrong:
+        raise CheckpointError(f"{path}: {', '.join(wrong)} is not there, or has another shape than ola writes.")

@@ -10,6 +10,7 @@ import tyro
 from rich.console import Console
 
 from agents.cli.tables import show
+from gar_env.data import load_dataset
 from gar_env.envs.options import check_device
 
 
@@ -24,6 +25,7 @@ def reproduce_table1(
     workers: int = os.cpu_count() or 1,
     out: Path = Path("runs/table1"),
     markdown: bool = False,
+    download: bool = False,
 ) -> None:
     """The paper's table 1: three networks x {GAR, NSLR} x seeds, and uniform and oracle sampling for accuracy.
 
@@ -40,12 +42,14 @@ def reproduce_table1(
         workers: Runs at a time, one thread each.
         out: Folder of the results file, one per recipe.
         markdown: Print the tables as Markdown.
+        download: Let torchvision fetch data that are not there.
     """
     from agents.experiments.results import ResultsFile
     from agents.experiments.runner import rows_of, run_jobs
     from agents.experiments.table1 import accuracy_table, auc_table, table1_jobs
 
     console = Console()
+    load_dataset(dataset, download=download)
     jobs = table1_jobs(
         recipe, dataset=dataset, seeds=seeds, networks=networks, arms=arms, num_envs=batch_size, steps=steps
     )
@@ -71,6 +75,7 @@ def reproduce_controllers(
     workers: int = os.cpu_count() or 1,
     out: Path = Path("runs/controllers"),
     markdown: bool = False,
+    download: bool = False,
 ) -> None:
     """Stable-Baselines3's algorithms on data splits, or PPO on data weights, beside fixed baselines.
 
@@ -90,12 +95,14 @@ def reproduce_controllers(
         workers: Runs at a time, one thread each.
         out: Folder of the results file.
         markdown: Print the table as Markdown.
+        download: Let torchvision fetch data that are not there.
     """
     from agents.experiments.controllers_study import study_jobs, study_table
     from agents.experiments.results import ResultsFile
     from agents.experiments.runner import rows_of, run_jobs
 
     console = Console()
+    load_dataset(dataset, download=download)
     chosen = {"network": network, "corrupt": corrupt, "step_size": step_size}
     jobs = study_jobs(
         study,
@@ -138,6 +145,7 @@ def reproduce_table2(
     workers: int | None = None,
     out: Path = Path("runs/table2"),
     markdown: bool = False,
+    download: bool = False,
 ) -> None:
     """The paper's table 2: test accuracy with learned and fixed augmentation. Days on one GPU at full size.
 
@@ -163,6 +171,7 @@ def reproduce_table2(
         workers: Runs at a time, one thread each; by default one per core, and one on a GPU.
         out: Folder of the results file, and of the runs' own.
         markdown: Print the table as Markdown.
+        download: Let torchvision fetch data that are not there.
     """
     import torch
 
@@ -171,6 +180,7 @@ def reproduce_table2(
     from agents.experiments.table2 import table2_jobs, table2_table
 
     console = Console()
+    load_dataset(dataset, download=download)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
     on_gpu = device.startswith("cuda")

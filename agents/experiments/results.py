@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,21 @@ def read_rows(path: str | Path) -> list[Row]:
         if not isinstance(row, dict):
             raise CheckpointError(_foreign(path, number, f"it is {type(row).__name__}"))
         rows.append(row)
+    return rows
+
+
+def check_columns(path: str | Path, rows: list[Row], columns: Iterable[str]) -> list[Row]:
+    """The rows, if each has what is to be read from it.
+
+    Raises:
+        CheckpointError: With the first row that lacks something, and what.
+    """
+    for number, row in enumerate(rows, start=1):
+        missing = [name for name in columns if name not in row]
+        if missing:
+            raise CheckpointError(
+                f"{path}, line {number}, lacks {', '.join(missing)}: it is a results file of something else."
+            )
     return rows
 
 

@@ -25,6 +25,9 @@ from agents.files import lock, write_whole
 from gar_env.envs import SlotVectorEnv
 from gar_env.errors import CheckpointError, ConfigurationError, GarEnvError
 
+LINES = 10
+"""How often a run says where it is, where there is no terminal to draw a bar on."""
+
 
 class Interrupted(GarEnvError):
     """A run was stopped from outside and is saved."""
@@ -90,7 +93,12 @@ class Training:
         steps, slots = self.session.steps, self.slots
         if steps > self.total:
             return  # Stable-Baselines3 finishes its rollout
-        self._bar.update(self._task, completed=steps)
+        last = slots.last_step()
+        said = f"loss {last['loss']:.3g}, reward {last['reward_mean']:.2g}"
+        self._bar.update(self._task, completed=steps, description=f"{self.config.agent}: {said}")
+        if not self.console.is_terminal and steps >= self._say_at and not self.console.quiet:
+            self._say_at = steps + max(1, self.total // LINES)
+            print(f"step {steps}/{self.total}: {said}, {self.seconds:.0f} s", flush=True)
         ended = slots.finished is not self._seen_episode
         if ended:
             self._seen_episode = slots.finished
@@ -110,6 +118,12 @@ class Training:
             )
 
     # Its parts
+
+    def in_words(self, name: str) -> str:
+        """A metric for people: with the name of a split instead of its number."""
+        number = name.removeprefix("usage_")
+        names = getattr(self.slots, "split_names", ())
+        return f"usage of {names[int(number)]}" if number != name and int(number) < len(names) else name
 
     @property
     def slots(self) -> SlotVectorEnv:
@@ -143,7 +157,7 @@ class Training:
             self.session = start_session(env, options.build, config.seed)
             text = json.dumps({**config.as_json(), "provenance": provenance()}, indent=2)
             write_whole(folder / "config.json", f"{text}\n".encode())
-        self._steps_before = self.session.steps
+        self._steps_before = self._say_at = self.session.steps
         self._saved_at = self.session.steps if self.resume else -1
         self._seen_episode = self.slots.finished
         # Stable-Baselines3 may have finished its rollout in an episode more than was asked for; that is in no log.

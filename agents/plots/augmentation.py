@@ -6,13 +6,18 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from matplotlib.colors import TABLEAU_COLORS
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from agents.plots.figures import whole_steps
 from gar_env.augment import OPERATIONS, STRENGTHS, Plan, SearchSpace, apply
 from gar_env.errors import ConfigurationError
 
 SHOWN = (0, 5, 10, 15, 20, 25, 30)  # strengths
+HARMFUL = "#c1272d"
+PALETTE = [colour for name, colour in TABLEAU_COLORS.items() if name not in ("tab:red", "tab:pink")]
+"""Red has one meaning."""
 
 
 def operations_grid(image: Tensor, space: SearchSpace, *, strengths: Sequence[int] = SHOWN) -> Figure:
@@ -92,15 +97,20 @@ def policy_figure(history: Mapping[str, np.ndarray], *, highlighted: Sequence[st
         spots = _spread(curves[-1][order], gap=top * 0.045, top=top)
         for spot, i in zip(spots, order, strict=True):
             bad = names[i] in highlighted
-            colour = "#c1272d" if bad else f"C{i % 10}"
+            colour = HARMFUL if bad else PALETTE[i % len(PALETTE)]
             ax.plot(steps, curves[:, i], color=colour, linewidth=1.6 if bad else 0.9, alpha=1 if bad else 0.75)
             ax.annotate(names[i], (steps[-1], spot), xytext=(4, 0), textcoords="offset points", fontsize=6.5,
                         va="center", color=colour, annotation_clip=False)  # fmt: skip
         ax.set(title=label, xlabel="step", ylim=(0, None))
     counts = history["num_operations"]
     right.stackplot(steps, counts.T, labels=[str(r + 1) for r in range(counts.shape[1])], alpha=0.85)
-    right.set(title="number of operations", xlabel="step", ylim=(0, 1), xlim=(steps[0], steps[-1]))
-    right.legend(fontsize=7, loc="lower right")
+    right.set(title="number of operations", xlabel="step", ylabel="share of examples", ylim=(0, 1))
+    right.set_xlim(steps[0], steps[-1])
+    right.legend(fontsize=7, loc="lower right", title="operations", title_fontsize=7)
+    if highlighted:
+        left.plot([], [], color=HARMFUL, linewidth=1.6, label="known to be harmful")
+        left.legend(fontsize=7, frameon=False, loc="upper right")
+    whole_steps(left, middle, right)
     _plain(left, middle, right)
     return figure
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from agents.files import write_whole
 from gar_env.errors import ConfigurationError
 
 
 def save(figure: Figure, path: str | Path) -> Path:
-    """Write a PNG; its folder is made.
+    """Write a PNG, and beside it the same as PDF, for papers; their folder is made.
+
+    Returns:
+        The PNG.
 
     Raises:
         ConfigurationError: If the name ends otherwise.
@@ -22,7 +27,14 @@ def save(figure: Figure, path: str | Path) -> Path:
     if path.suffix.lower() != ".png":
         raise ConfigurationError(f"{path} would be a PNG file. Call it {path.with_suffix('.png').name}.")
     FigureCanvasAgg(figure)
-    content = io.BytesIO()
-    figure.savefig(content, dpi=150, format="png")
-    write_whole(path, content.getvalue())
+    for kind in ("pdf", "png"):
+        content = io.BytesIO()
+        figure.savefig(content, dpi=150, format=kind)
+        write_whole(path.with_suffix(f".{kind}"), content.getvalue())
     return path
+
+
+def whole_steps(*axes: Any) -> None:
+    """Ticks of the horizontal axis at whole numbers only."""
+    for ax in axes:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -74,7 +74,7 @@ def fidelity_against_cost(rows: Sequence[Row]) -> Figure:
             if signal in costs and values:
                 found, time = summarise(values), costs[signal]["time_ratio"]
                 points.append((time, found.mean, signal, colours[signal]))
-                error = [[found.mean - found.low], [found.high - found.mean]]
+                error = [[found.mean - found.low], [found.high - found.mean]] if found.n > 1 else None
                 ax.errorbar(time, found.mean, error, fmt="o", color=colours[signal], capsize=2)
         _name_points(ax, points)
         ax.margins(y=0.2)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from agents.experiments.results import Row
 from agents.experiments.table1 import CURVE_EVERY, NETWORKS, PAPER
+from agents.plots.figures import whole_steps
 from gar_env.errors import ConfigurationError
 
 NOISY, CLEAN = "#c1272d", "#4a6fa5"
@@ -18,8 +19,8 @@ NOISY, CLEAN = "#c1272d", "#4a6fa5"
 def figure2(rows: Sequence[Row], recipe: str) -> Figure:
     """The paper's figure 2, a row per network: (a) NSLR, (b) GAR, (c) losses.
 
-    (a) and (b): ``1 - softmax(s)`` over training for the noisy split and each clean one, mean over seeds; bands are
-    the noisy split's quartiles. (c): training loss under each controller, mean over seeds.
+    (a) and (b): ``1 - softmax(s)`` over training for the noisy split and each clean one, median over seeds; the band is
+    the noisy split's quartiles. (c): training loss under each controller, median over seeds.
 
     Raises:
         ConfigurationError: If there are no rows of that recipe, or rows of several configurations of a cell.
@@ -55,9 +56,10 @@ def figure2(rows: Sequence[Row], recipe: str) -> Figure:
         for arm, colour in {"uniform": "0.5", "nslr": "C1", "gar": "C0", "oracle": "C2"}.items():
             losses = [r["losses"] for r in rows if r["network"] == network and r["arm"] == arm]
             if losses:
-                mean = np.nanmean(np.array(losses, dtype=float), axis=0)
-                ax.plot((np.arange(len(mean)) + 0.5) * CURVE_EVERY, mean, color=colour, label=arm, linewidth=1.2)
-        ax.set_title(f"(c) {network}, training loss", fontsize=9)
+                middle = np.nanmedian(np.array(losses, dtype=float), axis=0)
+                ax.plot((np.arange(len(middle)) + 1) * CURVE_EVERY, middle, color=colour, label=arm, linewidth=1.2)
+        ax.set_title(f"(c) {network}, training loss, median over seeds", fontsize=9)
+        ax.set_ylabel("loss (nats)", fontsize=8)
         ax.legend(fontsize=7, frameon=False)
     labelled = next((ax for ax in axes[:, :2].flat if ax.get_legend_handles_labels()[0]), None)
     if labelled:
@@ -65,6 +67,7 @@ def figure2(rows: Sequence[Row], recipe: str) -> Figure:
     for ax in axes.flat:
         ax.tick_params(labelsize=7)
         ax.spines[["top", "right"]].set_visible(False)
+    whole_steps(*axes.flat)
     for ax in axes[-1]:
         ax.set_xlabel("step", fontsize=8)
     return figure
@@ -85,6 +88,7 @@ def split_probabilities(curves: Sequence[np.ndarray], corrupted: Sequence[int], 
     ax.axhline(1 / curves[0].shape[1], color="0.7", linewidth=0.8, linestyle=":")
     ax.text(0.99, 1 / curves[0].shape[1], " uniform", fontsize=7, color="0.5", ha="right", va="bottom",
             transform=ax.get_yaxis_transform())  # fmt: skip
+    whole_steps(ax)
     ax.set(xlabel="training step", ylabel="chance of drawing from the split")
     ax.set_title("The controller leaves the corrupted split by itself", fontsize=10)
     caption = "test accuracy: " + ", ".join(f"{name} {text}" for name, text in accuracies.items())
@@ -94,7 +98,7 @@ def split_probabilities(curves: Sequence[np.ndarray], corrupted: Sequence[int], 
 
 
 def split_curves(ax: Any, curves: Sequence[np.ndarray], *, every: int, corrupted: Sequence[int] = (0,)) -> None:
-    """Draw one line per split, mean over seeds, and the quartiles of the corrupted ones.
+    """Draw one line per split, its median over seeds, and the quartiles of the corrupted ones.
 
     Args:
         ax: Matplotlib axes.
@@ -110,10 +114,12 @@ def split_curves(ax: Any, curves: Sequence[np.ndarray], *, every: int, corrupted
     for split in range(stacked.shape[2]):
         bad = split in corrupted
         first = split == (corrupted[0] if bad else next(s for s in range(stacked.shape[2]) if s not in corrupted))
-        label = ("corrupted split" if bad else "clean splits") if first else None
-        ax.plot(steps, stacked[:, :, split].mean(0), color=NOISY if bad else CLEAN, linewidth=1.8 if bad else 0.8,
+        several = f", median of {len(stacked)} runs" if len(stacked) > 1 else ""
+        label = (f"{'corrupted split' if bad else 'clean splits'}{several}") if first else None
+        ax.plot(steps, np.median(stacked[:, :, split], 0), color=NOISY if bad else CLEAN, linewidth=1.8 if bad else 0.8,
                 alpha=1 if bad else 0.7, label=label, zorder=3 if bad else 2)  # fmt: skip
         if bad and len(stacked) > 1:
             low, high = np.quantile(stacked[:, :, split], [0.25, 0.75], axis=0)
-            ax.fill_between(steps, low, high, color=NOISY, alpha=0.15, linewidth=0)
+            name = "its quartiles" if first else None
+            ax.fill_between(steps, low, high, color=NOISY, alpha=0.15, linewidth=0, label=name)
     ax.set_ylim(bottom=0)

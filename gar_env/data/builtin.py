@@ -85,8 +85,8 @@ def _torchvision(name: str, factory: Any, download: bool) -> Dataset:
                 "files there, or pass dataset='path/to.npz' with x_train, y_train, x_test, y_test."
             ) from error
         raise DatasetNotFoundError(
-            f"{name} is not in {root}. Pass download=True to fetch it, set GAR_ENV_DATA to the folder that has "
-            "it, or pass dataset='path/to.npz'."
+            f"{name} is not in {root}. Pass download=True (--download on a command line) to fetch it, set GAR_ENV_DATA "
+            "to the folder that has it, or pass dataset='path/to.npz'."
         ) from error
 
     def arrays(part) -> tuple[torch.Tensor, torch.Tensor]:

@@ -116,6 +116,7 @@ class AugmentVectorEnv(SlotVectorEnv):
 
     config: AugmentConfig
     config_class = AugmentConfig
+    dashboard_shares = "examples it was applied to"
 
     plan: Plan | None = None
     """What was done to the last batch: ``env.unwrapped.plan.describe(0)``; ``None`` before the first step."""
@@ -213,7 +214,8 @@ class AugmentVectorEnv(SlotVectorEnv):
     def _train(self, actions: Tensor) -> tuple[Trained, Tensor]:
         tape, losses = self._pass(self._augmented(self._drawn, actions, count=True))
         if self.dashboard:
-            self.dashboard.usage = self.metrics()
+            applied = {name: share for name, share in self.metrics().items() if name.startswith("applied_")}
+            self.dashboard.usage = {name.removeprefix("applied_"): share for name, share in applied.items()}
         return Trained(tape), losses.mean()
 
     def _reference(self, actions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

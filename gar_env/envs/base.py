@@ -79,7 +79,7 @@ class SlotVectorEnv(TogetherVectorEnv):
         self.normalise = normalisation(self.dataset.x_train.to(self.device), config.inputs)
         self.device_images: Tensor | None = None
         """The data set's images on a GPU, once for all episodes; on the CPU the data set's own are used."""
-        self.dashboard = Dashboard(type(self).__name__) if self.render_mode else None
+        self.dashboard = Dashboard(type(self).__name__, self.dashboard_shares) if self.render_mode else None
 
     def _set_spaces(self, action_space: Any, batched_action_space: Any, features: tuple[Feature, ...]) -> None:
         """Called once by the subclass: spaces and the names of observation columns."""
@@ -116,6 +116,9 @@ class SlotVectorEnv(TogetherVectorEnv):
         return tuple(feature.name for feature in self.features)
 
     # What a subclass fills in
+
+    dashboard_shares: ClassVar[str] = "draws"
+    """What the shares on the dashboard are of."""
 
     config_class: ClassVar[type[SlotConfig]]
     """The options, for command lines and pages of documentation."""

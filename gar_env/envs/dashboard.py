@@ -27,14 +27,15 @@ def sparkline(values: list[float], width: int = 60) -> str:
 
 
 class Dashboard:
-    """What to draw: one loss and one mean reward per step, and the share of draws by name.
+    """What to draw: one loss and one mean reward per step, and shares by name.
 
     Args:
         title: The headline.
+        of: What the shares are of: ``"draws"``.
     """
 
-    def __init__(self, title: str) -> None:
-        self.title = title
+    def __init__(self, title: str, of: str = "draws") -> None:
+        self.title, self.of = title, of
         self.clear()
 
     def clear(self) -> None:
@@ -69,6 +70,7 @@ class Dashboard:
         try:
             from matplotlib.backends.backend_agg import FigureCanvasAgg
             from matplotlib.figure import Figure
+            from matplotlib.ticker import MaxNLocator
         except ImportError as error:
             raise MissingExtraError(
                 "render_mode='rgb_array' draws with matplotlib, which is not installed: pip install 'gar-env[plot]'."
@@ -77,14 +79,18 @@ class Dashboard:
         canvas = FigureCanvasAgg(figure)
         axes = figure.subplot_mosaic([["loss", "usage"], ["reward", "usage"]])
         figure.suptitle(f"{self.title}, step {len(self.losses)}", fontsize=10)
-        axes["loss"].plot(self.losses, color="C0")
-        axes["loss"].set_ylabel("loss")
-        axes["reward"].plot(self.rewards, color="C2")
+        steps = range(1, len(self.losses) + 1)
+        mark = "o" if len(self.losses) == 1 else ""  # one step is no line
+        axes["loss"].plot(steps, self.losses, mark, linestyle="-", color="C0")
+        axes["loss"].set_ylabel("loss (nats)")
+        axes["reward"].plot(steps, self.rewards, mark, linestyle="-", color="C2")
         axes["reward"].set(ylabel="mean reward", xlabel="step")
-        axes["reward"].ticklabel_format(axis="y", scilimits=(-2, 2))
+        for name in ("loss", "reward"):
+            axes[name].xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes[name].yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
         axes["usage"].barh(list(self.usage), list(self.usage.values()), color="C1")
         axes["usage"].invert_yaxis()
-        axes["usage"].set_xlabel("share of draws")
+        axes["usage"].set_xlabel(f"share of {self.of}")
         for ax in axes.values():
             ax.tick_params(labelsize=7)
             ax.spines[["top", "right"]].set_visible(False)

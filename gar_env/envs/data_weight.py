@@ -98,6 +98,7 @@ class DataWeightVectorEnv(SlotVectorEnv):
 
     config: DataWeightConfig
     config_class = DataWeightConfig
+    dashboard_shares = "examples"
 
     features_of_an_example: ClassVar[tuple[Feature, ...]] = (
         PROGRESS,
