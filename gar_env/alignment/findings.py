@@ -88,9 +88,10 @@ class Findings:
             return finding.separate
         first = finding.passes == 1 or finding.separate is None
         try:
-            for perturbed in (False, True) if first else (False,):
-                with paused():
-                    examples, precise = check_separation(unwrapped(network), inputs, loss, perturbed=perturbed)
+            with paused():
+                examples, precise = check_separation(unwrapped(network), inputs, loss, perturbed=False)
+                if first:
+                    check_separation(unwrapped(network), inputs, loss, perturbed=True)
         except (LossShapeError, NonFiniteGradientError):
             raise
         except AlignmentError:

@@ -36,8 +36,8 @@ def nearest_rows(rows: Tensor, others: Tensor) -> Tensor:
         # Not as a product of matrices, which rounds small distances away.
         exact = "donot_use_mm_for_euclid_dist"
         return torch.cat([torch.cdist(some, others, compute_mode=exact).argmin(1) for some in rows.split(CHUNK)])
-    from scipy.spatial import cKDTree  # takes a while to import
+    from scipy.spatial import KDTree  # takes a while to import
 
     distinct, first = np.unique(others.double().cpu().numpy(), axis=0, return_index=True)
-    _, found = cKDTree(distinct).query(rows.double().cpu().numpy())
+    _, found = KDTree(distinct).query(rows.double().cpu().numpy())
     return torch.from_numpy(first[found].astype(np.int64)).to(rows.device)

@@ -177,8 +177,8 @@ class _Copier:
                 continue
             attributes[name] = value if type(value) in _ATOM_TYPES else self(value)
             if self.without_ours and name.endswith("_hooks") and type(value) in _PLAIN_DICTS and value:
-                for key in [key for key, hook in value.items() if is_ours(hook)]:
-                    del attributes[name][key]
+                kept = {key: hook for key, hook in attributes[name].items() if not is_ours(hook)}
+                attributes[name] = type(value)(kept)
 
     def take_function(self, function: Function) -> None:
         """What is called: it stays, and what its closure, its object or its arguments hold is copied."""
@@ -196,7 +196,7 @@ class _Copier:
         if id(owner) in self._taken:
             return
         self._taken.add(id(owner))
-        source = self.sources.get(id(owner), vars(owner))
+        source = self.sources.get(id(owner)) or vars(owner)
         self._keep(owner, owner)
         attributes: dict[str, Any] = {}
         self._modules.append((owner, attributes, True))
