@@ -58,8 +58,8 @@ def figure2(rows: Sequence[Row], recipe: str) -> Figure:
             if losses:
                 middle = np.nanmedian(np.array(losses, dtype=float), axis=0)
                 ax.plot((np.arange(len(middle)) + 1) * CURVE_EVERY, middle, color=colour, label=arm, linewidth=1.2)
-        ax.set_title(f"(c) {network}, training loss, median over seeds", fontsize=9)
-        ax.set_ylabel("loss (nats)", fontsize=8)
+        ax.set_title(f"(c) {network}, training loss", fontsize=9)
+        ax.set_ylabel("loss (nats), median over seeds", fontsize=8)
         ax.legend(fontsize=7, frameon=False)
     labelled = next((ax for ax in axes[:, :2].flat if ax.get_legend_handles_labels()[0]), None)
     if labelled:

@@ -51,7 +51,7 @@ class Plan:
             raise ConfigurationError(f"operations must be [images, places], none of them 0; found {list(shape)}.")
         if not (type(self.height) is type(self.width) is int) or min(self.height, self.width) < 1:
             raise ConfigurationError(
-                f"height={shown(self.height)} and width={shown(self.width)} must be whole numbers, at least 1 pixel."
+                f"height={shown(self.height)} and width={shown(self.width)} must be at least 1 pixel, whole numbers."
             )
         for name, dtype, trailing in (
             ("operations", torch.int64, ()),

@@ -55,6 +55,7 @@ class SlotVectorEnv(TogetherVectorEnv):
             render_mode=config.render_mode,
         )
         self.config = config
+        self._network_fits = False  # not known yet
         self.reward_timing = config.reward_timing
         self.paying = Paying(config.reward, num_envs)
         self.signal = self.paying.signal
@@ -87,10 +88,11 @@ class SlotVectorEnv(TogetherVectorEnv):
         self.single_action_space, self.action_space = action_space, batched_action_space
         self.single_observation_space = observation_box(self.features)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
-        self._check_network()
 
     def _check_network(self) -> None:
         """Run a batch through the network of the first episode, which stays as it is: it must fit the images.
+
+        Subclasses begin a first episode when they are made, so that it fails there.
 
         Raises:
             ConfigurationError: With what the network said.
@@ -201,6 +203,9 @@ class SlotVectorEnv(TogetherVectorEnv):
         self.episode_seed = seed
         self.pool = self.on_device(self._make_pool(seed))
         self._start_data()
+        if not self._network_fits:
+            self._check_network()
+            self._network_fits = True
         self._look()
 
     def made_again(self) -> dict[str, Any]:

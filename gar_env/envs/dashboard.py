@@ -80,10 +80,10 @@ class Dashboard:
         axes = figure.subplot_mosaic([["loss", "usage"], ["reward", "usage"]])
         figure.suptitle(f"{self.title}, step {len(self.losses)}", fontsize=10)
         steps = range(1, len(self.losses) + 1)
-        mark = "o" if len(self.losses) == 1 else ""  # one step is no line
-        axes["loss"].plot(steps, self.losses, mark, linestyle="-", color="C0")
+        mark = "o" if len(self.losses) == 1 else None  # one step is no line
+        axes["loss"].plot(steps, self.losses, marker=mark, color="C0")
         axes["loss"].set_ylabel("loss (nats)")
-        axes["reward"].plot(steps, self.rewards, mark, linestyle="-", color="C2")
+        axes["reward"].plot(steps, self.rewards, marker=mark, color="C2")
         axes["reward"].set(ylabel="mean reward", xlabel="step")
         for name in ("loss", "reward"):
             axes[name].xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -9,6 +9,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 
@@ -37,10 +38,9 @@ def test_what_a_link_leads_to_is_never_changed(tmp_path, victim, kind, way):
     link.parent.mkdir()
     (os.symlink if kind == "symbolic" else os.link)(victim, link)
     call = {"write_whole": lambda: write_whole(link, b"mine"), "append": lambda: append(link, b"mine")}
-    try:
+    refused = kind == "symbolic" and way != "write_whole"  # which replaces the link
+    with pytest.raises(CheckpointError, match="is a link") if refused else nullcontext():
         call.get(way, lambda: lock(link, link.parent).close())()
-    except CheckpointError as error:
-        assert f"{link} is a link" in str(error)
     assert victim.read_text() == "precious"
 
 
