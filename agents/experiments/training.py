@@ -96,7 +96,8 @@ class Training:
         last = slots.last_step()
         said = f"loss {last['loss']:.3g}, reward {last['reward_mean']:.2g}"
         self._bar.update(self._task, completed=steps, description=f"{self.config.agent}: {said}")
-        if not self.console.is_terminal and steps >= self._say_at and not self.console.quiet:
+        due = steps >= self._say_at or steps == self.total
+        if due and not self.console.is_terminal and not self.console.quiet:
             self._say_at = steps + max(1, self.total // LINES)
             print(f"step {steps}/{self.total}: {said}, {self.seconds:.0f} s", flush=True)
         ended = slots.finished is not self._seen_episode

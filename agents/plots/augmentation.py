@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from matplotlib import colormaps
 from matplotlib.colors import TABLEAU_COLORS
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -103,13 +104,15 @@ def policy_figure(history: Mapping[str, np.ndarray], *, highlighted: Sequence[st
                         va="center", color=colour, annotation_clip=False)  # fmt: skip
         ax.set(title=label, xlabel="step", ylim=(0, None))
     counts = history["num_operations"]
-    right.stackplot(steps, counts.T, labels=[str(r + 1) for r in range(counts.shape[1])], alpha=0.85)
+    shades = colormaps["Blues"](np.linspace(0.3, 0.9, counts.shape[1]))
+    right.stackplot(steps, counts.T, labels=[str(r + 1) for r in range(counts.shape[1])], colors=shades)
     right.set(title="number of operations", xlabel="step", ylabel="share of examples", ylim=(0, 1))
     right.set_xlim(steps[0], steps[-1])
+    right.yaxis.set_label_position("right")  # on the left it would meet the names of the panel beside it
     right.legend(fontsize=7, loc="lower right", title="operations", title_fontsize=7)
     if highlighted:
         left.plot([], [], color=HARMFUL, linewidth=1.6, label="known to be harmful")
-        left.legend(fontsize=7, frameon=False, loc="upper right")
+        left.legend(fontsize=7, frameon=False, loc="lower left")
     whole_steps(left, middle, right)
     _plain(left, middle, right)
     return figure
