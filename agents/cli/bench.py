@@ -37,14 +37,16 @@ def bench_invariances(
         markdown: Print the table as Markdown.
     """
     from agents.experiments.invariances import invariance_jobs, invariance_table
-    from agents.experiments.results import ResultsFile
+    from agents.experiments.results import ResultsFile, check_columns
     from agents.experiments.runner import rows_of, run_jobs
 
     console = Console()
     jobs = invariance_jobs(seeds=seeds, arms=arms, num_envs=batch_size, steps=steps, space=space)
     results = ResultsFile(out / "invariances.jsonl")
     run_jobs(jobs, results, workers=workers, console=console)
-    show(invariance_table(rows_of(results.rows, jobs)), console, markdown)
+    columns = ("score", "score_by_quarter", "lies_per_example", "operations_per_example", "test_accuracy")
+    rows = check_columns(results.path, rows_of(results.rows, jobs), columns)
+    show(invariance_table(rows), console, markdown)
     console.print(f"Results: {results.path}", soft_wrap=True)
 
 

@@ -44,7 +44,7 @@ def reproduce_table1(
         markdown: Print the tables as Markdown.
         download: Let torchvision fetch data that are not there.
     """
-    from agents.experiments.results import ResultsFile
+    from agents.experiments.results import ResultsFile, check_columns
     from agents.experiments.runner import rows_of, run_jobs
     from agents.experiments.table1 import accuracy_table, auc_table, table1_jobs
 
@@ -55,7 +55,8 @@ def reproduce_table1(
     )
     results = ResultsFile(out / f"{recipe}.jsonl")
     run_jobs(jobs, results, workers=workers, console=console)
-    rows = rows_of(results.rows, jobs)
+    columns = ("noisy_auc", "other_auc", "died", "test_accuracy")
+    rows = check_columns(results.path, rows_of(results.rows, jobs), columns)
     for table in (auc_table(rows, recipe), accuracy_table(rows, recipe)):
         show(table, console, markdown)
     console.print(f"Results: {results.path}. Draw figure 2 with: gar-env plot {results.path}")
@@ -97,8 +98,8 @@ def reproduce_controllers(
         markdown: Print the table as Markdown.
         download: Let torchvision fetch data that are not there.
     """
-    from agents.experiments.controllers_study import study_jobs, study_table
-    from agents.experiments.results import ResultsFile
+    from agents.experiments.controllers_study import COLUMNS, study_jobs, study_table
+    from agents.experiments.results import ResultsFile, check_columns
     from agents.experiments.runner import rows_of, run_jobs
 
     console = Console()
@@ -116,7 +117,8 @@ def reproduce_controllers(
     )
     results = ResultsFile(out / f"{study}.jsonl")
     run_jobs(jobs, results, workers=workers, console=console)
-    table = study_table(rows_of(results.rows, jobs), study)
+    rows = check_columns(results.path, rows_of(results.rows, jobs), COLUMNS[study])
+    table = study_table(rows, study)
     show(table, console, markdown)
     console.print(f"Results: {results.path}", soft_wrap=True)
 
@@ -175,7 +177,7 @@ def reproduce_table2(
     """
     import torch
 
-    from agents.experiments.results import ResultsFile
+    from agents.experiments.results import ResultsFile, check_columns
     from agents.experiments.runner import rows_of, run_jobs
     from agents.experiments.table2 import table2_jobs, table2_table
 
@@ -208,5 +210,6 @@ def reproduce_table2(
     run_jobs(
         jobs, results, workers=workers if workers is not None else 1 if on_gpu else os.cpu_count() or 1, console=console
     )
-    show(table2_table(rows_of(results.rows, jobs)), console, markdown)
+    rows = check_columns(results.path, rows_of(results.rows, jobs), ("test_accuracy", "operations", "seconds"))
+    show(table2_table(rows), console, markdown)
     console.print(f"Results: {results.path}. Runs: {out}. Plots of what ola learned: gar-env plot RUN", soft_wrap=True)

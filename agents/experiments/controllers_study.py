@@ -211,22 +211,25 @@ def study_jobs(
     return jobs
 
 
+COLUMNS = {
+    "splits": ("first_tenth", "last_tenth", "whole_run", "test_accuracy"),
+    "weights": ("precision", "recall", "precision_late", "recall_late", "test_accuracy"),
+}
+"""What a row of each study is read for."""
+
+
 def study_table(rows: Sequence[Row], study: Study) -> Table:
     """Means over seeds with 95 % bootstrap intervals."""
     if study == "splits":
-        title, columns = (
-            "Share of draws from the noisy split (uniform: 0.10)",
-            ("first_tenth", "last_tenth", "whole_run"),
-        )
+        title = "Share of draws from the noisy split (uniform: 0.10)"
         header = ["first tenth", "last tenth", "whole run"]
     else:
         title = "Dropping examples with wrong labels"
-        columns = ("precision", "recall", "precision_late", "recall_late")
         header = ["precision", "recall", "precision, last quarter", "recall, last quarter"]
     table = Table(title, ["controller", *header, "test accuracy", "seeds"])
     for arm in dict.fromkeys(row["arm"] for row in rows):
         own = [row for row in rows if row["arm"] == arm]
-        cells = [_cell([row[column] for row in own]) for column in (*columns, "test_accuracy")]
+        cells = [_cell([row[column] for row in own]) for column in COLUMNS[study]]
         table.append([arm, *cells, str(len(own))])
     return table
 
