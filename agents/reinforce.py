@@ -139,6 +139,8 @@ class Reinforce:
 
     def act(self, observations: Any) -> Tensor:
         """int64 ``[n, ...]``; observations are not used, since the policy has none."""
+        if not hasattr(self, "num_envs"):
+            raise ConfigurationError("act() was called before begin(env), which says how many slots there are.")
         # All processes draw for all slots, each takes its own: the actions do not depend on how many there are.
         everywhere = self.policy.sample(self.world * self.num_envs, self.generator)
         actions = everywhere[self.rank * self.num_envs : (self.rank + 1) * self.num_envs]
@@ -160,9 +162,18 @@ class Reinforce:
             self._unpaid.clear()  # NextStep: this call only reset; its actions were ignored
             return
         if len(self._unpaid) > self.delay and ("reward_valid" not in paid or bool(paid["reward_valid"].all())):
-            self._add(torch.as_tensor(rewards, dtype=torch.float32, device=self.policy.logits.device))
+            self._add(self._as_numbers(rewards))
         if ended_within:
             self._unpaid.clear()
+
+    def _as_numbers(self, rewards: Any) -> Tensor:
+        try:
+            given = torch.as_tensor(rewards)
+            if given.is_complex() or given.layout is not torch.strided or given.is_meta:
+                raise TypeError("they are complex, sparse, or on the meta device")
+            return given.to(self.policy.logits.device, torch.float32)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise RewardError(f"rewards={shown(rewards)} cannot be read as real numbers: {error}") from error
 
     def _add(self, rewards: Tensor) -> None:
         n = self.num_envs

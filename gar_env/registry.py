@@ -101,13 +101,13 @@ def import_module_of(kind: str, name: str) -> str:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
             raise UnknownNameError(
-                f"{kind.capitalize()} {name!r} names the module {module!r}, which cannot be "
+                f"{kind.capitalize()} {shown(name)} names the module {module!r}, which cannot be "
                 f"imported: {error}. Install it, or put its folder on the Python path."
             ) from error
-        except Exception as error:  # whatever its code does
+        except (Exception, SystemExit) as error:  # whatever its code does
             raise UnknownNameError(
-                f"{kind.capitalize()} {name!r} names the module {module!r}, which is there but cannot be imported: "
-                f"{type(error).__name__}: {error}"
+                f"{kind.capitalize()} {shown(name)} names the module {module!r}, which is there but cannot be "
+                f"imported: {type(error).__name__}: {error}"
             ) from error
     return short
 
@@ -145,7 +145,7 @@ class Registry(Generic[T]):
             if name in self._objects and self._objects[name] is not thing:
                 article = "An" if self.kind[0] in "aeiou" else "A"
                 raise DuplicateNameError(
-                    f"{article} {self.kind} called {name!r} is registered already: {self._objects[name]!r}. "
+                    f"{article} {self.kind} called {shown(name)} is registered already: {shown(self._objects[name])}. "
                     "Choose another name."
                 )
             self._objects[name] = thing  # pyright: ignore[reportArgumentType] - U is T, with its own type kept

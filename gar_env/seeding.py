@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gar_env.errors import DeviceError
+from gar_env.errors import ConfigurationError, DeviceError
 
 # initialisation: the network's first parameters      labels: who is in which split, corruptions
 # data: which examples a batch draws                   network: dropout and other randomness in forward
@@ -28,6 +28,8 @@ def named_generator(seed: int, name: str, device: torch.device | str = "cpu") ->
         name: The purpose, for example one of :data:`STREAMS`.
         device: Where the numbers will be drawn.
     """
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ConfigurationError(f"seed={seed!r} must be a whole number, at least 0."[:300])
     # crc32, not hash(): hash() of a string differs between processes, and then no run could be repeated.
     sequence = np.random.SeedSequence(seed, spawn_key=(zlib.crc32(name.encode()),))
     return torch.Generator(device).manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))

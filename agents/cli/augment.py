@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import Tensor
 
 from agents.cli.tables import show
-from gar_env.errors import ConfigurationError, DatasetFormatError
+from gar_env.errors import ConfigurationError, DatasetFormatError, GarEnvError
 
 LARGEST = 256  # pixels a side of a panel
 
@@ -71,12 +71,20 @@ def _read(path: Path | None) -> Tensor:
 
     if path is None:
         return load_dataset("synthetic_invariances").x_train[1]
+    if path.exists() and not path.is_file():
+        raise DatasetFormatError(f"{path} is no file. Pass a PNG or JPEG file.")
     try:
         with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                raise DatasetFormatError(
+                    f"{path} has more than 8 bits a channel (mode {image.mode}). Save it with 8 bits."
+                )
             return to_tensor(image if image.mode == "L" else image.convert("RGB"))
     except UnidentifiedImageError as error:
         raise DatasetFormatError(f"{path} is no image that Pillow reads. Pass a PNG or JPEG file.") from error
-    except OSError as error:
-        if error.filename is not None:  # not there, or not readable: said by the command line
+    except GarEnvError:
+        raise
+    except Exception as error:  # of a decoder
+        if isinstance(error, OSError) and error.filename is not None:  # not there: said by the command line
             raise
         raise DatasetFormatError(f"{path} cannot be read: {error}. Pass a whole PNG or JPEG file.") from error

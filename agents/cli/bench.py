@@ -37,7 +37,7 @@ def bench_invariances(
         markdown: Print the table as Markdown.
     """
     from agents.experiments.invariances import invariance_jobs, invariance_table
-    from agents.experiments.results import ResultsFile, check_columns
+    from agents.experiments.results import ResultsFile, check_columns, reading
     from agents.experiments.runner import rows_of, run_jobs
 
     console = Console()
@@ -46,7 +46,8 @@ def bench_invariances(
     run_jobs(jobs, results, workers=workers, console=console)
     columns = ("score", "score_by_quarter", "lies_per_example", "operations_per_example", "test_accuracy")
     rows = check_columns(results.path, rows_of(results.rows, jobs), columns)
-    show(invariance_table(rows), console, markdown)
+    with reading(results.path):
+        show(invariance_table(rows), console, markdown)
     console.print(f"Results: {results.path}", soft_wrap=True)
 
 
@@ -88,7 +89,7 @@ def bench_rewards(
         markdown: Print the tables as Markdown.
         download: Let torchvision fetch data that are not there.
     """
-    from agents.experiments.results import ResultsFile
+    from agents.experiments.results import ResultsFile, reading
     from agents.experiments.rewards.jobs import RewardBench, tasks_of
     from agents.experiments.rewards.tables import all_tables
     from agents.experiments.runner import JobsFailedError, rows_with, run_jobs
@@ -123,11 +124,13 @@ def bench_rewards(
         except JobsFailedError as error:
             failed.append(str(error))
         rows = rows_with(results.rows, wanted)
-    for name, table in all_tables(rows).items():
+    with reading(results.path):
+        tables, figures = all_tables(rows), all_figures(rows)
+    for name, table in tables.items():
         show(table, console, markdown)
         write_whole(out / f"{name}.csv", table.csv().encode())
         write_whole(out / f"{name}.md", f"{table.title}\n\n{table.markdown()}\n".encode())
-    pictures = [save(figure, out / f"{name}.png") for name, figure in all_figures(rows).items()]
+    pictures = [save(figure, out / f"{name}.png") for name, figure in figures.items()]
     console.print(f"Results: {results.path}. Tables as .csv and .md, and {len(pictures)} plots: {out}", soft_wrap=True)
     if failed:
         raise JobsFailedError("\n".join(failed))

@@ -18,6 +18,7 @@ from agents.cli.plot import plot_run
 from agents.cli.reproduce import reproduce_controllers, reproduce_table1, reproduce_table2
 from gar_env import __version__
 from gar_env.errors import ConfigurationError, GarEnvError
+from gar_env.registry import shown
 
 
 def demo(seeds: int = 5, out: Path = Path("runs/demo")) -> None:
@@ -43,19 +44,27 @@ def plot(results: tyro.conf.Positional[Path], out: Path | None = None) -> None:
     """
     if results.is_dir():
         return plot_run(results, out)
-    from agents.experiments.results import check_columns, read_rows
+    from agents.experiments.results import check_columns, read_rows, reading
+    from agents.experiments.table1 import RECIPES
     from agents.plots import figure2, save
 
     columns = ("recipe", "network", "arm", "config", "keep", "losses", "noisy_auc")
     rows = check_columns(results, read_rows(results), columns)
-    recipes = sorted({row.get("recipe", "") for row in rows})
+    if not rows:
+        raise ConfigurationError(f"{results} holds no rows to draw.")
+    recipes = sorted({str(row["recipe"]) for row in rows})
     if recipes == [""] or (out and len(recipes) > 1):
         raise ConfigurationError(
             f"{results} holds the recipes {', '.join(recipes) or 'none'}; "
             + ("leave out --out: each gets a figure." if len(recipes) > 1 else "it is no file of reproduce table1.")
         )
+    odd = [recipe for recipe in recipes if recipe not in RECIPES]
+    if odd:
+        raise ConfigurationError(f"{results} holds the recipe {shown(odd[0])}: it is no file of reproduce table1.")
     for recipe in recipes:
-        print(save(figure2(rows, recipe), out or results.with_name(f"figure2_{recipe}.png")))
+        with reading(results):
+            figure = figure2(rows, recipe)
+        print(save(figure, out or results.with_name(f"figure2_{recipe}.png")))
 
 
 def train(resume: Path | None = None) -> None:
@@ -169,6 +178,9 @@ def main(args: list[str] | None = None) -> None:
         commands = {name.split()[1]: run for name, run in COMMANDS.items() if name.split()[0] == args[0]}
         prog, args = f"gar-env {args[0]}", args[1:]
     try:
+        odd = [text for text in args if "\0" in text or any(0xD800 <= ord(letter) < 0xE000 for letter in text)]
+        if odd:
+            raise ConfigurationError(f"{shown(odd[0])} holds characters that no name or path can have.")
         if "--" in args:
             raise ConfigurationError("'--' ends no options here: every argument has a name. Leave it out.")
         if args[:1] == ["train"]:

@@ -44,7 +44,7 @@ def reproduce_table1(
         markdown: Print the tables as Markdown.
         download: Let torchvision fetch data that are not there.
     """
-    from agents.experiments.results import ResultsFile, check_columns
+    from agents.experiments.results import ResultsFile, check_columns, reading
     from agents.experiments.runner import rows_of, run_jobs
     from agents.experiments.table1 import accuracy_table, auc_table, table1_jobs
 
@@ -57,8 +57,9 @@ def reproduce_table1(
     run_jobs(jobs, results, workers=workers, console=console)
     columns = ("noisy_auc", "other_auc", "died", "test_accuracy")
     rows = check_columns(results.path, rows_of(results.rows, jobs), columns)
-    for table in (auc_table(rows, recipe), accuracy_table(rows, recipe)):
-        show(table, console, markdown)
+    with reading(results.path):
+        for table in (auc_table(rows, recipe), accuracy_table(rows, recipe)):
+            show(table, console, markdown)
     console.print(f"Results: {results.path}. Draw figure 2 with: gar-env plot {results.path}")
 
 
@@ -99,7 +100,7 @@ def reproduce_controllers(
         download: Let torchvision fetch data that are not there.
     """
     from agents.experiments.controllers_study import COLUMNS, study_jobs, study_table
-    from agents.experiments.results import ResultsFile, check_columns
+    from agents.experiments.results import ResultsFile, check_columns, reading
     from agents.experiments.runner import rows_of, run_jobs
 
     console = Console()
@@ -118,8 +119,8 @@ def reproduce_controllers(
     results = ResultsFile(out / f"{study}.jsonl")
     run_jobs(jobs, results, workers=workers, console=console)
     rows = check_columns(results.path, rows_of(results.rows, jobs), COLUMNS[study])
-    table = study_table(rows, study)
-    show(table, console, markdown)
+    with reading(results.path):
+        show(study_table(rows, study), console, markdown)
     console.print(f"Results: {results.path}", soft_wrap=True)
 
 
@@ -177,7 +178,7 @@ def reproduce_table2(
     """
     import torch
 
-    from agents.experiments.results import ResultsFile, check_columns
+    from agents.experiments.results import ResultsFile, check_columns, reading
     from agents.experiments.runner import rows_of, run_jobs
     from agents.experiments.table2 import table2_jobs, table2_table
 
@@ -211,5 +212,6 @@ def reproduce_table2(
         jobs, results, workers=workers if workers is not None else 1 if on_gpu else os.cpu_count() or 1, console=console
     )
     rows = check_columns(results.path, rows_of(results.rows, jobs), ("test_accuracy", "operations", "seconds"))
-    show(table2_table(rows), console, markdown)
+    with reading(results.path):
+        show(table2_table(rows), console, markdown)
     console.print(f"Results: {results.path}. Runs: {out}. Plots of what ola learned: gar-env plot RUN", soft_wrap=True)

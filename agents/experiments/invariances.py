@@ -31,7 +31,7 @@ from agents.policies import FixedAugmentation, OnlineAugmentation
 from agents.reinforce import Reinforce
 from gar_env.augment import STRENGTHS, SearchSpace, load_space
 from gar_env.data.arrows import share_of_lies
-from gar_env.envs import AugmentConfig, AugmentVectorEnv
+from gar_env.envs import AugmentVectorEnv
 from gar_env.errors import ConfigurationError
 from gar_env.rewards import REWARDS
 
@@ -211,7 +211,8 @@ def invariance_jobs(
             _ = REWARDS[arm]
     jobs = [InvarianceJob(arm, seed, num_envs, steps, {"space": space}) for seed in range(seeds) for arm in arms]
     for job in jobs[: len(arms)]:
-        AugmentConfig(**job.options)  # a wrong option is said once and now, not by every worker
+        # A wrong option is said once and now, not by every worker.
+        gymnasium.make_vec("GAR/Augment-v0", num_envs=num_envs, **job.options).close()
     return jobs
 
 

@@ -109,7 +109,7 @@ def read_metrics(path: str | Path) -> list[dict[str, str]]:
     try:
         text = read_regular(Path(path)).decode()
         rows = list(csv.DictReader(io.StringIO(text, newline="")))
-        _ = [float(row[STEP]) for row in rows if row.get(STEP)]
-    except (UnicodeDecodeError, csv.Error, ValueError) as error:
+        _ = [int(float(row[STEP])) for row in rows if row.get(STEP)]
+    except (UnicodeDecodeError, csv.Error, ValueError, OverflowError) as error:
         raise CheckpointError(f"{path} is no progress.csv of a run: {error}.") from error
     return [row for row in rows if row.get(STEP) and None not in row.values()]

@@ -7,14 +7,15 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from agents.files import append, lock, read_regular, write_whole
-from gar_env.errors import CheckpointError
+from gar_env.errors import CheckpointError, GarEnvError
 
 Row = dict[str, Any]
 
@@ -72,6 +73,24 @@ def read_rows(path: str | Path) -> list[Row]:
             raise CheckpointError(_foreign(path, number, f"it is {type(row).__name__}"))
         rows.append(row)
     return rows
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Inside, rows of a results file are read; what they lack, or hold of another kind, is said of the file.
+
+    Raises:
+        CheckpointError: With what went wrong.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        if isinstance(error, GarEnvError):
+            raise
+        raise CheckpointError(
+            f"{path} holds rows of something else, or damaged ones: {type(error).__name__}: {str(error)[:200]}. Delete "
+            "those lines, or the file, and run the same command again."
+        ) from error
 
 
 def check_columns(path: str | Path, rows: list[Row], columns: Iterable[str]) -> list[Row]:

@@ -26,6 +26,7 @@ from gar_env.registry import check_choice
 Engine = Literal["local", "ray"]
 ENGINES = ("local", "ray")
 _steps_done: Any = None  # in a worker: the counter that the parent watches
+MOST_WORKERS = 1024
 KILLED = "its worker was killed, or one beside it, perhaps for lack of memory"
 _orphaned = threading.Event()  # in a worker: whether the parent is gone
 
@@ -97,8 +98,8 @@ def run_jobs(
         ConfigurationError: If there is no worker, or no such engine.
     """
     check_choice("engine", engine, ENGINES)
-    if workers < 1:
-        raise ConfigurationError(f"workers={workers} must be at least 1.")
+    if not 1 <= workers <= MOST_WORKERS:
+        raise ConfigurationError(f"workers={workers} must be at least 1, and at most {MOST_WORKERS}.")
     # Taken once: a signal's source that is edited meanwhile must not give old rows a new identity.
     planned = [(job, job.identity) for job in jobs]
     todo = [(job, identity) for job, identity in planned if not rows_with(results.rows, [identity])]

@@ -101,10 +101,10 @@ def env_options_of(env: str) -> type:
         ConfigurationError: If it is no slot environment.
     """
     name = import_module_of("environment", env)
-    if name not in gymnasium.registry:
+    if not name or name not in gymnasium.registry:
         known = slot_environments()
         raise UnknownNameError(
-            f"No environment is called {name!r}.{did_you_mean(name, known)}\nKnown: {', '.join(known)}."
+            f"No environment is called {shown(name)}.{did_you_mean(name, known)}\nKnown: {', '.join(known)}."
         )
     kind = _vector_class(name)
     if not (isinstance(kind, type) and issubclass(kind, SlotVectorEnv)):

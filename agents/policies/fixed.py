@@ -11,6 +11,7 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from gar_env.errors import ConfigurationError
+from gar_env.registry import shown
 from gar_env.seeding import named_generator
 
 
@@ -39,11 +40,16 @@ class FixedPolicy:
     @classmethod
     def uniform(cls, num_choices: int, *, seed: int = 0) -> FixedPolicy:
         """Every choice equally often: plain training on all the data."""
-        return cls(np.full(num_choices, 1 / num_choices), seed=seed)
+        return cls.never(num_choices, (), seed=seed)
 
     @classmethod
     def never(cls, num_choices: int, avoided: Iterable[int], *, seed: int = 0) -> FixedPolicy:
         """Never ``avoided``, the rest equally often: an oracle that knows which splits are corrupted."""
+        if type(num_choices) is not int or num_choices < 1:
+            raise ConfigurationError(f"num_choices={shown(num_choices)} must be at least 1, and a whole number.")
+        wrong = [i for i in avoided if not 0 <= i < num_choices]
+        if wrong:
+            raise ConfigurationError(f"There is no choice {shown(wrong[0])} to avoid: 0..{num_choices - 1}.")
         weights = np.ones(num_choices)
         weights[list(avoided)] = 0
         return cls(weights / max(weights.sum(), 1), seed=seed)

@@ -17,7 +17,7 @@ import gar_env
 from agents.files import write_whole
 from agents.sb3.checks import check_controller, slots_of
 from agents.sb3.vec_env import SB3VecEnv
-from gar_env.errors import CheckpointError
+from gar_env.errors import CheckpointError, GarEnvError
 
 
 def save_controller(model: BaseAlgorithm, path: str | Path) -> Path:
@@ -86,7 +86,7 @@ def load_controller(path: str | Path, env: SB3VecEnv, **options: Any) -> BaseAlg
         with zipfile.ZipFile(path) as archive:
             archive.getinfo("data")
         found = (load_from_zip_file(path, device="cpu")[0] or {}).get("gar_env")
-    except (ValueError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # of zipfile, json, pickle, and what they lead to
         raise CheckpointError(f"{path} is no saved controller, or is cut short: {error}. Save it again.") from error
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} was not written by save_controller. Load it with its algorithm's own load().")
@@ -96,17 +96,25 @@ def load_controller(path: str | Path, env: SB3VecEnv, **options: Any) -> BaseAlg
                 f"{path} belongs to {key}={found.get(key)!r}; here it is {here!r}. "
                 + ("Train again, or install that version." if key == "version" else "Make the environment as then.")
             )
-    module, _, name = found["algorithm"].partition(":")
+    module, _, name = str(found.get("algorithm")).partition(":")
     try:
         algorithm = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise CheckpointError(f"{path} holds a {name} of {module}, which cannot be imported: {error}.") from error
     whole: Any = env
-    if found["normalize"] is not None:
-        normalize: VecNormalize = pickle.loads(found["normalize"])
-        normalize.set_venv(env)
-        whole = normalize
-    model = algorithm.load(path, env=whole, **options)
+    try:
+        if found["normalize"] is not None:
+            normalize: VecNormalize = pickle.loads(found["normalize"])
+            normalize.set_venv(env)
+            whole = normalize
+        model = algorithm.load(path, env=whole, **options)
+    except GarEnvError:
+        raise
+    except Exception as error:  # of SB3, and of what a damaged file makes of its objects
+        raise CheckpointError(
+            f"{path} cannot be loaded: {type(error).__name__}: {str(error)[:300]}. It is damaged, or an option does "
+            "not fit."
+        ) from error
     check_controller(model)
     return model
 

@@ -10,7 +10,7 @@ from gar_env.alignment.conservation import add_up
 from gar_env.alignment.direction import Direction, check_direction
 from gar_env.alignment.engine import Alignment
 from gar_env.alignment.inputs import Inputs, Losses
-from gar_env.alignment.tape import Tape, full_precision
+from gar_env.alignment.tape import Tape, check_tape, full_precision
 from gar_env.alignment.ways import BatchNormReading, Way
 from gar_env.errors import LostGradientError, UnsupportedLayerError
 from gar_env.seeding import TURNS
@@ -109,7 +109,7 @@ def align(tape: Tape, direction: Direction, *, retain_tape: bool = False) -> Ten
     Source:
         Mueller, Biedenkapp & Hutter (2021), section 5, lemmas 2 and 3.
     """
-    tape.check_unused()
+    check_tape(tape)
     check_direction(direction, tape.batch_gradient)
     direction = {name: direction[name].detach().to(g.dtype) for name, g in tape.batch_gradient.items()}
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -10,6 +11,7 @@ from torch.amp import GradScaler
 
 from gar_env.alignment.direction import trainable_parameters
 from gar_env.errors import ConfigurationError, UnsupportedLayerError
+from gar_env.registry import shown
 
 LossScale = float | GradScaler
 
@@ -20,8 +22,10 @@ def check_loss_scale(loss_scale: LossScale) -> None:
     Raises:
         ConfigurationError: If a number is not above 0.
     """
-    if not isinstance(loss_scale, GradScaler) and not loss_scale > 0:
-        raise ConfigurationError(f"loss_scale={loss_scale} must be above 0, or a torch.amp.GradScaler.")
+    if isinstance(loss_scale, GradScaler):
+        return
+    if isinstance(loss_scale, bool) or not isinstance(loss_scale, int | float) or not 0 < loss_scale < math.inf:
+        raise ConfigurationError(f"loss_scale={shown(loss_scale)} must be above 0, or a torch.amp.GradScaler.")
 
 
 def value_of(loss_scale: LossScale) -> float:

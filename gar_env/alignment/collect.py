@@ -18,7 +18,7 @@ from gar_env.alignment.direction import Direction, check_direction, gradient, tr
 from gar_env.alignment.gram import Gram, can_use_gram
 from gar_env.alignment.layerwise import LayerTape, merge
 from gar_env.alignment.listeners import pausable
-from gar_env.alignment.tape import Tape, full_precision
+from gar_env.alignment.tape import Tape, check_tape, full_precision
 from gar_env.alignment.units import Unit
 from gar_env.errors import ConfigurationError, LostGradientError, StaleTapeError, UnsupportedLayerError
 from gar_env.seeding import TURNS
@@ -91,7 +91,7 @@ def aligning(tape: Tape, *, loss_scale: LossScale = 1.0) -> Iterator[Paid]:
         such hooks are registered. Under DistributedDataParallel the direction is the global gradient (inside
         ``no_sync()`` the local one), which exists only after the backward pass: nothing is freed before the block ends.
     """
-    tape.check_unused()
+    check_tape(tape)
     check_loss_scale(loss_scale)
     parameters = trainable_parameters(tape.network)
     check_direction(parameters, tape.batch_gradient)
@@ -104,6 +104,7 @@ def aligning(tape: Tape, *, loss_scale: LossScale = 1.0) -> Iterator[Paid]:
         )
     paid = Paid()
     collector = _collector_of(tape)(tape, loss_scale)
+    tape.listening = True
     try:
         with pausable(collector):
             yield paid
@@ -112,6 +113,7 @@ def aligning(tape: Tape, *, loss_scale: LossScale = 1.0) -> Iterator[Paid]:
                 "No gradient of the recorded network arrived inside aligning(tape). Call loss.backward() there "
                 "(torch.autograd.grad fills no .grad), or align(tape, direction) with a direction of your own."
             )
+        tape.listening = False
         try:
             with torch.no_grad(), full_precision(tape.network), TURNS:
                 paid._entries = collector.finish()
@@ -120,6 +122,7 @@ def aligning(tape: Tape, *, loss_scale: LossScale = 1.0) -> Iterator[Paid]:
             raise error if str(error).endswith(advice) else type(error)(f"{error} {advice}") from error
         paid._sources = collector.sources
     finally:
+        tape.listening = False
         collector.remove_hooks()
         if collector.sources:
             tape.release()

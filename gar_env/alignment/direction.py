@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,12 +49,12 @@ def check_direction(direction: Direction, parameters: Mapping[str, Tensor]) -> N
     if missing:
         raise DirectionMismatchError(
             f"direction has no tensor for {len(missing)} of {len(parameters)} trainable parameters: "
-            f"{', '.join(missing)}.\nPass one per name in network.named_parameters()."
+            f"{_some(missing)}.\nPass one per name in network.named_parameters()."
         )
     extra = [name for name in direction if name not in parameters]
     if extra:
         raise DirectionMismatchError(
-            f"direction has {len(extra)} tensors that no trainable parameter is called by: {', '.join(extra)}.\n"
+            f"direction has {len(extra)} tensors that no trainable parameter is called by: {_some(extra)}.\n"
             "Leave out frozen parameters, and give a tied parameter once, by its first name."
         )
     for name, parameter in parameters.items():
@@ -69,6 +70,11 @@ def check_direction(direction: Direction, parameters: Mapping[str, Tensor]) -> N
                 f"direction[{name!r}] is {list(tensor.shape)} on {tensor.device}; "
                 f"the parameter is {list(parameter.shape)} on {parameter.device}. Pass it in that shape, there."
             )
+
+
+def _some(names: list[Any]) -> str:
+    listed = ", ".join(map(str, names[:20]))
+    return listed + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
 def dot(a: Direction, b: Direction) -> Tensor:

@@ -20,7 +20,8 @@ from gar_env.alignment.recorder import Recorder
 from gar_env.alignment.replayed import FiniteDifferenceTape, ForwardTape, record_replayed, unwrapped
 from gar_env.alignment.tape import Tape
 from gar_env.alignment.ways import BatchNormReading, Way, check_not_compiled, check_way, has_batch_statistics, resolve
-from gar_env.errors import LostGradientError, MixedExamplesError, UnsupportedLayerError
+from gar_env.errors import ConfigurationError, LostGradientError, MixedExamplesError, UnsupportedLayerError
+from gar_env.registry import shown
 from gar_env.seeding import TURNS
 
 TAPES = {"forward": ForwardTape, "finite_difference": FiniteDifferenceTape}
@@ -71,6 +72,8 @@ class Alignment:
         probe: bool = True,
     ) -> None:
         check_way(way, batch_norm)
+        if not isinstance(network, nn.Module):
+            raise ConfigurationError(f"network={shown(network)} must be an nn.Module.")
         self.network = network
         self.way: Way = way
         self.batch_norm: BatchNormReading = batch_norm
@@ -96,6 +99,8 @@ class Alignment:
     def record(self, inputs: Inputs, loss: Losses, *, loss_scale: LossScale = 1.0) -> Tape:
         """Run forward and backward of the mean loss; see :func:`gar_env.alignment.record` for arguments and errors."""
         check_loss_scale(loss_scale)
+        if not callable(loss):
+            raise ConfigurationError(f"loss={shown(loss)} must be a function of the network's output.")
         check_not_compiled(self.network)
         check_network(self.network)
         arguments = inputs if isinstance(inputs, tuple | Mapping) else (inputs,)

@@ -34,7 +34,7 @@ class Finding:
         alone: Lengths of inputs with which there was a single example.
         precise: Whether it was looked at in float32 at least.
         separate: Whether the rows of every layer are examples; ``None`` if that could not be seen.
-        gap: Twice the relative error of finite differences, as measured.
+        gap: Relative error of finite differences, as measured, with a margin.
         step_dtype: Whose machine epsilon gives their step.
     """
 

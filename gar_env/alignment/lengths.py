@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from gar_env.alignment.layerwise import LayerTape
 from gar_env.alignment.materialise import CONVOLUTIONS, can_materialise, example_weight_gradients
 from gar_env.alignment.recorder import Deferred, ExampleGradients
-from gar_env.alignment.tape import Tape, read
+from gar_env.alignment.tape import Tape, check_tape, read
 from gar_env.alignment.units import Unit
 from gar_env.errors import UnsupportedLayerError
 
@@ -37,7 +37,7 @@ def example_lengths(tape: Tape) -> Tensor:
         >>> example_lengths(tape)
         tensor([5., 1.])
     """
-    tape.check_unused()
+    check_tape(tape)
     if not isinstance(tape, LayerTape):
         raise UnsupportedLayerError(
             f"Lengths of per-example gradients are read from tapes that hooks recorded; this one was recorded with "

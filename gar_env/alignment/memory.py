@@ -22,6 +22,7 @@ from gar_env.alignment.units import Unit, plan
 from gar_env.alignment.ways import Way, has_batch_statistics
 from gar_env.errors import ConfigurationError, MemoryCapError
 from gar_env.functional import UncopiableStateError, isolated, preserve
+from gar_env.registry import shown
 from gar_env.seeding import RandomState
 
 ACTIVATIONS = 10
@@ -114,8 +115,8 @@ class MemoryCap:
     """
 
     def __init__(self, network: nn.Module, largest: float, *, autotune: bool = False, materialise: bool = True) -> None:
-        if not largest > 1:
-            raise ConfigurationError(f"max_overhead={largest} must be above 1, or None for no limit.")
+        if isinstance(largest, bool) or not isinstance(largest, int | float) or not largest > 1:
+            raise ConfigurationError(f"max_overhead={shown(largest)} must be above 1, or None for no limit.")
         self.network, self.largest, self.autotune, self.materialise = network, largest, autotune, materialise
         self.measured: dict[tuple, StepMemory] = {}
         self._decided: dict[tuple, tuple[Way, Mapping[str, Choice]]] = {}

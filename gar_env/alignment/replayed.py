@@ -131,7 +131,7 @@ class FiniteDifferenceTape(ReplayedTape):
       over the sum of their absolute values;
     - what rounding does: machine epsilon times the largest output, over the step's largest change of a loss. It grows
       as gradients vanish, and no step length helps;
-    - :attr:`measured`: twice what differences along a known gradient were off by when the network was looked at,
+    - :attr:`measured`: what differences were off by when the network was looked at, with a margin,
       :mod:`gar_env.alignment.differences`.
     """
 

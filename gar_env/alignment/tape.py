@@ -13,6 +13,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from gar_env.alignment.direction import Direction
 from gar_env.errors import StaleTapeError
+from gar_env.registry import shown
 
 Parts = dict[tuple[str, ...], Tensor]
 """``{names of the parameters a part covers: each example's entry [n]}``; together they cover every parameter once."""
@@ -29,6 +30,7 @@ class Tape(ABC):
         low_precision: Whether it ran in half precision or under ``torch.autocast``, all or in part.
         coarsest: The type of least precision that it ran in, whatever the type of the losses.
         used: Whether the tape has been read and what it kept is gone.
+        listening: Whether an ``aligning`` is reading it now.
     """
 
     network: nn.Module
@@ -37,6 +39,7 @@ class Tape(ABC):
     low_precision: bool = field(default=False, kw_only=True)
     coarsest: torch.dtype = field(default=torch.float32, kw_only=True)
     used: bool = field(default=False, kw_only=True)
+    listening: bool = field(default=False, kw_only=True)
 
     way: ClassVar[str]
     """The name of the way it was recorded in."""
@@ -85,6 +88,19 @@ class Tape(ABC):
                 "This tape was read already, and what it kept is freed. To read one pass along several directions, "
                 "pass align(..., retain_tape=True) for all but the last."
             )
+
+
+def check_tape(tape: Any) -> None:
+    """Refuse what is no tape, and one that was read.
+
+    Raises:
+        StaleTapeError: If it was read before, or is being read by an enclosing ``aligning``.
+    """
+    if not isinstance(tape, Tape):
+        raise StaleTapeError(f"{shown(tape)} is no tape. Pass what record(...) returned.")
+    tape.check_unused()
+    if tape.listening:
+        raise StaleTapeError("An enclosing aligning(tape) is reading this tape. Read it once, there or here.")
 
 
 def count_bytes(tensors: Iterable[Tensor]) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 
 from gar_env.augment.operation import OPERATIONS, Operation
 from gar_env.errors import ConfigurationError, GarEnvError, UnknownNameError
-from gar_env.registry import Registry, did_you_mean
+from gar_env.registry import Registry, did_you_mean, shown
 
 STRENGTHS = 31
 """How many strengths every operation has: k = 0..30."""
@@ -215,7 +215,7 @@ class SearchSpace:
             return cls(plain["name"], tuple(Choice(**choice) for choice in plain["choices"]))
         except GarEnvError:
             raise
-        except (ValueError, TypeError, KeyError, OverflowError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise ConfigurationError(
                 f"The text is no search space: {error}. Expected an object with name, and choices with operation, "
                 "start, span, whole and signed, as SearchSpace.to_json() writes it."
@@ -247,16 +247,23 @@ def load_space(name: str) -> SearchSpace:
         UnknownNameError: If there is no such space, or operation in it.
         ConfigurationError: If the file is not there, or holds no search space; if the choice of operations is empty.
     """
+    if not isinstance(name, str):
+        raise ConfigurationError(f"space={shown(name)} must be a name, or the path of a .json file.")
     if name.endswith(".json"):
         try:
-            return SearchSpace.from_json(Path(name).expanduser().read_text())
-        except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is no text"
-            raise ConfigurationError(f"space={name!r} cannot be read: {why}. Check the path.") from error
+            path = Path(name).expanduser()
+            if path.exists() and not path.is_file():
+                raise ConfigurationError(f"space={shown(name)} is no file.")
+            return SearchSpace.from_json(path.read_text())
+        except (OSError, ValueError, RuntimeError) as error:
+            if isinstance(error, GarEnvError):
+                raise
+            why = (isinstance(error, OSError) and error.strerror) or f"{type(error).__name__}: {error}"
+            raise ConfigurationError(f"space={shown(name)} cannot be read: {why}. Check the path.") from error
     base, bracket, inside = name.partition("[")
     space = SPACES[base]
     if not bracket:
         return space
     if not inside.endswith("]"):
-        raise ConfigurationError(f"space={name!r} has no closing bracket. Write for example 'wl[rotate,color]'.")
+        raise ConfigurationError(f"space={shown(name)} has no closing bracket. Write for example 'wl[rotate,color]'.")
     return space.subset([each.strip() for each in inside[:-1].split(",") if each.strip()], name=name)

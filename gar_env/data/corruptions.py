@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from gar_env.errors import ConfigurationError
-from gar_env.registry import Registry
+from gar_env.registry import Registry, shown
 
 # For messages: the form of an item, and an example.
 OF_SPLITS = ("'split:name' or 'split:name(share)'", "'0:label_noise, 3:easy(0.5)'")
@@ -87,7 +87,7 @@ def parse_corruptions(text: str) -> dict[int, tuple[str, float]]:
     found: dict[int, tuple[str, float]] = {}
     for item in _items(text):
         split, colon, rest = item.partition(":")
-        if not colon or not split.strip().isdecimal():
+        if not colon or not split.strip().isdecimal() or len(split) > 9:
             raise _unreadable(item, *OF_SPLITS)
         number = int(split)
         name, share = _name_and_share(item, rest, *OF_SPLITS)
@@ -112,7 +112,7 @@ def parse_shares(text: str) -> list[tuple[str, float]]:
     """
     found = [_name_and_share(item, item, *OF_ALL) for item in _items(text)]
     if sum(share for _, share in found) > 1 + 1e-9:
-        raise ConfigurationError(f"corrupt={text!r} spoils more than all examples. Lower the shares.")
+        raise ConfigurationError(f"corrupt={shown(text)} spoils more than all examples. Lower the shares.")
     return found
 
 
@@ -133,5 +133,6 @@ def _name_and_share(item: str, text: str, form: str, example: str) -> tuple[str,
 
 def _unreadable(item: str, form: str, example: str) -> ConfigurationError:
     return ConfigurationError(
-        f"corrupt has the item {item!r}. Write {form} with a share above 0 and up to 1, separated by commas: {example}."
+        f"corrupt has the item {shown(item)}. Write {form} with a share above 0 and up to 1, separated by commas: "
+        f"{example}."
     )

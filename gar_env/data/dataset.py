@@ -47,11 +47,13 @@ class Dataset:
         return f"Dataset({self.name!r}, {sizes}, {len(self.classes)} classes{sources})"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise DatasetFormatError(f"A data set's name must be a string; found {type(self.name).__name__}.")
         for part, images, labels in (
             ("train", self.x_train, self.y_train),
             ("test", self.x_test, self.y_test),
         ):
-            if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4:
+            if not isinstance(images, Tensor) or images.is_meta or images.dtype != torch.uint8 or images.ndim != 4:
                 raise DatasetFormatError(
                     f"{self.name}: x_{part} must be uint8 images [n, channels, height, width]; found {_found(images)}."
                 )
@@ -73,7 +75,12 @@ class Dataset:
             self._check_labels("group_train", self.group_train, len(self.x_train), len(self.groups), "groups")
 
     def _check_labels(self, name: str, labels: Tensor, examples: int, limit: int, kind: str) -> None:
-        if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != (examples,):
+        if (
+            not isinstance(labels, Tensor)
+            or labels.is_meta
+            or labels.dtype != torch.int64
+            or labels.shape != (examples,)
+        ):
             raise DatasetFormatError(
                 f"{self.name}: {name} must be int64 [{examples}], one per image; found {_found(labels)}."
             )
@@ -120,4 +127,6 @@ class Dataset:
 
 
 def _found(value: Any) -> str:
-    return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{value.dtype} {list(value.shape)}{' on the meta device' if value.is_meta else ''}"

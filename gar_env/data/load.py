@@ -12,9 +12,12 @@ from gar_env.data.dataset import Dataset
 from gar_env.data.image_files import fingerprint
 from gar_env.data.image_folder import load_image_folder
 from gar_env.data.npz import load_npz
-from gar_env.errors import ConfigurationError, DatasetNotFoundError
+from gar_env.errors import ConfigurationError, DatasetFormatError, DatasetNotFoundError, GarEnvError
 from gar_env.functional import own_surroundings
 from gar_env.registry import shown
+
+LARGEST_SIDE = 2**14
+"""Pixels."""
 
 
 @own_surroundings()
@@ -54,20 +57,33 @@ def load_dataset(
         raise ConfigurationError(f"dataset is empty. Pass one of {', '.join(DATASETS)}, or a path.")
     if "\0" in name or len(name) > 4096:
         raise ConfigurationError(f"dataset={shown(name)} is no name, and no path that a system would take.")
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError as error:  # somebody's home
+        raise DatasetNotFoundError(f"dataset={shown(name)}: {error}") from error
     # A registered name wins over a folder that happens to be called so; "./digits" is the folder.
     is_path = name not in DATASETS and (name.endswith(".npz") or _is_folder(path) or "/" in name or "\\" in name)
-    if image_size is not None and image_size < 1:
-        raise ConfigurationError(f"image_size={image_size} must be at least 1.")
+    if image_size is not None and (type(image_size) is not int or not 1 <= image_size <= LARGEST_SIDE):
+        raise ConfigurationError(
+            f"image_size={shown(image_size)} must be at least 1, and a whole number up to {LARGEST_SIDE}."
+        )
     if image_size is not None and (not is_path or name.endswith(".npz")):
         raise ConfigurationError(f"image_size={image_size} goes with an image folder; {name!r} is none. Leave it out.")
     if not is_path:
         return _named(name, download)
     if not _exists(path):
         raise DatasetNotFoundError(
-            f"Nothing at {path}. Pass an .npz file, a folder of images, or one of {', '.join(DATASETS)}."
+            f"Nothing at {shown(str(path)).strip(chr(39))}. Pass an .npz file, a folder of images, or one of "
+            f"{', '.join(DATASETS)}."
         )
-    return _at_path(str(path), fingerprint(path), image_size, image_background)
+    if not path.is_dir() and not path.is_file():
+        raise DatasetNotFoundError(f"{path} is neither a file nor a folder.")
+    try:
+        return _at_path(str(path), fingerprint(path), image_size, image_background)
+    except OSError as error:
+        if isinstance(error, GarEnvError):
+            raise
+        raise DatasetFormatError(f"{error.filename or path} cannot be read: {error.strerror or error}.") from error
 
 
 def _is_folder(path: Path) -> bool:
@@ -83,7 +99,10 @@ def _exists(path: Path) -> bool:
 
 @lru_cache(maxsize=4)
 def _named(name: str, download: bool) -> Dataset:
-    return DATASETS[name](download=download)
+    found = DATASETS[name](download=download)
+    if not isinstance(found, Dataset):
+        raise DatasetFormatError(f"The loader of {name!r} returned {type(found).__name__}; expected a Dataset.")
+    return found
 
 
 @lru_cache(maxsize=2)

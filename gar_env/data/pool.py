@@ -115,8 +115,27 @@ def corrupted(
     for name, rows in wanted:
         some = dataset.x_train[rows]
         version = some._version
-        changed, labels[rows] = CORRUPTIONS[name](some, labels[rows], len(dataset.classes), generator)
+        changed, relabelled = CORRUPTIONS[name](some, labels[rows], len(dataset.classes), generator)
+        _check_corrupted(name, changed, relabelled, some, len(dataset.classes))
+        labels[rows] = relabelled
         if changed is not some or some._version != version:
             images = images.replacing(rows, changed)
         spoiled[rows] = True
     return images, labels, spoiled
+
+
+def _check_corrupted(name: str, images: Tensor, labels: Tensor, before: Tensor, classes: int) -> None:
+    """Refuse what a corruption may not return.
+
+    Raises:
+        ConfigurationError: With what it returned.
+    """
+    fits = all(isinstance(tensor, Tensor) for tensor in (images, labels))
+    fits = fits and images.dtype == torch.uint8 and images.shape == before.shape
+    fits = fits and labels.dtype == torch.int64 and labels.shape == before.shape[:1]
+    if not fits or (len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes):
+        found = [f"{t.dtype} {list(t.shape)}" if isinstance(t, Tensor) else type(t).__name__ for t in (images, labels)]
+        raise ConfigurationError(
+            f"The corruption {name!r} returned {' and '.join(found)}; expected images like those it was given, uint8 "
+            f"{list(before.shape)}, and labels, int64 [{len(before)}] from 0 to {classes - 1}."
+        )

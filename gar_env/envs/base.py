@@ -101,16 +101,19 @@ class SlotVectorEnv(TogetherVectorEnv):
         name = config.network if isinstance(config.network, str) else "the builder"
         what = f"network={shown(name)} on {n} images {list(self.dataset.image_shape)}, as {self.dataset.name} has them"
         try:
-            with torch.no_grad():
-                logits = self.learner.trial(self._gather(self.pool.members[:1].expand(n)).inputs)
+            logits = self.learner.trial(self._gather(self.pool.members[:1].expand(n)).inputs)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # of somebody's forward pass
             first = next(iter(str(error).splitlines()), "")
             raise ConfigurationError(f"{what}, fails: {type(error).__name__}: {first}") from error
-        if not isinstance(logits, Tensor) or logits.shape != (n, classes):
-            found = f"{list(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-            raise ConfigurationError(f"{what}, returns {found}; expected logits [{n}, {classes}].")
+        fits = isinstance(logits, Tensor) and logits.layout is torch.strided and logits.shape == (n, classes)
+        if not fits or not logits.is_floating_point() or logits.is_meta:
+            found = f"{logits.dtype}, {logits.layout}" if isinstance(logits, Tensor) else type(logits).__name__
+            shape = f" {list(logits.shape)}" if isinstance(logits, Tensor) else ""
+            raise ConfigurationError(f"{what}, returns {found}{shape}; expected floating logits [{n}, {classes}].")
+        if not logits.requires_grad:
+            raise ConfigurationError(f"{what}, returns logits that depend on no trainable parameter.")
 
     @property
     def observation_names(self) -> tuple[str, ...]:

@@ -14,11 +14,12 @@ from torch import nn
 
 from gar_env.alignment import BatchNormReading, Way, check_way
 from gar_env.data import Dataset
+from gar_env.data.image_files import BACKGROUNDS
 from gar_env.envs.options import check_types
 from gar_env.errors import ConfigurationError
 from gar_env.learner import Learner, check_precision, check_schedule
 from gar_env.networks.build import NetworkBuilder
-from gar_env.registry import check_choice, did_you_mean
+from gar_env.registry import check_choice, did_you_mean, shown
 from gar_env.rewards import RewardSignal
 
 SLOTS = ("batch_size", "num_envs", "num_env", "n_envs", "batch", "num_slots", "slots")
@@ -107,6 +108,7 @@ class SlotConfig:
     def __post_init__(self) -> None:
         check_types(self)
         check_choice("reward_timing", self.reward_timing, REWARD_TIMINGS)
+        check_choice("image_background", self.image_background, BACKGROUNDS)
         check_way(self.way, self.batch_norm)
         check_precision(self.precision)
         if self.precision != "float32" and (self.batch_norm == "derivative" or self.way == "finite_difference"):
@@ -192,6 +194,7 @@ def config_from(kind: type[ConfigType], options: dict[str, Any]) -> ConfigType:
             )
         if name not in known:
             raise ConfigurationError(
-                f"There is no option {name!r}.{did_you_mean(name, known)}\nKnown: {', '.join(known)}."
+                f"There is no option {shown(name)}.{did_you_mean(name, [*known, 'num_envs'])}\n"
+                f"Known: {', '.join(known)}."
             )
     return kind(**options)

@@ -12,6 +12,9 @@ from gymnasium.vector import AutoresetMode
 from gar_env.errors import ConfigurationError, DeviceError
 from gar_env.registry import shown
 
+LARGEST_INT, LARGEST_FLOAT = 2**31 - 1, 1e30
+"""What torch and NumPy can hold, with room to compute."""
+
 
 def check_types(config: Any) -> None:
     """Hold each option against its annotation, as dataclasses do not.
@@ -27,9 +30,12 @@ def check_types(config: Any) -> None:
             continue  # a network builder
         # bool is an int and an int is a fair float, but 2.5 steps or num_steps=True are mistakes.
         fits = type(value) in plain or (type(value) is int and float in plain) or _is_object_of(value, plain)
+        names = " or ".join("None" if kind is type(None) else kind.__name__ for kind in plain)
         if not fits or (isinstance(value, float) and not math.isfinite(value)):
-            names = " or ".join("None" if kind is type(None) else kind.__name__ for kind in plain)
             raise ConfigurationError(f"{field.name}={shown(value)} must be {names}{', finite' if fits else ''}.")
+        largest = LARGEST_INT if type(value) is int and float not in plain else LARGEST_FLOAT
+        if isinstance(value, int | float) and abs(value) > largest:
+            raise ConfigurationError(f"{field.name}={shown(value)} must be {names}, at most {largest:g} in size.")
 
 
 def _is_object_of(value: Any, kinds: list[type]) -> bool:
@@ -49,7 +55,7 @@ def parse_autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
     found = spelled.get(str(mode).replace("_", "").lower())
     if found is None:
         raise ConfigurationError(
-            f"autoreset_mode={mode!r} is unknown. Choose one of {', '.join(m.value for m in AutoresetMode)}."
+            f"autoreset_mode={shown(mode)} is unknown. Choose one of {', '.join(m.value for m in AutoresetMode)}."
         )
     return found
 
@@ -68,6 +74,6 @@ def check_device(device: str) -> torch.device:
     except (RuntimeError, AssertionError, TypeError) as error:
         there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         raise DeviceError(
-            f"device={device!r} is not there: {str(error).splitlines()[0]} Available: {', '.join(there)}."
+            f"device={shown(device)} is not there: {str(error).splitlines()[0][:200]} Available: {', '.join(there)}."
         ) from error
     return found

@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 
 from gar_env.alignment import FiniteDifferenceTape, NoGradientError, Paid, Tape, align, aligning, dot
-from gar_env.errors import ConfigurationError, NonFiniteGradientError, RewardError
+from gar_env.errors import ConfigurationError, GarEnvError, NonFiniteGradientError, RewardError
 from gar_env.learner import Learner, Pass, Replay, Start
+from gar_env.registry import shown
 from gar_env.rewards import READS_EXAMPLES, REWARDS, Evidence, Need, RewardSignal
 from gar_env.seeding import named_generator
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class Trained(NamedTuple):
@@ -53,8 +56,14 @@ class Paying:
     """
 
     def __init__(self, reward: str | RewardSignal, num_envs: int) -> None:
-        self.signal = REWARDS[reward]() if isinstance(reward, str) else reward
-        self.name = reward if isinstance(reward, str) else getattr(reward, "name", type(reward).__name__)
+        self.signal: Any = _signal_of(reward) if isinstance(reward, str) else reward
+        name = getattr(reward, "name", None)
+        self.name = reward if isinstance(reward, str) else name if isinstance(name, str) else type(reward).__name__
+        if not callable(self.signal) or not isinstance(getattr(self.signal, "needs", None), Need):
+            raise ConfigurationError(
+                f"Reward signal {shown(self.name)} is no signal: it must have needs, a gar_env.rewards.Need, and be "
+                "called with an Evidence. Derive it from gar_env.RewardSignal."
+            )
         self.num_envs = num_envs
         self.alignment_error: float | None = None  # of a finite difference, as estimated
         self.learner: Learner | None = None
@@ -191,6 +200,25 @@ class Paying:
         return {"alignment_error": (self.alignment_error if there else math.nan, there)}
 
 
+def _signal_of(name: str) -> Any:
+    """A registered signal.
+
+    Raises:
+        ConfigurationError: If it cannot be made without arguments.
+        UnknownNameError: If there is none of that name.
+    """
+    kind: Any = REWARDS[name]
+    try:
+        return kind()
+    except GarEnvError:
+        raise
+    except Exception as error:  # of somebody's code
+        raise ConfigurationError(
+            f"Reward signal {shown(name)} cannot be made: {type(error).__name__}: {error}. A registered signal is a "
+            "class that takes no arguments; pass an object as reward= where it needs some."
+        ) from error
+
+
 def _checked(signal: RewardSignal, name: str, evidence: Evidence, step: int) -> Tensor:
     n, gradient = evidence.n, evidence.next_gradient or {}
     asked = evidence if Need.NEXT_GRADIENT in signal.needs else replace(evidence, next_gradient=None)
@@ -199,18 +227,25 @@ def _checked(signal: RewardSignal, name: str, evidence: Evidence, step: int) -> 
         rewards = signal(asked)
     except NonFiniteGradientError:
         rewards = torch.full((n,), torch.nan, device=device)
-    if not isinstance(rewards, Tensor) or rewards.shape != (n,) or not rewards.is_floating_point():
-        found = f"{rewards.dtype} {list(rewards.shape)}" if isinstance(rewards, Tensor) else type(rewards).__name__
+    except (GarEnvError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # of somebody's code
+        raise RewardError(f"Reward signal {shown(name)} raised {type(error).__name__}: {error}") from error
+    odd = isinstance(rewards, Tensor) and (rewards.is_nested or rewards.layout is not torch.strided)
+    if not isinstance(rewards, Tensor) or odd or rewards.shape != (n,) or rewards.dtype not in FLOATS:
+        found = type(rewards).__name__
+        if isinstance(rewards, Tensor):
+            found = f"a {rewards.layout} tensor" if odd else f"{rewards.dtype} {list(rewards.shape)}"
         raise RewardError(
-            f"Reward signal {name!r} returned {found}; expected floating point [{n}], one number per slot."
+            f"Reward signal {shown(name)} returned {found}; expected floating point [{n}], one number per slot."
         )
     if rewards.device != device:
-        raise RewardError(f"Reward signal {name!r} returned a tensor on {rewards.device}; expected {device}.")
-    wrong = ~rewards.isfinite()
+        raise RewardError(f"Reward signal {shown(name)} returned a tensor on {rewards.device}; expected {device}.")
+    wrong = ~rewards.to(torch.float32).isfinite()  # what leaves the environment
     # A loss or gradient that is no longer finite, or too long for its own square, is divergence, not a bad signal.
     if bool(wrong.any()) and bool((evidence.next_loss + dot(gradient, gradient)).isfinite()):
         raise RewardError(
-            f"Reward signal {name!r} returned NaN or infinity for {int(wrong.sum())} of {n} slots in step {step}, "
+            f"Reward signal {shown(name)} returned NaN or infinity for {int(wrong.sum())} of {n} slots in step {step}, "
             "while loss and gradient are finite."
         )
     return rewards.detach()

@@ -78,9 +78,12 @@ class SingleAgentEnv(gymnasium.Env):
     def _by_slot(self, action: Any) -> Any:
         """Rows of several entries from the flat action; what does not fit is left for the slots to refuse."""
         shape = self.slots.action_space.shape
-        if shape is None or len(shape) == 1 or np.shape(action) != self.action_space.shape:
+        try:
+            if shape is None or len(shape) == 1 or np.shape(action) != self.action_space.shape:
+                return action
+            return np.reshape(action, shape)
+        except Exception:  # what is no array
             return action
-        return np.reshape(action, shape)
 
     def _info(self, rewards: np.ndarray, infos: dict[str, Any], *, ended: bool = False) -> dict[str, Any]:
         # Numbers that are absent are left out until the end, where loggers look for them: two NaN are not equal.

@@ -233,7 +233,12 @@ class TogetherVectorEnv(VectorEnv):
             raise ConfigurationError(f"options={shown(options)} must be a dictionary, or None.")
         if not options or options.get("reset_mask") is None:
             return
-        mask = np.asarray(options["reset_mask"])
+        try:
+            mask = np.asarray(options["reset_mask"])
+        except Exception as error:  # of a tensor that is elsewhere, a ragged list
+            raise ConfigurationError(
+                f"options['reset_mask']={shown(options['reset_mask'])} cannot be read as an array: {error}"
+            ) from error
         if mask.dtype != np.bool_ or mask.shape != (self.num_envs,):
             raise ConfigurationError(
                 f"options['reset_mask'] must be bool [{self.num_envs}]; found {mask.dtype} {list(mask.shape)}."
@@ -248,8 +253,13 @@ class TogetherVectorEnv(VectorEnv):
         shape = self.action_space.shape
         try:
             tensor = actions if isinstance(actions, Tensor) else torch.as_tensor(np.array(actions, order="C"))
-        except (ValueError, TypeError, RuntimeError) as error:
+            odd = tensor.is_meta or tensor.is_quantized or tensor.is_nested or tensor.layout is not torch.strided
+        except Exception as error:  # of somebody's __array__, or of a ragged list
             raise InvalidActionError(f"actions cannot be read as an array of integers: {error}.") from error
+        if odd:
+            raise InvalidActionError(
+                f"actions are a {type(tensor).__name__} that holds no dense numbers; pass integers."
+            )
         if tuple(tensor.shape) != shape:
             raise InvalidActionError(
                 f"actions have the shape {list(tensor.shape)}; expected {list(shape or ())}, one row per slot."

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from gar_env.errors import ConfigurationError, UnknownNameError
-from gar_env.registry import check_choice, did_you_mean
+from gar_env.registry import check_choice, did_you_mean, shown
 
 SCHEDULES = ("constant", "cosine")
 
@@ -45,7 +45,7 @@ def build_optimizer(
     kind = _OPTIMIZERS.get(name.lower())
     if kind is None:
         raise UnknownNameError(
-            f"No optimizer is called {name!r}.{did_you_mean(name.lower(), _OPTIMIZERS)}\n"
+            f"No optimizer is called {shown(name)}.{did_you_mean(name.lower(), _OPTIMIZERS)}\n"
             f"Known: {', '.join(sorted(_OPTIMIZERS))}."
         )
     if kind in (torch.optim.LBFGS, torch.optim.SparseAdam):

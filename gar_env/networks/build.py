@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from gar_env.errors import ConfigurationError, UnknownNameError
+from gar_env.errors import ConfigurationError, GarEnvError, UnknownNameError
 from gar_env.networks.paper import CNN_BN, FC, FC_BN
 from gar_env.networks.small import SmallCNN
 from gar_env.networks.wide_resnet import WideResNet
@@ -50,7 +50,7 @@ def build_network(network: str | NetworkBuilder, image_shape: tuple[int, int, in
             f"image_shape={shown(image_shape)} must be (channels, height, width), at least 1 each."
         )
     if isinstance(network, str):
-        wide = re.fullmatch(r"wrn-(\d+)-(\d+)", network)
+        wide = re.fullmatch(r"wrn-(\d{1,3})-(\d{1,3})", network)
         if wide:
             return WideResNet(image_shape, num_classes, depth=int(wide[1]), width=int(wide[2]))
         if not wide and network not in NETWORKS and ":" not in network:
@@ -64,9 +64,23 @@ def build_network(network: str | NetworkBuilder, image_shape: tuple[int, int, in
             f"network is a {type(network).__name__} instance. Every episode starts a new network: pass a function "
             "(image_shape, num_classes) -> nn.Module instead."
         )
-    module = network(image_shape, num_classes)
+    try:
+        module = network(image_shape, num_classes)
+    except (GarEnvError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # of somebody's code
+        raise ConfigurationError(
+            f"Building the network for {num_classes} classes of images {list(image_shape)} failed: "
+            f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:300]}\nA builder takes (image_shape, "
+            "num_classes) and returns an nn.Module."
+        ) from error
     if not isinstance(module, nn.Module):
         raise ConfigurationError(
             f"network must build an nn.Module from (image_shape, num_classes); it returned {type(module).__name__}."
         )
+    for name, p in module.named_parameters():
+        odd = "not initialised" if isinstance(p, nn.parameter.UninitializedParameter) else ""
+        odd = odd or ("on the meta device" if p.is_meta else "complex" if p.is_complex() else "")
+        if odd:
+            raise ConfigurationError(f"The network's parameter {name} is {odd}. Build one that can be trained at once.")
     return module
