@@ -46,37 +46,53 @@ def check_network(network: nn.Module) -> None:
             "The network is a DataParallel, which runs copies whose layers are not the recorded ones. Pass its "
             ".module, or use DistributedDataParallel."
         )
-    for path, module in network.named_modules():
-        label = f"{path or 'The network'} ({type(module).__name__})"
-        if isinstance(module, torch.jit.ScriptModule) and any(p.requires_grad for p in module.parameters()):
-            raise UnsupportedLayerError(
-                f"{label} was traced or scripted, and code of TorchScript calls no hooks. Pass the module that it was "
-                "made from."
-            )
-        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.weight.requires_grad:
-            odd = [name for name in ("max_norm", "scale_grad_by_freq", "sparse") if getattr(module, name, None)]
-            if odd:
-                raise UnsupportedLayerError(
-                    f"{label} is built with {' and '.join(odd)}, which changes its weight or its gradient in a way "
-                    "that has no per-example share. Build it without."
-                )
-        for name, p in module._parameters.items():
-            if isinstance(p, nn.parameter.UninitializedParameter):
-                raise UnsupportedLayerError(
-                    f"{label} has no parameters yet. Run one forward pass before the first recording, as lazy modules "
-                    "need it."
-                )
-            if p is not None and p.is_meta:
-                raise UnsupportedLayerError(
-                    f"{label}: {name} is on the meta device and holds no numbers. Load the network, or "
-                    "network.to_empty(device=...) and initialise it."
-                )
+    for module in network.modules():
+        # By hand, and in words only where something is wrong: this runs at every step.
+        if isinstance(module, _LOOKED_AT):
+            _check_module(network, module)
+            continue
+        for p in module._parameters.values():
+            if p is not None and (isinstance(p, nn.parameter.UninitializedParameter) or p.is_meta):
+                _check_module(network, module)
     parameters = trainable_parameters(network)
     if not parameters:
         raise LossShapeError("The network has no trainable parameter, so its losses have no gradient to align.")
     numbers = [name for name, p in parameters.items() if p.is_complex()]
     if numbers:
         raise UnsupportedLayerError(f"Complex parameters are not supported: {', '.join(numbers)}. Freeze them.")
+
+
+_LOOKED_AT = (torch.jit.ScriptModule, nn.Embedding, nn.EmbeddingBag)
+
+
+def _check_module(network: nn.Module, module: nn.Module) -> None:
+    path = next(path for path, inner in network.named_modules() if inner is module)
+    label = f"{path or 'The network'} ({type(module).__name__})"
+    if isinstance(module, torch.jit.ScriptModule):
+        if any(p.requires_grad for p in module.parameters()):
+            raise UnsupportedLayerError(
+                f"{label} was traced or scripted, and code of TorchScript calls no hooks. Pass the module that it was "
+                "made from."
+            )
+        return
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.weight.requires_grad:
+        odd = [name for name in ("max_norm", "scale_grad_by_freq", "sparse") if getattr(module, name, None)]
+        if odd:
+            raise UnsupportedLayerError(
+                f"{label} is built with {' and '.join(odd)}, which changes its weight or its gradient in a way "
+                "that has no per-example share. Build it without."
+            )
+    for name, p in module._parameters.items():
+        if isinstance(p, nn.parameter.UninitializedParameter):
+            raise UnsupportedLayerError(
+                f"{label} has no parameters yet. Run one forward pass before the first recording, as lazy modules "
+                "need it."
+            )
+        if p is not None and p.is_meta:
+            raise UnsupportedLayerError(
+                f"{label}: {name} is on the meta device and holds no numbers. Load the network, or "
+                "network.to_empty(device=...) and initialise it."
+            )
 
 
 def check_losses(losses: Any, inputs: tuple | Mapping[str, Any], *, per_token: bool = False) -> None:

@@ -137,7 +137,7 @@ def _owners(dataset: Dataset, order: Tensor, kind: str, num_splits: int) -> tupl
         raise ConfigurationError(f"num_splits={num_splits}: a controller needs at least 2 to choose from.")
     if num_splits > len(order):
         raise ConfigurationError(
-            f"{num_splits - len(order)} of {num_splits} splits would be empty: {dataset.name} has {len(order)} training "
-            "examples to share out; make fewer splits."
+            f"{num_splits - len(order)} of {num_splits} splits would be empty: {dataset.name} has {len(order)} "
+            "training examples to share out; make fewer splits."
         )
     return torch.arange(len(order)) * num_splits // max(len(order), 1), [str(i) for i in range(num_splits)]

@@ -9,14 +9,17 @@ from torch import Tensor
 FEW_COLUMNS = 16
 """Up to which a tree finds neighbours without looking at nearly all rows."""
 
+FEW_ROWS = 512
+"""Up to which all distances take less time than a tree."""
+
 CHUNK = 1024
 
 
 def nearest_rows(rows: Tensor, others: Tensor) -> Tensor:
     """For each row, the number of the other row that is nearest to it; of equal rows the first.
 
-    With few columns by a k-d tree, in ``n log n`` and memory of the rows themselves. With many, as with penultimate
-    features, by all distances, a chunk of rows at a time.
+    Many rows of few columns by a k-d tree, in ``n log n`` and memory of the rows themselves. Few rows, and many
+    columns, as with penultimate features, by all distances, a chunk of rows at a time.
 
     Args:
         rows: Finite, float ``[n, d]``.
@@ -32,7 +35,7 @@ def nearest_rows(rows: Tensor, others: Tensor) -> Tensor:
     Source:
         Maneewongvatana & Mount (1999), "It's Okay to Be Skinny, If Your Friends Are Fat", as in ``scipy.spatial``.
     """
-    if rows.shape[1] > FEW_COLUMNS:
+    if rows.shape[1] > FEW_COLUMNS or len(rows) * len(others) <= FEW_ROWS**2:
         # Not as a product of matrices, which rounds small distances away.
         exact = "donot_use_mm_for_euclid_dist"
         return torch.cat([torch.cdist(some, others, compute_mode=exact).argmin(1) for some in rows.split(CHUNK)])

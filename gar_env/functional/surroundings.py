@@ -34,17 +34,24 @@ class own_surroundings(ContextDecorator):
             return
         self._stack = stack = ExitStack()
         stack.enter_context(TURNS)
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        for kind in ("cpu", "cuda"):
-            if torch.is_autocast_enabled(kind):
-                stack.enter_context(torch.autocast(kind, enabled=False))
-        dtype = torch.get_default_dtype()
-        if dtype is not torch.float32:
-            stack.callback(torch.set_default_dtype, dtype)
-            torch.set_default_dtype(torch.float32)
-        if torch.get_default_device().type != "cpu":
-            stack.enter_context(torch.device("cpu"))
+        try:
+            # Each only where it is needed: this runs at every step of an environment.
+            if torch.is_inference_mode_enabled():
+                stack.enter_context(torch.inference_mode(False))
+            if not torch.is_grad_enabled():
+                stack.enter_context(torch.enable_grad())
+            for kind in ("cpu", "cuda"):
+                if torch.is_autocast_enabled(kind):
+                    stack.enter_context(torch.autocast(kind, enabled=False))
+            dtype = torch.get_default_dtype()
+            if dtype is not torch.float32:
+                stack.callback(torch.set_default_dtype, dtype)
+                torch.set_default_dtype(torch.float32)
+            if torch.empty(0).device.type != "cpu":
+                stack.enter_context(torch.device("cpu"))
+        except BaseException:
+            stack.close()
+            raise
         _here.depth = 1
         stack.callback(_leave)
 
