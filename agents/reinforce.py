@@ -99,6 +99,7 @@ class Reinforce:
                 "torch.distributed.init_process_group first."
             )
         self.timeout = timeout
+        self._peers_are_alike = not distributed  # not known yet
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
         self.policy = policy
         self.delay = 1 if reward_timing == "next_step" else 0
@@ -136,6 +137,16 @@ class Reinforce:
             check(env)
         self.num_envs = env.num_envs
         self._unpaid.clear()
+
+    def _check_peers(self) -> None:
+        """All processes must have as many slots, and the same policy: what is reduced later has one shape."""
+        mine = torch.tensor([self.num_envs, self.aggregate, self.policy.logits.numel()])
+        largest, smallest = self._largest(mine), -self._largest(-mine)
+        if not torch.equal(largest, smallest):
+            names = ("slots", "steps per update (aggregate)", "logits of the policy")
+            pairs = zip(names, smallest.tolist(), largest.tolist(), strict=True)
+            odd = [f"{low} to {high} {name}" for name, low, high in pairs if low != high]
+            raise ConfigurationError(f"The processes differ: {', '.join(odd)}. Start all of them alike.")
 
     def act(self, observations: Any) -> Tensor:
         """int64 ``[n, ...]``; observations are not used, since the policy has none."""
@@ -179,6 +190,9 @@ class Reinforce:
         n = self.num_envs
         if rewards.shape != (n,):
             raise RewardError(f"rewards have the shape {list(rewards.shape)}; expected [{n}], one number per slot.")
+        if not self._peers_are_alike:
+            self._check_peers()
+            self._peers_are_alike = True
         # Asked of all processes before anything else is: one that raised alone would leave the others waiting.
         wrong, count = int(self._summed((~rewards.isfinite()).sum())), n * self.world
         if wrong:

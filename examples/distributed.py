@@ -5,6 +5,7 @@ whole batch's, while rewards stay where their examples are.
 """
 
 import os
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -19,7 +20,7 @@ from gar_env.data import load_dataset
 world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
 if world > 1:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+    dist.init_process_group("gloo", timeout=timedelta(minutes=5))  # one that hangs must not hold the others for ever
 
 
 def train() -> InvertedSoftmax:

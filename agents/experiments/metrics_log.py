@@ -109,6 +109,8 @@ def read_metrics(path: str | Path) -> list[dict[str, str]]:
     try:
         text = read_regular(Path(path)).decode()
         rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        if any(None in row for row in rows):
+            raise ValueError("a row has more cells than there are columns")
         _ = [int(float(row[STEP])) for row in rows if row.get(STEP)]
     except (UnicodeDecodeError, csv.Error, ValueError, OverflowError) as error:
         raise CheckpointError(f"{path} is no progress.csv of a run: {error}.") from error

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from agents.experiments.checkpoints import load_checkpoint, read_header, save_checkpoint
+from agents.experiments.checkpoints import load_checkpoint, previous, read_header, save_checkpoint
 from agents.experiments.metrics_log import MetricsLog
 from agents.experiments.progress import step_progress
 from agents.experiments.results import Row, provenance
@@ -195,8 +195,11 @@ class Training:
 
     def _load(self, env: Any) -> Session:
         if not self.checkpoint.exists():
+            before = previous(self.checkpoint)
             raise CheckpointError(
-                f"{self.config.folder} was stopped before its first checkpoint. Start it again with the same command "
+                f"{self.checkpoint} is not there. Rename {before} to it, to go on from the one before."
+                if before.exists()
+                else f"{self.config.folder} was stopped before its first checkpoint. Start it again with the same command "
                 "line."
             )
         header = read_header(self.checkpoint)
