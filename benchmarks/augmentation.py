@@ -1,6 +1,7 @@
 """Time of augmentation per example beside Pillow, torchvision and kornia, and its share of a training step.
 
     python benchmarks/augmentation.py [FILE.npz] [--rounds 21] [--device cuda] [--step-rounds 5]
+    python benchmarks/augmentation.py --side 224 --images 32
 
 Every image of a batch of 256 gets 2 random operations of WideLong at random strengths. All contenders get the same
 plans, interleaved in one process on one thread; the ratio to ``torch`` is taken round by round. The others differ from
@@ -16,6 +17,7 @@ import argparse
 from collections.abc import Callable, Iterator
 
 import torch
+import torch.nn.functional as F
 from augmentation_contenders import Kornia, torchvision_per_image
 from torch import Tensor
 
@@ -37,15 +39,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--step-rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--side", type=int, help="resize the images to so many pixels; without the share of a step")
+    parser.add_argument("--images", type=int, default=N)
     args = parser.parse_args()
     torch.set_num_threads(1)
     data = load_dataset(args.dataset)
-    images, labels = data.x_train[:N].to(args.device), data.y_train[:N].to(args.device)
+    n = args.images
+    images, labels = data.x_train[:n].to(args.device), data.y_train[:n].to(args.device)
+    if args.side:
+        images = F.interpolate(images.float(), size=(args.side, args.side), mode="bilinear").round().to(torch.uint8)
     _, height, width = images.shape[1:]
     generator = torch.Generator(args.device).manual_seed(0)
     space = SPACES["wl"]
     plans = [
-        Plan.sample(space, N, height=height, width=width, generator=generator, num_operations=OPERATIONS)
+        Plan.sample(space, n, height=height, width=width, generator=generator, num_operations=OPERATIONS)
         for _ in range(PLANS)
     ]
     contenders: dict[str, Callable[[Plan, Tensor], Tensor]] = {
@@ -63,7 +70,7 @@ def main() -> None:
     ratios = interleaved(calls, "torch", args.rounds, args.device)
     own = sorted(seconds(calls["torch"], args.device) for _ in range(args.rounds))[args.rounds // 2]
     expected = apply(plans[0], images)
-    print(f"{data.name}, {N} images of {height}x{width}, {OPERATIONS} operations each, {args.rounds} rounds")
+    print(f"{data.name}, {n} images of {height}x{width}, {OPERATIONS} operations each, {args.rounds} rounds")
     print(f"\ntorch: {1000 * own:.2f} ms per batch (median)\n")
     print("| contender | time / torch | quartiles | images equal to Pillow's |")
     print("| --- | --- | --- | --- |")
@@ -72,7 +79,8 @@ def main() -> None:
         equal = float((run(plans[0], images) == expected).flatten(1).all(1).float().mean())
         print(f"| {name} | {middle:.1f} | {low:.1f} to {high:.1f} | {equal:.2f} |")
     print()
-    step_share(images, labels, len(data.classes), args)
+    if not args.side:
+        step_share(images, labels, len(data.classes), args)
     print(provenance())
 
 

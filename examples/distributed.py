@@ -1,7 +1,6 @@
 """Two processes, one network, one policy: ``torchrun --nproc-per-node 2 examples/distributed.py`` (or plain python).
 
-Each process trains on its half of the batch; DistributedDataParallel averages the gradients, so the direction is the
-whole batch's, while rewards stay where their examples are.
+Each trains on its half of the batch; gradients are averaged, so the direction is the whole batch's; rewards stay local.
 """
 
 import os
@@ -18,8 +17,8 @@ from gar_env.alignment import Alignment, aligning
 from gar_env.data import load_dataset
 
 world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+torch.set_num_threads(1)
 if world > 1:
-    torch.set_num_threads(1)
     dist.init_process_group("gloo", timeout=timedelta(minutes=5))  # one that hangs must not hold the others for ever
 
 

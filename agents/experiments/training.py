@@ -199,8 +199,8 @@ class Training:
             raise CheckpointError(
                 f"{self.checkpoint} is not there. Rename {before} to it, to go on from the one before."
                 if before.exists()
-                else f"{self.config.folder} was stopped before its first checkpoint. Start it again with the same command "
-                "line."
+                else f"{self.config.folder} was stopped before its first checkpoint. Start it again with the same "
+                "command line."
             )
         header = read_header(self.checkpoint)
         self._seal = header["log"]
