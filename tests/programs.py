@@ -224,6 +224,31 @@ class TiedPadding(nn.Module):
         return self.head(torch.tanh(self.embedding(x)).cumsum(1))
 
 
+class PaddedRecurrent(nn.Module):
+    """An embedding with a padding row before a layer that has no forward mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.layer = nn.Embedding(7, 4, padding_idx=0), nn.GRU(4, 3, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Squared.apply(self.layer(self.embedding(x))[0])
+
+
+class Squared(torch.autograd.Function):
+    """Differentiable twice, and not in forward mode."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    def backward(ctx, delta: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return 2 * x * delta
+
+
 def recurrent() -> Program:
     class Last(nn.Module):
         def __init__(self) -> None:
@@ -414,6 +439,7 @@ PROGRAMS: dict[str, Callable[[], Program]] = {
     "batch norm": normalised(),
     "batch norm without statistics": normalised(track_running_stats=False),
     "tied padding": of(TiedPadding, lambda: torch.randint(7, (N, 5))),
+    "padding row without forward mode": of(PaddedRecurrent, lambda: torch.randint(7, (N, 5))),
     "recurrent": recurrent,
     "transformer": transformer,
     "channels last": channels_last,

@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves
 
 from gar_env.alignment.backward import LossScale, backward_of_mean
+from gar_env.alignment.conservation import add_up
 from gar_env.alignment.direction import Direction, dot, norm
 from gar_env.alignment.fallback import first_line
 from gar_env.alignment.inputs import Losses, call, check_losses
@@ -37,7 +38,7 @@ from gar_env.alignment.tape import (
     runs_in_low_precision,
     unkept,
 )
-from gar_env.errors import StaleTapeError, UnsupportedLayerError
+from gar_env.errors import LostGradientError, StaleTapeError, UnsupportedLayerError
 from gar_env.functional import Snapshot
 
 ROUGH = 0.5
@@ -98,10 +99,19 @@ class ForwardTape(ReplayedTape):
 
     def entries(self, direction: Direction) -> Parts:
         """See :meth:`Tape.entries`; one part for all parameters."""
+        entry = self._entry(direction, twice=False)
+        try:
+            add_up(self, {tuple(sorted(direction)): entry}, direction)
+        except LostGradientError:
+            # An operation whose forward-mode derivative is not that of its backward pass: go through that, twice.
+            entry = self._entry(direction, twice=True)
+        return {tuple(sorted(direction)): entry}
+
+    def _entry(self, direction: Direction, *, twice: bool) -> Tensor:
         inputs = self.read_inputs()
         try:
             losses, entry = self.snapshot.tangent(
-                self.tangents(direction), lambda module: self.loss(call(module, inputs))
+                self.tangents(direction), lambda module: self.loss(call(module, inputs)), twice=twice
             )
         except torch.OutOfMemoryError:
             raise
@@ -117,7 +127,7 @@ class ForwardTape(ReplayedTape):
                 "inputs or targets were overwritten, another thread drew from torch's global generator, or network or "
                 "loss depend on global variables. Keep each batch in its own tensors until its rewards are computed."
             )
-        return {tuple(sorted(direction)): entry}
+        return entry
 
 
 @dataclass(eq=False)

@@ -88,10 +88,11 @@ class Snapshot:
         """Let go of them."""
         self.parameters, self.state = {}, State([], [])
 
-    def tangent(self, tangents: Mapping[str, Tensor], run: Run) -> tuple[Any, Any]:
+    def tangent(self, tangents: Mapping[str, Tensor], run: Run, *, twice: bool = False) -> tuple[Any, Any]:
         """``run(module)``, and how it moves with the parameters, the module being as it was.
 
         What the backward pass ignores does not move: code under ``torch.no_grad()``, detached tensors, padding rows.
+        ``twice``: by two backward passes at once, instead of where forward mode cannot.
 
         Raises:
             NotImplementedError: From torch, if an operation has no forward-mode derivative, and none of its gradient.
@@ -103,6 +104,8 @@ class Snapshot:
             tangents = {name: t / size for name, t in tangents.items()}
         with self._forward_mode():
             try:
+                if twice:
+                    raise NotImplementedError
                 primal, moved = self._tangent_by_forward_mode(tangents, run)
             except torch.OutOfMemoryError:
                 raise
@@ -163,7 +166,8 @@ class Snapshot:
         for module, attributes, _ in state.modules:
             weight = own[id(module)].get("_parameters", {}).get("weight")
             if isinstance(module, nn.Embedding) and module.padding_idx is not None and id(weight) in fixed:
-                _hold_row(attributes["_parameters"], module.padding_idx, fixed[id(weight)])
+                with torch.enable_grad():  # tapes are read without gradients, and two backward passes need them
+                    _hold_row(attributes["_parameters"], module.padding_idx, fixed[id(weight)])
         # Gradients on: forward passes may ask for some, and what they do under no_grad is told apart by it.
         with self.random.replayed(), swapped_in(state), self.autocast.again(), torch.enable_grad():
             yield

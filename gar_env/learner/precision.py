@@ -32,5 +32,8 @@ def laid_out(inputs: Tensor, *, channels_last: bool) -> Tensor:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """``torch.autocast`` to bfloat16, or a context that does nothing. bfloat16 needs no loss scaling."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+    """``torch.autocast`` to bfloat16, or a context that does nothing. bfloat16 needs no loss scaling.
+
+    Without its cache of cast weights: inside somebody else's ``torch.autocast`` it would outlive the next update.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False)

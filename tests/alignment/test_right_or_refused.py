@@ -102,7 +102,6 @@ REFUSED = {
     # the forward pass is another function than the one that is trained on
     *((name, "finite_difference") for name in ("no_grad inside", "detached", "straight through")),
     *((name, "finite_difference") for name in ("remembers", "stateful loss")),  # what they keep is detached
-    ("reversed by a hook", "forward"),
     ("reversed by a hook", "finite_difference"),
     # a gradient that a hook on the parameter scales belongs to no example
     *(("hooked parameter", way) for way in WAYS),

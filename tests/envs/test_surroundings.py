@@ -80,6 +80,15 @@ def test_trajectories_do_not_depend_on_the_surroundings(id, surroundings, timing
         assert same(trajectory(id, reward_timing=timing), expected)
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("timing", ["same_step", "next_step"])
+def test_mixed_precision_inside_of_somebody_elses_autocast_is_the_same(timing, enabled):
+    options = {"precision": "bfloat16", "reward_timing": timing}
+    expected = trajectory(IDS[0], **options)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+        assert same(trajectory(IDS[0], **options), expected)
+
+
 @pytest.mark.parametrize("surroundings", SURROUNDINGS)
 def test_surroundings_may_change_after_the_environment_is_made(surroundings):
     def run(around):
