@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -24,7 +23,7 @@ def check_loss_scale(loss_scale: LossScale) -> None:
     """
     if isinstance(loss_scale, GradScaler):
         return
-    if isinstance(loss_scale, bool) or not isinstance(loss_scale, int | float) or not 0 < loss_scale < math.inf:
+    if isinstance(loss_scale, bool) or not isinstance(loss_scale, int | float) or not 0 < loss_scale < 1e300:
         raise ConfigurationError(f"loss_scale={shown(loss_scale)} must be above 0, or a torch.amp.GradScaler.")
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gar_env.errors import DirectionMismatchError
+from gar_env.registry import shown
 
 Direction = Mapping[str, Tensor]
 
@@ -23,12 +24,17 @@ def gradient(network: nn.Module) -> dict[str, Tensor]:
 
     A parameter that the loss did not use has the gradient zero.
 
+    Raises:
+        DirectionMismatchError: If it is no network.
+
     Example:
         >>> network = nn.Linear(2, 1, bias=False)
         >>> network(torch.tensor([[1.0, 2.0]])).sum().backward()
         >>> gradient(network)
         {'weight': tensor([[1., 2.]])}
     """
+    if not isinstance(network, nn.Module):
+        raise DirectionMismatchError(f"gradient takes a network, an nn.Module; found {shown(network)}.")
     return {
         name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in trainable_parameters(network).items()
     }
@@ -59,7 +65,12 @@ def check_direction(direction: Direction, parameters: Mapping[str, Tensor]) -> N
         )
     for name, parameter in parameters.items():
         tensor = direction[name]
-        if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided or not tensor.is_floating_point():
+        if (
+            not isinstance(tensor, Tensor)
+            or tensor.is_nested
+            or tensor.layout is not torch.strided
+            or not tensor.is_floating_point()
+        ):
             found = f"{tensor.dtype}, {tensor.layout}" if isinstance(tensor, Tensor) else type(tensor).__name__
             raise DirectionMismatchError(
                 f"direction[{name!r}] is {found}; expected a dense tensor of real floating-point numbers, shaped like "

@@ -107,11 +107,19 @@ def check_losses(losses: Any, inputs: tuple | Mapping[str, Any], *, per_token: b
         LossShapeError: With what was found and how to reduce it.
     """
     lengths = lengths_of(inputs)
-    fits = isinstance(losses, Tensor) and losses.layout is torch.strided and losses.is_floating_point()
+    fits = (
+        isinstance(losses, Tensor)
+        and not (losses.is_nested or losses.is_meta)
+        and losses.layout is torch.strided
+        and losses.is_floating_point()
+    )
+    fits = fits and losses.dtype.itemsize > 1  # no arithmetic in float8
     fits = fits and losses.ndim >= 1 and (losses.ndim == 1 or per_token)
     # Where the pass is replayed, an example need not be a row of any input: a graph of a batch of graphs, for one.
     if not fits or not (per_token or not lengths or len(losses) in lengths):
-        found = f"{list(losses.shape)}, {losses.dtype}" if isinstance(losses, Tensor) else type(losses).__name__
+        found = type(losses).__name__
+        if isinstance(losses, Tensor):
+            found = "a nested tensor" if losses.is_nested else f"{list(losses.shape)}, {losses.dtype}"
         raise LossShapeError(
             f"loss must return one number per example, shape [{lengths[0] if lengths else 'n'}]; found {found}. Use "
             "reduction='none', and take the mean over every other dimension: losses.flatten(1).mean(1). For one entry "

@@ -27,7 +27,9 @@ def can_materialise(layer: nn.Module, x: Tensor) -> bool:
     Not if the weight is frozen, in mixed or half precision, or where padding is not zeros on both sides alike.
     """
     weight = getattr(layer, "weight", None)
-    if not isinstance(weight, Tensor) or not weight.requires_grad or x.dtype != weight.dtype:
+    if not isinstance(weight, Tensor) or not weight.requires_grad or not isinstance(x, Tensor):
+        return False
+    if x.dtype != weight.dtype or x.ndim == 0 or x.is_meta:
         return False
     if torch.is_autocast_enabled(x.device.type) or x.dtype not in (torch.float32, torch.float64) or len(x) == 0:
         return False

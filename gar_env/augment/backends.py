@@ -15,7 +15,7 @@ from gar_env.augment.operation import Kernel
 from gar_env.augment.plan import Plan
 from gar_env.augment.spaces import STRENGTHS, SearchSpace
 from gar_env.errors import ConfigurationError, DeviceError
-from gar_env.registry import Registry
+from gar_env.registry import Registry, shown
 
 Backend = Callable[[Plan, Tensor], Tensor]
 
@@ -68,6 +68,8 @@ def apply(plan: Plan, images: Tensor, *, backend: str = "torch") -> Tensor:
         raise ConfigurationError(
             f"images are {list(images.shape)}; expected at least one image, and 1..{LARGEST} pixels a side."
         )
+    if not isinstance(plan, Plan):
+        raise ConfigurationError(f"plan={shown(plan)} must be a Plan.")
     found, expected = (len(images), *images.shape[2:]), (plan.n, plan.height, plan.width)
     if found != expected:
         raise ConfigurationError(

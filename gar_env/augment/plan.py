@@ -46,6 +46,11 @@ class Plan:
     corners: Tensor
 
     def __post_init__(self) -> None:
+        if not isinstance(self.space, SearchSpace):
+            raise ConfigurationError(f"space={shown(self.space)} must be a SearchSpace: load_space(name).")
+        for name in ("operations", "strengths", "keep", "negative", "corners"):
+            if not isinstance(getattr(self, name), Tensor):
+                raise ConfigurationError(f"{name}={shown(getattr(self, name))} must be a tensor.")
         shape = self.operations.shape
         if len(shape) != 2 or 0 in shape:
             raise ConfigurationError(f"operations must be [images, places], none of them 0; found {list(shape)}.")

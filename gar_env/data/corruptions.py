@@ -117,6 +117,8 @@ def parse_shares(text: str) -> list[tuple[str, float]]:
 
 
 def _items(text: str) -> list[str]:
+    if not isinstance(text, str):
+        raise ConfigurationError(f"corrupt={shown(text)} must be text: {OF_SPLITS[1]}, or {OF_ALL[1]}.")
     return [piece.strip() for piece in text.split(",") if piece.strip()]
 
 

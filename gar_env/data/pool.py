@@ -12,6 +12,7 @@ from gar_env.data.corruptions import CORRUPTIONS, parse_shares
 from gar_env.data.dataset import Dataset
 from gar_env.data.images import Images
 from gar_env.errors import ConfigurationError
+from gar_env.registry import shown
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -59,8 +60,8 @@ def put_aside(n: int, heldout_share: float, generator: Generator) -> tuple[Tenso
     Raises:
         ConfigurationError: If the share is out of range, or too small to hold an example.
     """
-    if not 0 <= heldout_share < 1:
-        raise ConfigurationError(f"heldout_share={heldout_share} must be at least 0 and below 1.")
+    if not isinstance(heldout_share, int | float) or not 0 <= heldout_share < 1:
+        raise ConfigurationError(f"heldout_share={shown(heldout_share)} must be at least 0 and below 1.")
     order = torch.randperm(n, generator=generator)
     num_heldout = int(heldout_share * n)
     if heldout_share and not num_heldout:

@@ -11,7 +11,7 @@ from gar_env.data.corruptions import parse_corruptions
 from gar_env.data.dataset import Dataset
 from gar_env.data.pool import Pool, corrupted, put_aside
 from gar_env.errors import ConfigurationError
-from gar_env.registry import check_choice
+from gar_env.registry import check_choice, shown
 
 KINDS = ("equal", "class", "group")
 
@@ -133,8 +133,8 @@ def _owners(dataset: Dataset, order: Tensor, kind: str, num_splits: int) -> tupl
                 "or one sub-folder per source to the image folder's train folder."
             )
         return dataset.group_train[order], list(dataset.groups)
-    if num_splits < 2:
-        raise ConfigurationError(f"num_splits={num_splits}: a controller needs at least 2 to choose from.")
+    if type(num_splits) is not int or num_splits < 2:
+        raise ConfigurationError(f"num_splits={shown(num_splits)}: a controller needs at least 2 to choose from.")
     if num_splits > len(order):
         raise ConfigurationError(
             f"{num_splits - len(order)} of {num_splits} splits would be empty: {dataset.name} has {len(order)} "
