@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from agents.files import write_whole
 from gar_env.errors import ConfigurationError
+from gar_env.registry import shown
 
 
 def save(figure: Figure, path: str | Path) -> Path:
@@ -24,8 +25,9 @@ def save(figure: Figure, path: str | Path) -> Path:
         ConfigurationError: If the name ends otherwise.
     """
     path = Path(path)
-    if path.suffix.lower() != ".png":
-        raise ConfigurationError(f"{path} would be a PNG file. Call it {path.with_suffix('.png').name}.")
+    if path.suffix.lower() != ".png" or path.is_dir():
+        called = path.with_suffix(".png").name if path.name else "picture.png"
+        raise ConfigurationError(f"{shown(str(path))} would be a PNG file. Call it {shown(called)}.")
     FigureCanvasAgg(figure)
     for kind in ("pdf", "png"):
         content = io.BytesIO()
