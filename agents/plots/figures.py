@@ -12,7 +12,6 @@ from matplotlib.ticker import MaxNLocator
 
 from agents.files import write_whole
 from gar_env.errors import ConfigurationError
-from gar_env.registry import shown
 
 
 def save(figure: Figure, path: str | Path) -> Path:
@@ -27,7 +26,7 @@ def save(figure: Figure, path: str | Path) -> Path:
     path = Path(path)
     if path.suffix.lower() != ".png" or path.is_dir():
         called = path.with_suffix(".png").name if path.name else "picture.png"
-        raise ConfigurationError(f"{shown(str(path))} would be a PNG file. Call it {shown(called)}.")
+        raise ConfigurationError(f"{str(path)[:200]} would be a PNG file. Call it {called[:200]}.")
     FigureCanvasAgg(figure)
     for kind in ("pdf", "png"):
         content = io.BytesIO()
