@@ -109,7 +109,12 @@ def _read(path: Path) -> tuple[Row, bytes]:
     if hashlib.sha256(signed).hexdigest().encode() != digest:
         raise CheckpointError(f"{path} is cut short or altered: its hash is another.{_other(path)}")
     line, _, content = signed.partition(b"\n")
-    header = json.loads(line)
+    try:
+        header = json.loads(line)
+    except ValueError:
+        header = None
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path} is no checkpoint of gar-env.{_other(path)}")
     if header.get("version") != __version__:
         raise CheckpointError(
             f"{path} was written by gar-env {header.get('version')}; this is {__version__}. Go on with that version, "
