@@ -70,10 +70,10 @@ def check_positive(option: str, value: object) -> None:
     Example:
         >>> check_positive("step_size", float("nan"))
         Traceback (most recent call last):
-        gar_env.errors.ConfigurationError: step_size=nan must be above 0, and a number below 1e+30.
+        gar_env.errors.ConfigurationError: step_size=nan must be above 0, and a number below 1e+37.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
-        raise ConfigurationError(f"{option}={shown(value)} must be above 0, and a number below 1e+30.")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e37:
+        raise ConfigurationError(f"{option}={shown(value)} must be above 0, and a number below 1e+37.")
 
 
 def import_module_of(kind: str, name: str) -> str:

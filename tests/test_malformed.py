@@ -32,7 +32,7 @@ def refused(call) -> str:
     return said
 
 
-NUMBERS = [np.nan, np.inf, -1.0, 1e308, 10**31, 10**400, "1", None, True, TENSOR, [1]]
+NUMBERS = [np.nan, np.inf, -1.0, 1e308, 10**38, 10**400, "1", None, True, TENSOR, [1]]
 
 
 @pytest.mark.parametrize("value", NUMBERS, ids=lambda value: str(type(value).__name__) + str(value)[:8])

@@ -50,7 +50,7 @@ class SB3Options(ABC):
                 raise ConfigurationError(f"{name}={getattr(self, name)} must be at least 1.")
         if any(width < 1 for width in self.hidden):
             raise ConfigurationError(f"hidden={self.hidden} must be widths of at least 1.")
-        if not 0 <= self.gamma <= 1 or not 0 < self.learning_rate <= 1e30:
+        if not 0 <= self.gamma <= 1 or not 0 < self.learning_rate < 1e37:
             raise ConfigurationError(
                 f"gamma={self.gamma} must be in [0, 1], learning_rate={self.learning_rate} above 0."
             )

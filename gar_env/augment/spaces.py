@@ -255,6 +255,8 @@ def load_space(name: str) -> SearchSpace:
             if path.exists() and not path.is_file():
                 raise ConfigurationError(f"space={shown(name)} is no file.")
             return SearchSpace.from_json(path.read_text())
+        except UnicodeDecodeError as error:
+            raise ConfigurationError(f"space={shown(name)} cannot be read: it is no text.") from error
         except (OSError, ValueError, RuntimeError) as error:
             if isinstance(error, GarEnvError):
                 raise

@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode
 from gar_env.errors import ConfigurationError, DeviceError
 from gar_env.registry import shown
 
-LARGEST_INT, LARGEST_FLOAT = 2**31, 1e30
+LARGEST_INT, LARGEST_FLOAT = 2**31, 1e37
 """What torch and NumPy can hold, with room to compute."""
 
 
@@ -33,7 +33,7 @@ def check_types(config: Any) -> None:
         names = " or ".join("None" if kind is type(None) else kind.__name__ for kind in plain)
         if not fits or (isinstance(value, float) and not math.isfinite(value)):
             raise ConfigurationError(f"{field.name}={shown(value)} must be {names}{', finite' if fits else ''}.")
-        largest = LARGEST_INT if type(value) is int and float not in plain else LARGEST_FLOAT
+        largest = (LARGEST_INT if float not in plain else 2**63) if type(value) is int else LARGEST_FLOAT
         if isinstance(value, int | float) and abs(value) >= largest:
             raise ConfigurationError(f"{field.name}={shown(value)} must be {names}, below {largest:g} in size.")
 

@@ -50,7 +50,8 @@ class State:
     """A copy, to be swapped in once; :meth:`copy` it to use it again.
 
     Args:
-        modules: Modules, and objects that are called, each with its attributes; ``True`` where those are all of them.
+        modules: Modules, and objects that are called, each with its attributes; ``True`` where those are all of them,
+            else no others can change.
         cells: What closures hold, by cell.
     """
 
@@ -107,7 +108,10 @@ class State:
 @contextmanager
 def swapped_in(state: State) -> Iterator[None]:
     """Inside, modules and closures have that state, and change it; afterwards they have their own, untouched."""
-    before = [(module, dict(vars(module))) for module, _, _ in state.modules]
+    before = [
+        (module, dict(vars(module)) if whole else {name: vars(module)[name] for name in attributes}, whole)
+        for module, attributes, whole in state.modules
+    ]
     held = [(cell, _contents(cell)) for cell, _ in state.cells]
     try:
         for module, attributes, whole in state.modules:
@@ -118,8 +122,9 @@ def swapped_in(state: State) -> Iterator[None]:
             cell.cell_contents = value
         yield
     finally:
-        for module, attributes in before:
-            vars(module).clear()
+        for module, attributes, whole in before:
+            if whole:
+                vars(module).clear()
             vars(module).update(attributes)
         for cell, value in held:
             cell.cell_contents = value
@@ -167,8 +172,10 @@ class _Copier:
         self._taken.add(id(module))
         source = self.sources.get(id(module), vars(module))
         if not self.stand_ins and not self.without_ours and _is_stateless(module):
-            buffers = {name: self(buffer) for name, buffer in source["_buffers"].items()}
-            self._modules.append((module, {"_buffers": buffers, "training": source["training"]}, False))
+            attributes = {"training": source["training"]}
+            if source["_buffers"]:
+                attributes["_buffers"] = {name: self(buffer) for name, buffer in source["_buffers"].items()}
+            self._modules.append((module, attributes, False))
             return
         attributes: dict[str, Any] = {}
         self._modules.append((module, attributes, True))

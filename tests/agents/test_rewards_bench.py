@@ -154,8 +154,8 @@ def test_a_signal_of_ones_own_appears_by_name_and_wrong_ones_take_nothing_with_t
         "cost short fc_bn 8: RewardError: Reward signal 'lab_signals:short' returned",
         "'lab_signals:not_a_number' returned NaN or infinity for 8 of 8 slots in step 1",
         "'lab_signals:elsewhere' returned a tensor on meta; expected cpu",
-        "outcome noisy raises 8 0: ZeroDivisionError: of my own",
-        "outcome noisy odd 8 0: OfTwo: one and two",
+        "outcome noisy raises 8 0: RewardError: Reward signal 'lab_signals:raises' raised ZeroDivisionError: of my own",
+        "outcome noisy odd 8 0: RewardError: Reward signal 'lab_signals:odd' raised OfTwo: one and two",
         "outcome noisy leaves 8 0: SystemExit: 3",
     ):
         assert message in printed.err, message

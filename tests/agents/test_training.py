@@ -126,6 +126,10 @@ def test_a_run_without_a_checkpoint_says_how_to_start_again(tmp_path, capsys):
     (tmp_path / "checkpoint.pkl").unlink()
     with pytest.raises(SystemExit):
         main(["train", "--resume", str(tmp_path)])
+    assert f"Rename {tmp_path / 'checkpoint.previous.pkl'} to it" in capsys.readouterr().err
+    (tmp_path / "checkpoint.previous.pkl").unlink()
+    with pytest.raises(SystemExit):
+        main(["train", "--resume", str(tmp_path)])
     assert "stopped before its first checkpoint. Start it again with the same command line" in capsys.readouterr().err
 
 

@@ -76,10 +76,11 @@ class RewardBench:
             raise ConfigurationError(f"The name {twice[0]!r} is taken twice in this benchmark. Give a signal another.")
         data = load_dataset(self.dataset)
         largest = max((*self.batch_sizes, *self.fidelity_batch_sizes), default=0)
-        if largest > len(data.x_train) // 2:
+        left = len(data.x_train) - len(data.x_train) // 10  # a tenth is held out
+        if largest > left:
             raise ConfigurationError(
-                f"A batch of {largest} is more than half of the {len(data.x_train)} training examples of {data.name}, "
-                "some of which are held out. Lower batch_sizes and fidelity_batch_sizes."
+                f"A batch of {largest} is more than the {left} examples of {data.name} that are trained on. Lower "
+                "batch_sizes and fidelity_batch_sizes."
             )
         for network in (self.network, *self.cost_networks):
             build_network(network, data.image_shape, len(data.classes))
