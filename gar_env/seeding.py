@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import zlib
@@ -49,6 +50,19 @@ class Turns:
     """
 
     def __init__(self) -> None:
+        self._reset()
+        if hasattr(os, "register_at_fork"):  # the holder does not come along into a forked process
+            os.register_at_fork(after_in_child=self._after_fork)
+
+    def _after_fork(self) -> None:
+        me, depth = self.me, self._depth
+        mine = self._holder == me
+        self._reset()
+        if mine:
+            self._lock.acquire()
+            self._holder, self._depth = me, depth
+
+    def _reset(self) -> None:
         self._lock = threading.Lock()
         self._local = threading.local()
         self._holder: int | None = None

@@ -31,21 +31,20 @@ def image_suffixes() -> frozenset[str]:
 
 
 def walk(root: Path) -> Iterator[tuple[Path, list[Path]]]:
-    """Every folder below ``root``, links followed once, with its files; hidden ones are left out. Sorted."""
-    seen: set[tuple[int, int]] = set()
+    """Every folder below ``root``, links followed unless they lead back, with its files; hidden ones are left out."""
 
-    def visit(folder: Path) -> Iterator[tuple[Path, list[Path]]]:
+    def visit(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[tuple[Path, list[Path]]]:
         status = folder.stat()
-        if (status.st_dev, status.st_ino) in seen:
+        if (status.st_dev, status.st_ino) in above:
             return
-        seen.add((status.st_dev, status.st_ino))
+        above |= {(status.st_dev, status.st_ino)}
         entries = sorted(entry for entry in folder.iterdir() if not _is_hidden(entry))
         yield folder, [entry for entry in entries if not entry.is_dir()]
         for entry in entries:
             if entry.is_dir():
-                yield from visit(entry)
+                yield from visit(entry, above)
 
-    yield from visit(root)
+    yield from visit(root, frozenset())
 
 
 def _is_hidden(path: Path) -> bool:

@@ -41,6 +41,10 @@ _PLAIN_DICTS = (dict, collections.OrderedDict)
 _STATELESS = ("torch.nn.modules.", "torchvision.models.", "torchvision.ops.", "gar_env.networks.")
 
 
+_EMPTY = object()
+"""What a cell holds before its variable is set."""
+
+
 class UncopiableStateError(Exception):
     """State that cannot be copied, so what a pass does to it cannot be undone."""
 
@@ -119,7 +123,8 @@ def swapped_in(state: State) -> Iterator[None]:
                 vars(module).clear()
             vars(module).update(attributes)
         for cell, value in state.cells:
-            cell.cell_contents = value
+            if value is not _EMPTY:
+                cell.cell_contents = value
         yield
     finally:
         for module, attributes, whole in before:
@@ -127,7 +132,10 @@ def swapped_in(state: State) -> Iterator[None]:
                 vars(module).clear()
             vars(module).update(attributes)
         for cell, value in held:
-            cell.cell_contents = value
+            if value is not _EMPTY:
+                cell.cell_contents = value
+            elif _contents(cell) is not _EMPTY:
+                del cell.cell_contents
 
 
 def _is_stateless(module: nn.Module) -> bool:
@@ -140,8 +148,19 @@ def _is_stateless(module: nn.Module) -> bool:
 def _contents(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # empty
-        return None
+    except ValueError:
+        return _EMPTY
+
+
+def _slots(kind: type) -> list[str]:
+    """The attributes that objects of a Python class keep in ``__slots__``."""
+    return [
+        name
+        for base in kind.__mro__
+        if "__slots__" in vars(base)
+        for name, member in vars(base).items()
+        if isinstance(member, types.MemberDescriptorType)
+    ]
 
 
 def is_ours(function: Any) -> bool:
@@ -214,9 +233,9 @@ class _Copier:
         if id(cell) in self._cells:
             return
         value = self.contents.get(id(cell), _contents(cell))
-        if value is None:
-            return
         self._cells[id(cell)] = (cell, value)
+        if value is _EMPTY:
+            return
         copied = self.stand_ins.get(id(value), value) if isinstance(value, Tensor) else self(value)
         self._cells[id(cell)] = (cell, copied)
 
@@ -309,4 +328,8 @@ class _Copier:
         for name, item in list(getattr(made, "__dict__", {}).items()):
             if type(item) not in _ATOM_TYPES:
                 made.__dict__[name] = self(item)
+        for name in _slots(kind):
+            item = getattr(made, name, None)
+            if type(item) not in _ATOM_TYPES:
+                object.__setattr__(made, name, self(item))
         return made
