@@ -41,7 +41,8 @@ def backward_of_mean(
         network: Whose parameters they depend on.
         losses: ``[n]`` or ``[n, T]``.
         loss_scale: See :func:`gar_env.alignment.record`.
-        alone: Whether no other tensor, such as an input that requires a gradient, is to get one.
+        alone: Whether no other tensor, such as an input that requires a gradient, is to get one. Reentrant checkpoints
+            do without: backward passes to chosen tensors stop before them.
 
     Returns:
         A copy of this pass's own gradient, by parameter: of this process alone under DistributedDataParallel, and
@@ -69,8 +70,22 @@ def backward_of_mean(
 
     handles = [p.register_hook(copy_of(name)) for name, p in parameters.items()]
     try:
-        scaled.backward(inputs=list(parameters.values()) if alone else None)
+        chosen = list(parameters.values()) if alone and not _has_reentrant_checkpoint(losses) else None
+        scaled.backward(inputs=chosen)
     finally:
         for handle in handles:
             handle.remove()
     return {name: fresh[name] if name in fresh else torch.zeros_like(p) for name, p in parameters.items()}, scale
+
+
+def _has_reentrant_checkpoint(losses: Tensor) -> bool:
+    waiting, seen = [losses.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name() == "CheckpointFunctionBackward":
+            return True
+        waiting += [below for below, _ in node.next_functions]
+    return False

@@ -80,15 +80,7 @@ def _check(network: nn.Module, inputs: Arguments, loss: Losses, dtype: torch.dty
     def generator() -> torch.Generator:
         return torch.Generator(device).manual_seed(0)
 
-    def record(weighed: Losses, alone: bool = True) -> LayerTape:
-        try:
-            return recorded(weighed, alone)
-        except RuntimeError as error:
-            if not alone or "use_reentrant" not in str(error):
-                raise
-        return recorded(weighed, False)  # such checkpoints need a backward pass to everything
-
-    def recorded(weighed: Losses, alone: bool) -> LayerTape:
+    def record(weighed: Losses) -> LayerTape:
         with isolated(network, loss, dtype=dtype):
             if perturbed:
                 _perturb(network, generator())
@@ -96,7 +88,7 @@ def _check(network: nn.Module, inputs: Arguments, loss: Losses, dtype: torch.dty
                 if uses_batch_statistics(module):
                     module.register_forward_pre_hook(_hold_statistics)
                     module.eval()
-            return record_layers(network, tree_map(_copied, inputs), weighed, alone=alone)
+            return record_layers(network, tree_map(_copied, inputs), weighed, alone=True)
 
     plain = record(loss)
     draw = generator()
