@@ -44,7 +44,10 @@ def preserve(network: nn.Module, *functions: Function) -> Iterator[None]:
 
 @contextmanager
 def isolated(network: nn.Module, *functions: Function, dtype: torch.dtype | None = None) -> Iterator[None]:
-    """Inside, the network is a copy of itself: nothing that passes through it do is heard or felt outside.
+    """Inside, the network is a copy of itself: nothing that passes through it do is left behind outside.
+
+    It is one for the whole process: a thread that runs the same network meanwhile runs the copy. Global module hooks,
+    ``torch.nn.modules.module.register_module_forward_hook`` for example, hear of the passes.
 
     Parameters and buffers are copies without anybody's hooks, the state is one of its own, and random numbers are the
     next ones each time. Hooks of this package are off, others run on copies of what they hold.
