@@ -10,6 +10,7 @@ from torch.amp import GradScaler
 
 from gar_env.alignment.direction import trainable_parameters
 from gar_env.errors import ConfigurationError, UnsupportedLayerError
+from gar_env.functional import nodes_below
 from gar_env.registry import shown
 
 LossScale = float | GradScaler
@@ -79,13 +80,4 @@ def backward_of_mean(
 
 
 def _has_reentrant_checkpoint(losses: Tensor) -> bool:
-    waiting, seen = [losses.grad_fn], set()
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if node.name() == "CheckpointFunctionBackward":
-            return True
-        waiting += [below for below, _ in node.next_functions]
-    return False
+    return any(node.name() == "CheckpointFunctionBackward" for node in nodes_below(losses))

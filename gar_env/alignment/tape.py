@@ -13,6 +13,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from gar_env.alignment.direction import Direction
 from gar_env.errors import StaleTapeError
+from gar_env.functional import nodes_below
 from gar_env.registry import shown
 
 Parts = dict[tuple[str, ...], Tensor]
@@ -216,13 +217,8 @@ def coarsest_inside(losses: Tensor) -> torch.dtype:
     """The floating type of least precision that a float64 pass went through; others are taken at their word."""
     if losses.dtype is not torch.float64:
         return losses.dtype
-    seen, left, types = set(), [losses.grad_fn], {losses.dtype}
-    while left:
-        node = left.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            types.update(metadata.dtype for metadata in node._input_metadata)
-            left += [following for following, _ in node.next_functions]
+    recorded = (metadata.dtype for node in nodes_below(losses) for metadata in node._input_metadata)
+    types = {losses.dtype, *recorded}
     floating = [dtype for dtype in types if dtype.is_floating_point]
     return max(floating, key=lambda dtype: torch.finfo(dtype).eps)
 

@@ -1,5 +1,6 @@
 """A module run again, and left as it was."""
 
+from gar_env.functional.graph import nodes_below
 from gar_env.functional.preserve import call_with, isolated, preserve
 from gar_env.functional.snapshot import Autocast, Snapshot
 from gar_env.functional.state import State, UncopiableStateError, swapped_in
@@ -12,6 +13,7 @@ __all__ = [
     "UncopiableStateError",
     "call_with",
     "isolated",
+    "nodes_below",
     "own_surroundings",
     "preserve",
     "swapped_in",

@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from gar_env.functional.graph import nodes_below
 from gar_env.functional.state import Function, State, swapped_in
 from gar_env.seeding import TURNS, RandomState
 
@@ -104,12 +105,13 @@ class Snapshot:
             tangents = {name: t / size for name, t in tangents.items()}
         with self._forward_mode():
             try:
-                if twice:
-                    raise NotImplementedError
-                primal, moved = self._tangent_by_forward_mode(tangents, run)
+                by = self._tangent_by_two_backward_passes if twice else self._tangent_by_forward_mode
+                primal, moved = by(tangents, run)
             except torch.OutOfMemoryError:
                 raise
             except (NotImplementedError, RuntimeError):
+                if twice:
+                    raise
                 # No such derivative, or the network differentiates on its own.
                 primal, moved = self._tangent_by_two_backward_passes(tangents, run)
         return primal, moved if size is None else tree_map(lambda tensor: tensor.to(size.dtype) * size, moved)
@@ -215,13 +217,5 @@ def _check_differentiable(total: Tensor) -> None:
     Raises:
         NotImplementedError: If an operation on the way was marked ``once_differentiable``.
     """
-    seen: set[Any] = set()
-    left = [total.grad_fn]
-    while left:
-        node = left.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if node.name().endswith("Error"):
-            raise NotImplementedError("An operation is once_differentiable, and has no forward-mode derivative either.")
-        left += [following for following, _ in node.next_functions]
+    if any(node.name().endswith("Error") for node in nodes_below(total)):
+        raise NotImplementedError("An operation is once_differentiable, and has no forward-mode derivative either.")
