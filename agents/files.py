@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import secrets
 import stat
 from contextlib import suppress
@@ -47,6 +48,22 @@ def write_whole(path: Path, content: bytes) -> None:
 def spare_name(path: Path) -> Path:
     """A name beside a file that nobody can have put there before."""
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+
+
+_SPARE = re.compile(r"\.(.+)\.[0-9a-f]{16}\.tmp")
+
+
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Remove what killed processes left behind under a :func:`spare_name`; only for who holds the lock.
+
+    Args:
+        folder: Looked at itself, not below.
+        name: Of the file that the spare names were for; all by default.
+    """
+    for entry in folder.iterdir():
+        match = _SPARE.fullmatch(entry.name)
+        if match and name in (None, match[1]) and not entry.is_symlink() and entry.is_file():
+            entry.unlink(missing_ok=True)
 
 
 def append(path: Path, content: bytes) -> None:

@@ -140,7 +140,8 @@ class Reinforce:
 
     def _check_peers(self) -> None:
         """All processes must have as many slots, and the same policy: what is reduced later has one shape."""
-        mine = torch.tensor([self.num_envs, self.aggregate, self.policy.logits.numel()])
+        logits = self.policy.logits
+        mine = torch.tensor([self.num_envs, self.aggregate, logits.numel()], device=logits.device)
         largest, smallest = self._largest(mine), -self._largest(-mine)
         if not torch.equal(largest, smallest):
             names = ("slots", "steps per update (aggregate)", "logits of the policy")

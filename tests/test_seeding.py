@@ -1,8 +1,12 @@
+import os
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
 
-from gar_env.seeding import lend_to_global, named_generator
+from gar_env.seeding import TURNS, lend_to_global, named_generator
 
 
 def test_streams_of_one_seed_differ_and_repeat():
@@ -42,3 +46,35 @@ def test_training_leaves_the_global_generators_untouched():
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (np.random.get_state()[1] == states[1]).all()  # noqa: NPY002
     assert random.getstate() == states[2]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_child_forked_while_another_thread_has_its_turn_goes_on():
+    held, done = threading.Event(), threading.Event()
+
+    def hold():
+        with TURNS:
+            held.set()
+            done.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    child = os.fork()
+    if child == 0:
+        with TURNS:
+            os._exit(7)
+    try:
+        for _ in range(100):
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                break
+            time.sleep(0.05)
+        else:
+            os.kill(child, 9)
+            pytest.fail("the child waits for a thread that it does not have")
+        assert os.waitstatus_to_exitcode(status) == 7
+    finally:
+        done.set()
+        thread.join()

@@ -45,7 +45,6 @@ class MetricsLog:
                 f"to step {after}, or other numbers in them. Put it back, or train again in another folder."
             )
         self.names = list(self.rows[0]) if self.rows else []
-        self._rewrite()
         self._board: Any = None
         if tensorboard:
             try:
@@ -60,6 +59,7 @@ class MetricsLog:
                 raise CheckpointError(f"{board} is a link. Remove it, or leave these logs out with --no-tensorboard.")
             # TensorBoard drops what a run that was cut off wrote after the checkpoint, or before its first one.
             self._board = SummaryWriter(str(board), purge_step=after + 1 if board.exists() else None)
+        self._rewrite()
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Add a row.

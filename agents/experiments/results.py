@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from agents.files import append, lock, read_regular, write_whole
+from agents.files import append, lock, read_regular, sweep, write_whole
 from gar_env.errors import CheckpointError, GarEnvError
 
 Row = dict[str, Any]
@@ -37,6 +37,7 @@ class ResultsFile:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = lock(self.path.with_suffix(".lock"), self.path)
+        sweep(self.path.parent, self.path.name)
         self.rows: list[Row] = read_rows(self.path) if self.path.exists() else []
         if self.path.exists() and not read_regular(self.path).endswith(b"\n"):
             write_whole(self.path, "".join(json.dumps(row) + "\n" for row in self.rows).encode())

@@ -21,7 +21,7 @@ from agents.experiments.progress import step_progress
 from agents.experiments.results import Row, provenance
 from agents.experiments.sessions import NativeSession, Session, start_session
 from agents.experiments.train_config import TrainConfig, make_env
-from agents.files import lock, write_whole
+from agents.files import lock, sweep, write_whole
 from gar_env.envs import SlotVectorEnv
 from gar_env.errors import CheckpointError, ConfigurationError, GarEnvError
 
@@ -143,6 +143,7 @@ class Training:
         env = make_env(config)
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = lock(folder / "run.lock", folder)
+        sweep(folder)
         self._seal: Row | None = None
         self.total = config.episodes * config.env_options.num_steps
         self._started = self._clock = time.monotonic()  # a clock that is set back must not count

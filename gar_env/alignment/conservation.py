@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from gar_env.alignment.direction import Direction, norm
+from gar_env.alignment.direction import RUN, Direction, norm
 from gar_env.alignment.tape import Parts, Tape, working_dtype
 from gar_env.errors import LostGradientError, NonFiniteGradientError
 
@@ -28,7 +28,11 @@ def add_up(tape: Tape, parts: Parts, direction: Direction) -> Tensor:
 def product(a: Tensor, b: Tensor) -> Tensor:
     """Sum over all entries, a scalar, accumulated in float32 at least."""
     dtype = working_dtype(a)
-    return torch.dot(a.reshape(-1).to(dtype), b.reshape(-1).to(dtype))  # not sum(a * b): no copy of the parameters
+    a, b = a.reshape(-1).to(dtype), b.reshape(-1).to(dtype)
+    if a.numel() <= RUN:
+        return torch.dot(a, b)  # not sum(a * b): no copy of the parameters
+    pieces = [torch.dot(x, y) for x, y in zip(a.split(RUN), b.split(RUN), strict=True)]
+    return torch.stack(pieces).sum(dtype=torch.float64).to(dtype)
 
 
 def _tolerance(tape: Tape) -> float:

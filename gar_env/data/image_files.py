@@ -95,7 +95,7 @@ def _warn(what: str, paths: list[Path]) -> None:
 
 
 def laid_out(root: Path, images: list[Path], depths: tuple[int, ...]) -> list[tuple[Path, str, str]]:
-    """``(file, class, source)`` of every image.
+    """``(file, class, source)`` of every image; those in ``root`` itself are left out, with a warning.
 
     Args:
         root: The folder ``train`` or ``test``.
@@ -108,6 +108,8 @@ def laid_out(root: Path, images: list[Path], depths: tuple[int, ...]) -> list[tu
     found: dict[int, list[Path]] = {}
     for image in images:
         found.setdefault(len(image.relative_to(root).parts) - 1, []).append(image)
+    if beside := found.pop(0, []):
+        _warn(f"{len(beside)} images lie in {root} itself, so in no class, and are left out", beside)
     misplaced = [image for depth, some in found.items() if depth not in depths for image in some]
     if misplaced:
         raise DatasetFormatError(
@@ -120,8 +122,11 @@ def laid_out(root: Path, images: list[Path], depths: tuple[int, ...]) -> list[tu
             f"{shallow} lies in a class, and {deep} in a class of a source. Put all images below {root} in sources, or "
             f"none: {LAYOUT}."
         )
-    (depth,) = found or (1,)
-    return [(image, image.parent.name, image.parent.parent.name if depth == 2 else "") for image in images]
+    return [
+        (image, image.parent.name, image.parent.parent.name if depth == 2 else "")
+        for depth, some in found.items()
+        for image in some
+    ]
 
 
 def as_rgb(path: Path, background: str) -> Image.Image:

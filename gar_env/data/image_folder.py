@@ -15,8 +15,9 @@ from gar_env.registry import check_choice
 def load_image_folder(root: str | Path, image_size: int | None = None, background: str = "white") -> Dataset:
     """Read ``root/train/[source/]class/*`` and ``root/test/class/*`` into memory as RGB.
 
-    Every kind of image that Pillow reads counts, of animations the first picture; other files and empty folders are
-    named in a warning, hidden ones are not looked at. Images are turned upright as their EXIF data say.
+    Every kind of image that Pillow reads counts, of animations the first picture; other files, images beside the
+    classes and empty folders are named in a warning, hidden ones are not looked at. Images are turned upright as their
+    EXIF data say.
 
     Args:
         root: A folder with the sub-folders ``train`` and ``test``. Where all images in ``train`` lie two folders deep,

@@ -20,7 +20,6 @@ LARGEST_SIDE = 2**14
 """Pixels."""
 
 
-@own_surroundings()
 def load_dataset(
     name: str | os.PathLike[str] | Dataset,
     *,
@@ -97,7 +96,9 @@ def _exists(path: Path) -> bool:
         return False
 
 
+# The turn is taken for what has to be read only: threads of a pass that holds it may ask for what is here.
 @lru_cache(maxsize=4)
+@own_surroundings()
 def _named(name: str, download: bool) -> Dataset:
     found = DATASETS[name](download=download)
     if not isinstance(found, Dataset):
@@ -106,5 +107,6 @@ def _named(name: str, download: bool) -> Dataset:
 
 
 @lru_cache(maxsize=2)
+@own_surroundings()
 def _at_path(path: str, fingerprint: str, image_size: int | None, background: str) -> Dataset:
     return load_image_folder(path, image_size, background) if Path(path).is_dir() else load_npz(path)

@@ -1,9 +1,10 @@
 """A module run again, and left as it was."""
 
+from gar_env.functional.copier import UncopiableStateError
 from gar_env.functional.graph import nodes_below
 from gar_env.functional.preserve import call_with, isolated, preserve
 from gar_env.functional.snapshot import Autocast, Snapshot
-from gar_env.functional.state import State, UncopiableStateError, swapped_in
+from gar_env.functional.state import State, swapped_in
 from gar_env.functional.surroundings import own_surroundings
 
 __all__ = [

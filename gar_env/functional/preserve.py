@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gar_env.functional.state import Function, State, is_ours, swapped_in
+from gar_env.functional.copier import Function, is_ours
+from gar_env.functional.state import State, swapped_in
 from gar_env.seeding import RandomState
 
 

@@ -15,8 +15,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from gar_env.functional.copier import Function
 from gar_env.functional.graph import nodes_below
-from gar_env.functional.state import Function, State, swapped_in
+from gar_env.functional.state import State, swapped_in
 from gar_env.seeding import TURNS, RandomState
 
 

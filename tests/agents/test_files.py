@@ -17,7 +17,7 @@ from agents.cli import main
 from agents.experiments.checkpoints import read_header
 from agents.experiments.metrics_log import MetricsLog
 from agents.experiments.results import ResultsFile
-from agents.files import append, check_writable, lock, read_regular, write_whole
+from agents.files import append, check_writable, lock, read_regular, sweep, write_whole
 from gar_env.errors import CheckpointError
 from trainings import run
 
@@ -236,3 +236,15 @@ def test_results_with_a_second_name_elsewhere_are_replaced_not_written_into(tmp_
 
 def test_a_header_is_read_without_the_rest(finished):
     assert read_header(finished / "checkpoint.pkl")["steps"] == 12
+
+
+def test_what_a_killed_writer_left_is_swept_by_who_holds_the_lock(tmp_path):
+    left = [tmp_path / ".rows.jsonl.0123456789abcdef.tmp", tmp_path / ".other.pkl.0123456789abcdef.tmp"]
+    foreign = [tmp_path / ".rows.jsonl.tmp", tmp_path / "rows.jsonl.0123456789abcdef.tmp"]
+    for path in left + foreign:
+        path.write_text("half")
+    ResultsFile(tmp_path / "rows.jsonl").close()
+    assert [path.exists() for path in left] == [False, True]
+    sweep(tmp_path)
+    assert not left[1].exists()
+    assert all(path.exists() for path in foreign)

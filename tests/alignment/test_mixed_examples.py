@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from gar_env.alignment import Alignment, record
 from gar_env.alignment.findings import findings_of
@@ -178,3 +179,52 @@ def test_parts_whose_gradient_is_rounding_are_not_called_mixed():
             return self.head((self.queries(y) @ self.keys(y).transpose(1, 2)).softmax(-1) @ y)
 
     assert not refused(hooks(Keys()), torch.randn(N, 3, 5))
+
+
+class BehindACheckpoint(nn.Module):
+    def __init__(self, mixes):
+        super().__init__()
+        self.first, self.last, self.mixes = nn.Linear(3, 4), nn.Linear(4, 1), mixes
+
+    def inner(self, x):
+        h = self.first(x).tanh()
+        return h + h.roll(1, 0) if self.mixes else h
+
+    def forward(self, x):
+        return self.last(checkpoint(self.inner, x, use_reentrant=True))
+
+
+@pytest.mark.parametrize("mixes", [False, True])
+def test_examples_mixed_behind_a_reentrant_checkpoint_are_seen(mixes):
+    network, x = BehindACheckpoint(mixes), torch.randn(5, 3, requires_grad=True)
+
+    def record():
+        return Alignment(network, way="hooks").record(x, lambda output: output.square().sum(1))
+
+    if mixes:
+        with pytest.raises(MixedExamplesError, match="belong to several examples"):
+            record()
+    else:
+        record()
+
+
+class OnlyHalf(nn.Linear):
+    passes = 0
+
+    def forward(self, input):
+        type(self).passes += 1
+        if input.dtype is not torch.bfloat16:
+            raise TypeError("bfloat16 only")
+        return super().forward(input)
+
+
+def test_a_network_that_runs_in_half_precision_alone_is_looked_at_as_often_as_others():
+    network = OnlyHalf(3, 1).bfloat16()
+    alignment = Alignment(network, way="hooks")
+    counts = []
+    for _ in range(6):
+        before = OnlyHalf.passes
+        alignment.record(torch.randn(5, 3).bfloat16(), lambda output: output.float().square().sum(1))
+        counts.append(OnlyHalf.passes - before)
+    assert counts[0] > 1
+    assert counts[1:] == [1] * 5

@@ -1,3 +1,4 @@
+import threading
 import urllib.error
 
 import numpy as np
@@ -12,6 +13,7 @@ from gar_env.errors import (
     DownloadError,
     UnknownNameError,
 )
+from gar_env.seeding import TURNS
 
 
 def arrays(**changes):
@@ -205,3 +207,13 @@ def test_a_data_set_refuses_what_does_not_fit():
     images, labels = torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64)
     with pytest.raises(DatasetFormatError, match=r"x_test must be uint8 images .*; found torch.float32 \[4, 1, 2, 2\]"):
         Dataset("mine", images, labels, images.float(), labels, ("a",))
+
+
+def test_threads_of_a_pass_that_has_its_turn_may_ask_for_data_that_are_in_memory():
+    load_dataset("digits")
+    found = []
+    with TURNS:
+        thread = threading.Thread(target=lambda: found.append(load_dataset("digits")), daemon=True)
+        thread.start()
+        thread.join(20)
+    assert len(found) == 1
