@@ -47,11 +47,10 @@ def preserve(network: nn.Module, *functions: Function) -> Iterator[None]:
 def isolated(network: nn.Module, *functions: Function, dtype: torch.dtype | None = None) -> Iterator[None]:
     """Inside, the network is a copy of itself: nothing that passes through it do is left behind outside.
 
-    It is one for the whole process: a thread that runs the same network meanwhile runs the copy. Global module hooks,
-    ``torch.nn.modules.module.register_module_forward_hook`` for example, hear of the passes.
+    It is one for the whole process: a thread that runs the same network meanwhile runs the copy.
 
     Parameters and buffers are copies without anybody's hooks, the state is one of its own, and random numbers are the
-    next ones each time. Hooks of this package are off, others run on copies of what they hold.
+    next ones each time. Hooks of this package are off, others run on copies of what they hold, global module hooks too.
 
     Args:
         network: Whatever it holds.
@@ -68,9 +67,8 @@ def isolated(network: nn.Module, *functions: Function, dtype: torch.dtype | None
     # A hook on a parameter may change its gradient; those that come after it is there may step, and stay behind.
     hooks = [(stand_ins[id(p)], hook) for p in network.parameters() for hook in (p._backward_hooks or {}).values()]
     hooks = [(p, hook) for p, hook in hooks if not is_ours(hook)]
-    state = State.of(
-        network, [*functions, *(hook for _, hook in hooks)], stand_ins=stand_ins, strict=True, without_ours=True
-    )
+    called = [*functions, *(hook for _, hook in hooks)]
+    state = State.of(network, called, stand_ins=stand_ins, strict=True, without_ours=True)
     for p, hook in hooks:
         p.register_hook(hook)
     device = next((p.device for p in network.parameters()), torch.device("cpu"))

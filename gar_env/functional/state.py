@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gar_env.functional.copier import EMPTY, Copier, Function, contents_of
@@ -58,7 +59,7 @@ class State:
         copier = Copier(stand_ins or {}, strict, without_ours)
         for inner in module.modules():
             copier.take(inner)
-        for function in functions:
+        for function in [*functions, *_global_hooks()]:
             copier.take_function(function)
         return cls(copier.modules, copier.cells)
 
@@ -107,3 +108,10 @@ def swapped_in(state: State) -> Iterator[None]:
                 cell.cell_contents = value
             elif contents_of(cell) is not EMPTY:
                 del cell.cell_contents
+
+
+def _global_hooks() -> list[Function]:
+    """Those of all modules: ``torch.nn.modules.module.register_module_forward_hook`` and its like."""
+    module = torch.nn.modules.module
+    kinds = ("forward_pre", "forward", "backward_pre", "backward")
+    return [hook for kind in kinds for hook in getattr(module, f"_global_{kind}_hooks").values()]

@@ -93,3 +93,26 @@ def test_a_view_that_a_module_keeps_goes_on_showing_its_buffer(way, part):
     ]  # fmt: skip
     torch.testing.assert_close(align(tape, direction), torch.stack(wanted), rtol=2e-2, atol=1e-3)
     assert torch.equal(network.view, part(network.steps))
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", ["forward_pre", "forward", "full_backward", "full_backward_pre"])
+def test_global_hooks_hear_of_one_pass(way, kind):
+    last = nn.Linear(2, 1) if way == "hooks" else nn.LSTM(2, 1, batch_first=True)
+    heard, network, x = [], nn.Sequential(nn.Linear(3, 2), nn.GELU(), last), torch.randn(5, 4, 3, requires_grad=True)
+
+    def listen(module, *_):
+        heard.append(type(module).__name__)
+
+    def loss(output):
+        return (output if way == "hooks" else output[0]).square().mean((1, 2))
+
+    handle = getattr(nn.modules.module, f"register_module_{kind}_hook")(listen)
+    try:
+        loss(network(x)).mean().backward()
+        expected, heard[:] = list(heard), []
+        tape = Alignment(network, way=way).record(x, loss)
+        align(tape, {name: torch.ones_like(p) for name, p in network.named_parameters()})
+    finally:
+        handle.remove()
+    assert heard == expected
