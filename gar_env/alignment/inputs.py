@@ -46,19 +46,22 @@ def check_network(network: nn.Module) -> None:
             "The network is a DataParallel, which runs copies whose layers are not the recorded ones. Pass its "
             ".module, or use DistributedDataParallel."
         )
+    trained = with_complex = False
     for module in network.modules():
         # By hand, and in words only where something is wrong: this runs at every step.
         if isinstance(module, _LOOKED_AT):
             _check_module(network, module)
-            continue
         for p in module._parameters.values():
-            if p is not None and (isinstance(p, nn.parameter.UninitializedParameter) or p.is_meta):
+            if p is None:
+                continue
+            if p.is_meta or isinstance(p, nn.parameter.UninitializedParameter):
                 _check_module(network, module)
-    parameters = trainable_parameters(network)
-    if not parameters:
+            if p.requires_grad:
+                trained, with_complex = True, with_complex or p.is_complex()
+    if not trained:
         raise LossShapeError("The network has no trainable parameter, so its losses have no gradient to align.")
-    numbers = [name for name, p in parameters.items() if p.is_complex()]
-    if numbers:
+    if with_complex:
+        numbers = [name for name, p in trainable_parameters(network).items() if p.is_complex()]
         raise UnsupportedLayerError(f"Complex parameters are not supported: {', '.join(numbers)}. Freeze them.")
 
 

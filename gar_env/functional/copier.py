@@ -51,8 +51,10 @@ class Copier:
     def __init__(self, stand_ins: Mapping[int, Tensor], strict: bool, without_ours: bool) -> None:
         self.stand_ins, self.strict, self.without_ours = stand_ins, strict, without_ours
         self.sources: dict[int, dict[str, Any]] = {}  # where a module's attributes are copied from, if not from it
+        self.partial: set[int] = set()  # of which sources do not hold all attributes
         self.contents: dict[int, Any] = {}
         self.modules: list[tuple[Any, dict[str, Any], bool]] = []
+        self.modes: list[tuple[nn.Module, bool]] = []  # of layers of which no other attribute changes
         self._cells: dict[int, tuple[types.CellType, Any]] = {}
         self._taken: set[int] = set()
         self._copies: dict[int, tuple[Any, Any]] = {}  # the original too, so that its id stays taken
@@ -70,13 +72,13 @@ class Copier:
         self._taken.add(id(module))
         source = self.sources.get(id(module), vars(module))
         if not self.stand_ins and not self.without_ours and _is_stateless(module):
-            attributes = {"training": source["training"]}
+            self.modes.append((module, source["training"]))
             if source["_buffers"]:
-                attributes["_buffers"] = {name: self(buffer) for name, buffer in source["_buffers"].items()}
-            self.modules.append((module, attributes, False))
+                buffers = {name: self(buffer) for name, buffer in source["_buffers"].items()}
+                self.modules.append((module, {"_buffers": buffers}, False))
             return
         attributes: dict[str, Any] = {}
-        self.modules.append((module, attributes, True))
+        self.modules.append((module, attributes, id(module) not in self.partial))
         for name, value in source.items():
             if self.without_ours and name == "forward" and is_ours(value):
                 continue
@@ -179,7 +181,7 @@ class Copier:
             return value
         made = self._part_of_copied(value)
         if made is None:
-            made = value.detach().clone(memory_format=torch.preserve_format)
+            made = (value.detach() if value.requires_grad else value).clone()
             if type(value) is Tensor and value.layout is torch.strided and made.stride() == value.stride():
                 self._memory[value.untyped_storage().data_ptr(), value.dtype] = (value, made)
         return made.requires_grad_(value.requires_grad) if value.is_leaf else made
@@ -233,10 +235,15 @@ class Copier:
 
 
 def _is_stateless(module: nn.Module) -> bool:
-    kind = type(module)
-    if not kind.__module__.startswith(_STATELESS) or "forward" in vars(module):
+    if "forward" in vars(module) or not _has_stateless_kind(type(module)):
         return False
-    return not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+    tables = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
+    return not any(hooks and not all(map(is_ours, hooks.values())) for hooks in tables)
+
+
+@functools.lru_cache(1024)
+def _has_stateless_kind(kind: type) -> bool:
+    return kind.__module__.startswith(_STATELESS)
 
 
 def contents_of(cell: types.CellType) -> Any:

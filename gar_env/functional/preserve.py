@@ -32,7 +32,8 @@ def preserve(network: nn.Module, *functions: Function) -> Iterator[None]:
         >>> int(network.num_batches_tracked)
         0
     """
-    gradients = [(p, p.grad) for p in network.parameters()]
+    parameters = [p for module in network.modules() for p in module._parameters.values() if p is not None]
+    gradients = [(p, p.grad) for p in parameters]
     with swapped_in(State.of(network, functions)):
         for p, _ in gradients:
             p.grad = None

@@ -88,7 +88,7 @@ class Snapshot:
 
     def release(self) -> None:
         """Let go of them."""
-        self.parameters, self.state = {}, State([], [])
+        self.parameters, self.state = {}, State()
 
     def tangent(self, tangents: Mapping[str, Tensor], run: Run, *, twice: bool = False) -> tuple[Any, Any]:
         """``run(module)``, and how it moves with the parameters, the module being as it was.

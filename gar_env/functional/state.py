@@ -12,13 +12,16 @@ from __future__ import annotations
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from gar_env.functional.copier import EMPTY, Copier, Function, contents_of
+
+# Hooks on all modules: torch.nn.modules.module.register_module_forward_hook and its like.
+_KINDS = ("forward_pre", "forward", "backward_pre", "backward")
+_GLOBAL_HOOKS = [getattr(nn.modules.module, f"_global_{kind}_hooks") for kind in _KINDS]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +31,13 @@ class State:
     Args:
         modules: Modules, and objects that are called, each with its attributes; ``True`` where those are all of them,
             else no others can change.
+        modes: Of layers that have no other attributes that change, ``training``.
         cells: What closures hold, by cell.
     """
 
-    modules: list[tuple[Any, dict[str, Any], bool]]
-    cells: list[tuple[types.CellType, Any]]
+    modules: list[tuple[Any, dict[str, Any], bool]] = field(default_factory=list)
+    modes: list[tuple[nn.Module, bool]] = field(default_factory=list)
+    cells: list[tuple[types.CellType, Any]] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -59,20 +64,21 @@ class State:
         copier = Copier(stand_ins or {}, strict, without_ours)
         for inner in module.modules():
             copier.take(inner)
-        for function in [*functions, *_global_hooks()]:
+        for function in [*functions, *(hook for hooks in _GLOBAL_HOOKS for hook in hooks.values())]:
             copier.take_function(function)
-        return cls(copier.modules, copier.cells)
+        return cls(copier.modules, copier.modes, copier.cells)
 
     def copy(self, *, stand_ins: Mapping[int, Tensor]) -> State:
         """Copy the copy, with other tensors for its parameters."""
         copier = Copier(stand_ins, False, False)
         copier.sources = {id(module): attributes for module, attributes, _ in self.modules}
+        copier.partial = {id(module) for module, _, whole in self.modules if not whole}
         copier.contents = {id(cell): value for cell, value in self.cells}
         for module, _, _ in self.modules:
             copier.take_function(module)
         for cell, _ in self.cells:
             copier.take_cell(cell)
-        return State(copier.modules, copier.cells)
+        return State(copier.modules, self.modes + copier.modes, copier.cells)
 
     @property
     def buffers(self) -> list[Tensor]:
@@ -88,8 +94,11 @@ def swapped_in(state: State) -> Iterator[None]:
         (module, dict(vars(module)) if whole else {name: vars(module)[name] for name in attributes}, whole)
         for module, attributes, whole in state.modules
     ]
+    modes = [(module, module.training) for module, _ in state.modes]
     held = [(cell, contents_of(cell)) for cell, _ in state.cells]
     try:
+        for module, training in state.modes:
+            vars(module)["training"] = training
         for module, attributes, whole in state.modules:
             if whole:
                 vars(module).clear()
@@ -103,15 +112,10 @@ def swapped_in(state: State) -> Iterator[None]:
             if whole:
                 vars(module).clear()
             vars(module).update(attributes)
+        for module, training in modes:
+            vars(module)["training"] = training
         for cell, value in held:
             if value is not EMPTY:
                 cell.cell_contents = value
             elif contents_of(cell) is not EMPTY:
                 del cell.cell_contents
-
-
-def _global_hooks() -> list[Function]:
-    """Those of all modules: ``torch.nn.modules.module.register_module_forward_hook`` and its like."""
-    module = torch.nn.modules.module
-    kinds = ("forward_pre", "forward", "backward_pre", "backward")
-    return [hook for kind in kinds for hook in getattr(module, f"_global_{kind}_hooks").values()]

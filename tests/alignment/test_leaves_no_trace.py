@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gar_env.alignment import align, aligning, gradient, record, try_ways
 from gar_env.errors import AlignmentError
-from programs import PROGRAMS, Program, build
+from programs import DEVICES, PROGRAMS, Program, build
 
 WAYS = ("auto", "hooks", "forward", "finite_difference")
 
@@ -36,6 +36,7 @@ def state_of(program: Program) -> dict[str, Any]:
         "inputs": plain(program.inputs),
         "optimizers": [plain(optimizer.state_dict()) for optimizer in program.optimizers],
         "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if "cuda" in DEVICES else [],
         "numpy": plain(np.random.get_state()[1]),  # noqa: NPY002
         "python": random.getstate(),
     }
@@ -92,11 +93,12 @@ def run_quietly(call) -> Any:
     probe=st.booleans(),
     earlier=st.integers(0, 2),
     seed=st.integers(0, 3),
+    device=st.sampled_from(DEVICES),
 )
-def test_a_recording_leaves_a_program_as_a_plain_pass_does(name, way, read, probe, earlier, seed):
+def test_a_recording_leaves_a_program_as_a_plain_pass_does(name, way, read, probe, earlier, seed, device):
     if name in ("fused optimizer", "writes its input") and read == "aligning":
         read = "align"  # refused there, in the middle of the backward pass
-    recorded, plainly = build(name, seed), build(name, seed)
+    recorded, plainly = (build(PROGRAMS[name], seed, device) for _ in range(2))
     for program in (recorded, plainly):  # passes before it: state is not that of the start
         torch.manual_seed(seed + 100)
         random.seed(seed)
@@ -105,8 +107,10 @@ def test_a_recording_leaves_a_program_as_a_plain_pass_does(name, way, read, prob
             plain_pass(program)
     objects = [id(p) for p in recorded.network.parameters()]
     both = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
+    on_gpus = torch.cuda.get_rng_state_all() if "cuda" in DEVICES else []
 
     def restart() -> None:
+        torch.cuda.set_rng_state_all(on_gpus)
         torch.set_rng_state(both[0])
         random.setstate(both[1])
         np.random.set_state(both[2])  # noqa: NPY002
@@ -166,7 +170,7 @@ def plain_zero(program: Program) -> None:
 @pytest.mark.parametrize("name", ["remembers", "fused optimizer", "batch norm", "draws random numbers"])
 @pytest.mark.parametrize("way", ["hooks", "forward", "finite_difference"])
 def test_a_loss_that_raises_leaves_what_a_plain_pass_leaves(name, way):
-    recorded, plainly = build(name, 0), build(name, 0)
+    recorded, plainly = (build(PROGRAMS[name], 0) for _ in range(2))
 
     def raises(output):
         raise ZeroDivisionError
