@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gar_env.alignment.direction import RUN, Direction, norm
-from gar_env.alignment.tape import Parts, Tape, working_dtype
+from gar_env.alignment.tape import Parts, Tape, hint_on_gpus, working_dtype
 from gar_env.errors import LostGradientError, NonFiniteGradientError
 
 # Largest gap between a part's entries and its share of the batch gradient, relative to the size of the entries:
@@ -85,4 +85,5 @@ def check_conservation(tape: Tape, parts: Parts, products: Mapping[str, Tensor],
         ]
         raise LostGradientError(
             f"The examples' entries do not add up to the batch gradient for {'; '.join(found)}. {tape.why_lost}"
+            + hint_on_gpus(tape.losses)
         )

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map
 from gar_env.alignment.conservation import add_up
 from gar_env.alignment.differences import check_differences
 from gar_env.alignment.direction import trainable_parameters
+from gar_env.alignment.fallback import check_repeatable
 from gar_env.alignment.inputs import Inputs, Losses
 from gar_env.alignment.listeners import paused
 from gar_env.alignment.replayed import ForwardTape, record_replayed
@@ -47,6 +48,7 @@ def try_ways(network: nn.Module, inputs: Inputs, loss: Losses, *, without: str =
         if way == without:
             continue
         try:
+            check_repeatable(network)
             with paused():
                 attempt(network, arguments, loss)
         except torch.OutOfMemoryError:

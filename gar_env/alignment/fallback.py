@@ -14,7 +14,7 @@ from gar_env.alignment.direction import Direction
 from gar_env.alignment.tape import KeptTree, dot_per_example, keep, unkept
 from gar_env.alignment.units import Call, Unit
 from gar_env.errors import UnsupportedLayerError
-from gar_env.functional import Snapshot
+from gar_env.functional import Snapshot, draws_in_cudnn
 
 
 @dataclass(eq=False)
@@ -55,6 +55,20 @@ class Replay(Call):
         return [leaves[index] for index in self.deltas]
 
 
+def check_repeatable(module: nn.Module, label: str = "The network") -> None:
+    """Refuse what cannot be run twice with the same dropout.
+
+    Raises:
+        UnsupportedLayerError: If a recurrent layer draws its dropout from cuDNN's own state.
+    """
+    if any(map(draws_in_cudnn, module.modules())):
+        raise UnsupportedLayerError(
+            f"{label} has recurrent layers whose dropout cuDNN draws from a state of its own, so no replay repeats it. "
+            "Put nn.Dropout between layers built with dropout=0, or record inside "
+            "torch.backends.cudnn.flags(enabled=False)."
+        )
+
+
 def first_line(error: BaseException) -> str:
     """Of what it says."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
@@ -86,6 +100,7 @@ class ReplayTaker:
             return
         self.depth += 1
         if self.depth == 1:
+            check_repeatable(module, str(unit))
             snapshot = Snapshot.take(module, parameters=not unit.copies)
             unit.copies = snapshot.parameters = unit.copies or snapshot.parameters
             self._open = Replay(str(unit), snapshot, keep((args, kwargs)))

@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 from gar_env.alignment.backward import LossScale, backward_of_mean
 from gar_env.alignment.conservation import add_up
 from gar_env.alignment.direction import Direction, dot, norm
-from gar_env.alignment.fallback import first_line
+from gar_env.alignment.fallback import check_repeatable, first_line
 from gar_env.alignment.inputs import Losses, call, check_losses
 from gar_env.alignment.tape import (
     KeptTree,
@@ -34,12 +34,13 @@ from gar_env.alignment.tape import (
     Tape,
     coarsest_inside,
     coarsest_of,
+    hint_on_gpus,
     keep,
     runs_in_low_precision,
     unkept,
 )
 from gar_env.errors import LostGradientError, StaleTapeError, UnsupportedLayerError
-from gar_env.functional import Snapshot
+from gar_env.functional import Snapshot, multiplies_in_ten_bits
 
 ROUGH = 0.5
 """Largest error of a finite difference, as estimated, that is returned: beyond it, something else than rounding."""
@@ -126,6 +127,7 @@ class ForwardTape(ReplayedTape):
                 f"Replaying the recorded pass gave other losses, by up to {(losses - self.losses).abs().max():.2g}: "
                 "inputs or targets were overwritten, another thread drew from torch's global generator, or network or "
                 "loss depend on global variables. Keep each batch in its own tensors until its rewards are computed."
+                + hint_on_gpus(self.losses)
             )
         return entry
 
@@ -236,11 +238,14 @@ def record_replayed(
             "A finite difference in half precision is rounding and nothing else: outside of torch.autocast it would "
             "be one of float32."
         )
+    check_repeatable(network)
     snapshot = Snapshot.take(unwrapped(network), (loss,), parameters=False)
     kept_inputs = keep(inputs)  # before the pass, which may write into them
     losses = loss(call(network if run is None else run, inputs))
     check_losses(losses, inputs, per_token=True)
     coarsest = coarsest_of([losses, *network.parameters()], coarsest_inside(losses))
+    if coarsest is torch.float32 and multiplies_in_ten_bits(network):
+        coarsest = torch.float16  # has as many
     if any(_steps_inside(p) for p in network.parameters()):
         snapshot.take_parameters()
     versions = [p._version for p in snapshot.names.values()]

@@ -16,12 +16,13 @@ from gar_env.alignment.layerwise import LayerTape, record_layers
 from gar_env.alignment.rules import uses_batch_statistics
 from gar_env.alignment.units import plan
 from gar_env.errors import AlignmentError, MixedExamplesError
-from gar_env.functional import isolated
+from gar_env.functional import isolated, multiplies_in_ten_bits
 
-# Of a part's largest entry; rounding stays below 1e-5 in float32, mixed examples are of the order of 0.1.
-TOLERANCE, COARSE = 1e-3, 0.05
-# Of the largest entry of all: a part whose gradient is 0, as a bias before a normalisation, is nothing but rounding.
-FLOOR, COARSE_FLOOR = 1e-5, 1e-3
+# Of a part's largest entry: rounding stays below 1e-5 in float32, mixed examples are of the order of 0.1. And of the
+# largest entry of all: a part whose gradient is 0, as a bias before a normalisation, is nothing but rounding.
+TOLERANCE, FLOOR = 1e-3, 1e-5
+TEN_BITS, TEN_BITS_FLOOR = 1e-2, 1e-4
+COARSE, COARSE_FLOOR = 0.05, 1e-3
 SPREAD = 0.2
 """Perturbed parameters move by this share of their root mean square; those that are all 0, half as far from 0."""
 
@@ -96,7 +97,11 @@ def _check(network: nn.Module, inputs: Arguments, loss: Losses, dtype: torch.dty
     weighed = record(lambda output: weights * loss(output))
     if not bool(plain.losses.isfinite().all()):
         return plain.n  # divergence, for the caller to see; NaN would look like mixed examples
-    coarse = plain.low_precision
+    tolerance, floor = TOLERANCE, FLOOR
+    if multiplies_in_ten_bits(network):
+        tolerance, floor = TEN_BITS, TEN_BITS_FLOOR
+    if plain.low_precision:
+        tolerance, floor = COARSE, COARSE_FLOOR
     direction: Direction = {
         name: torch.randn(p.shape, generator=draw, device=device, dtype=plain.batch_gradient[name].dtype)
         for name, p in trainable_parameters(network).items()
@@ -108,7 +113,6 @@ def _check(network: nn.Module, inputs: Arguments, loss: Losses, dtype: torch.dty
         largest = torch.stack([entry.abs().max() for entry in expected.values()]).max()
         for names, entry in expected.items():
             gap, size = (found[names] - weights * entry).abs().max(), entry.abs().max()
-            tolerance, floor = (COARSE, COARSE_FLOOR) if coarse else (TOLERANCE, FLOOR)
             if bool(gap > tolerance * size + floor * largest):
                 raise MixedExamplesError(
                     f"Rows belong to several examples at the parameters {_listed(names)}: with other weights on the "

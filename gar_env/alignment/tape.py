@@ -201,6 +201,16 @@ def dot_per_example(a: Tensor, b: Tensor, *, own: bool = False) -> Tensor:
     return (a.mul_(b) if own else a * b).reshape(len(b), -1).sum(1)
 
 
+def hint_on_gpus(losses: Tensor) -> str:
+    """A sentence for the end of a reason why a replay is not the recorded pass; empty on CPUs."""
+    if not losses.is_cuda:
+        return ""
+    return (
+        " Or attention drew its dropout inside a fused kernel, which no replay in forward mode repeats: record inside "
+        "torch.nn.attention.sdpa_kernel(SDPBackend.MATH)."
+    )
+
+
 def full_precision(network: nn.Module) -> torch.autocast:
     """A context in which tapes are read: without ``torch.autocast``, whatever the pass around it does."""
     device = next(network.parameters()).device.type

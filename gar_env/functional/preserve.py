@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gar_env.functional.copier import Function, is_ours
+from gar_env.functional.kernels import draws_in_cudnn
 from gar_env.functional.state import State, swapped_in
 from gar_env.seeding import RandomState
 
@@ -73,7 +74,11 @@ def isolated(network: nn.Module, *functions: Function, dtype: torch.dtype | None
     for p, hook in hooks:
         p.register_hook(hook)
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    with RandomState.now(device).replayed(), swapped_in(state):
+    # What cuDNN drew for dropout could not be put back.
+    cudnn_off = (
+        torch.backends.cudnn.flags(enabled=False) if any(map(draws_in_cudnn, network.modules())) else nullcontext()
+    )
+    with RandomState.now(device).replayed(), cudnn_off, swapped_in(state):
         yield
 
 

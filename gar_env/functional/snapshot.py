@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from gar_env.functional.copier import Function
 from gar_env.functional.graph import nodes_below
+from gar_env.functional.kernels import Kernels
 from gar_env.functional.state import State, swapped_in
 from gar_env.seeding import TURNS, RandomState
 
@@ -56,6 +57,7 @@ class Snapshot:
         random: All global generators.
         device: Of its parameters.
         autocast: Mixed precision.
+        kernels: On a GPU.
     """
 
     module: nn.Module
@@ -65,6 +67,7 @@ class Snapshot:
     random: RandomState
     device: torch.device
     autocast: Autocast
+    kernels: Kernels | None
 
     @classmethod
     def take(cls, module: nn.Module, functions: Iterable[Function] = (), *, parameters: bool = True) -> Snapshot:
@@ -72,7 +75,8 @@ class Snapshot:
         names = dict(module.named_parameters())
         device = next((p.device for p in names.values()), torch.device("cpu"))
         state = State.of(module, functions, without_ours=True)
-        taken = cls(module, names, {}, state, RandomState.now(device), device, Autocast.now(device))
+        kernels = Kernels.now() if device.type == "cuda" else None
+        taken = cls(module, names, {}, state, RandomState.now(device), device, Autocast.now(device), kernels)
         if parameters:
             taken.take_parameters()
         return taken
@@ -150,14 +154,15 @@ class Snapshot:
     def moved(self, tangents: Mapping[str, Tensor], step: float, run: Run) -> Any:
         """``run(module)``, the module as it was but for its parameters: ``step`` along ``tangents``."""
         stepped = {name: self.parameters[name] + step * t for name, t in tangents.items()}
-        try:
-            with self._as_it_was(stepped):
-                return run(self.module)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError:  # the network may differentiate on its own, in its parameters
-            with self._as_it_was({name: p.requires_grad_() for name, p in stepped.items()}):
-                return run(self.module)
+        with self.kernels.again() if self.kernels else nullcontext():
+            try:
+                with self._as_it_was(stepped):
+                    return run(self.module)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError:  # the network may differentiate on its own, in its parameters
+                with self._as_it_was({name: p.requires_grad_() for name, p in stepped.items()}):
+                    return run(self.module)
 
     @contextmanager
     def _as_it_was(self, parameters: Mapping[str, Tensor]) -> Iterator[None]:
@@ -177,7 +182,7 @@ class Snapshot:
 
     @contextmanager
     def _forward_mode(self) -> Iterator[None]:
-        """Backend switches without which operations have no forward-mode derivative; of the whole process."""
+        """Switches without which operations have no forward-mode derivative; of the whole process."""
         recurrent = any(isinstance(inner, nn.RNNBase) for inner in self.module.modules())
         with TURNS:
             fast_path = torch.backends.mha.get_fastpath_enabled()
@@ -188,8 +193,9 @@ class Snapshot:
                     warnings.catch_warnings(action="ignore"),
                     # Only the MATH kernel of attention has a forward-mode derivative.
                     sdpa_kernel(SDPBackend.MATH),
-                    # The fused CPU kernel of recurrent layers has none either; convolutions are much faster fused.
+                    # The fused kernels of recurrent layers have none either; convolutions are much faster fused.
                     torch.backends.mkldnn.flags(enabled=False, allow_tf32=False) if recurrent else nullcontext(),
+                    torch.backends.cudnn.flags(enabled=False) if recurrent and self.kernels else nullcontext(),
                 ):
                     yield
             finally:

@@ -96,6 +96,8 @@ def run_quietly(call) -> Any:
     device=st.sampled_from(DEVICES),
 )
 def test_a_recording_leaves_a_program_as_a_plain_pass_does(name, way, read, probe, earlier, seed, device):
+    if name == "recurrent":
+        device = "cpu"  # where cuDNN draws dropout, two plain passes are not the same
     if name in ("fused optimizer", "writes its input") and read == "aligning":
         read = "align"  # refused there, in the middle of the backward pass
     recorded, plainly = (build(PROGRAMS[name], seed, device) for _ in range(2))

@@ -80,7 +80,7 @@ def test_entries_are_right_or_the_way_refuses(name, way, device, dtype):
             found = align(tape, direction)
     except AlignmentError as error:
         refused = str(error)
-    assert bool(refused) == ((name, way) in REFUSED), refused
+    assert bool(refused) == ((name, way) in REFUSED | (REFUSED_ON_GPUS[dtype] if device == "cuda" else set())), refused
     if refused:
         return
     expected = one_backward_per_loss(name, device, dtype)
@@ -105,6 +105,16 @@ REFUSED = {
     # written into by the pass itself
     ("writes its input", "forward"),
     ("writes its input", "finite_difference"),
+}
+
+
+RECURRENT = {("recurrent", way) for way in WAYS}  # cuDNN's dropout comes from a state of its own
+# Another direction is looked along, and the power iteration that spectral norm detaches has not converged.
+UNCONVERGED = {("spectral norm", "finite_difference")}
+REFUSED_ON_GPUS = {
+    torch.float64: RECURRENT | UNCONVERGED,
+    # dropout inside a fused kernel of attention
+    torch.float32: RECURRENT | UNCONVERGED | {("transformer", way) for way in ("auto", "hooks", "forward")},
 }
 
 

@@ -1,0 +1,130 @@
+"""On a GPU, environments train the same each time, whatever runs beside them; recurrent layers and attention too."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+import gar_env  # noqa: F401 - registers the environments
+from gar_env.alignment import align, record
+from gar_env.errors import AlignmentError, UnsupportedLayerError
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+N, STEPS = 24, 6
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "split": ("GAR/DataSplit-v0", {}),
+    "split, next step": ("GAR/DataSplit-v0", {"reward_timing": "next_step"}),
+    "split, nslr": ("GAR/DataSplit-v0", {"reward": "nslr"}),
+    "weight": ("GAR/DataWeight-v0", {}),
+    "augment": ("GAR/Augment-v0", {"network": "fc_bn"}),
+}
+
+
+@pytest.fixture(autouse=True)
+def whole_float32():
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def rewards(name: str, device: str, **options: Any) -> np.ndarray:
+    """``[STEPS, N]``."""
+    env_id, own = CASES[name]
+    env = gymnasium.make_vec(env_id, num_envs=N, num_steps=STEPS, dataset="digits", device=device, **own | options)
+    env.reset(seed=1)
+    env.action_space.seed(1)
+    found = np.stack([np.asarray(env.step(env.action_space.sample())[1]) for _ in range(STEPS)])
+    env.close()
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_threads_and_an_outer_autocast_change_nothing(name):
+    expected, found = rewards(name, "cuda"), {}
+
+    def run(i: int) -> None:
+        with torch.autocast("cuda"):
+            found[i] = rewards(name, "cuda")
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    for one in found.values():
+        np.testing.assert_allclose(one, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("network", ["cnn_bn", "wrn-10-1"])
+def test_convolutions_in_half_precision_and_channels_last_learn(network):
+    found = rewards("split", "cuda", network=network, precision="bfloat16", channels_last=True)
+    assert np.isfinite(found).all()
+    assert np.abs(found[1:]).max() > 0
+
+
+def losses(output: torch.Tensor) -> torch.Tensor:
+    return output.flatten(1).square().mean(1)
+
+
+def entries(network: nn.Module, x: torch.Tensor, way: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Found, and by one backward pass per example of the same forward pass."""
+    direction = {name: torch.randn_like(p) for name, p in network.named_parameters()}
+    state = torch.cuda.get_rng_state()
+    found = align(record(network, x, losses, way=way), direction)
+    torch.cuda.set_rng_state(state)
+    parameters = dict(network.named_parameters())
+    expected = []
+    for loss in losses(network(x)):
+        gradients = torch.autograd.grad(loss, list(parameters.values()), retain_graph=True)
+        expected.append(sum((direction[k] * g).sum() for k, g in zip(parameters, gradients, strict=True)))
+    return found, torch.stack(expected)
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: type[nn.RNNBase], dropout: float) -> None:
+        super().__init__()
+        self.layer, self.head = kind(4, 5, 2, batch_first=True, dropout=dropout), nn.Linear(5, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layer(x)[0])
+
+
+@pytest.mark.parametrize("way", ["hooks", "forward"])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_without_dropout_are_right(kind, way):
+    found, expected = entries(Recurrent(kind, 0.0).cuda(), torch.randn(6, 7, 4, device="cuda"), way)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("way", ["hooks", "forward", "finite_difference"])
+def test_dropout_of_cudnn_is_refused_and_the_remedies_work(way):
+    x = torch.randn(6, 7, 4, device="cuda")
+    with pytest.raises(UnsupportedLayerError, match=r"cuDNN draws from a state of its own.*No way covers it"):
+        entries(Recurrent(nn.LSTM, 0.3).cuda(), x, way)
+    with torch.backends.cudnn.flags(enabled=False):
+        found, expected = entries(Recurrent(nn.LSTM, 0.3).cuda(), x, way)
+    close = 0.1 if way == "finite_difference" else 1e-3
+    torch.testing.assert_close(found, expected, rtol=close, atol=close * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("way", ["auto", "forward"])
+def test_dropout_of_fused_attention_is_refused_and_the_remedies_work(way):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 16, 0.2, batch_first=True)
+    network, x = nn.Sequential(layer, nn.Linear(16, 2)).cuda(), torch.randn(6, 8, 16, device="cuda")
+    with pytest.raises(AlignmentError, match=r"SDPBackend.MATH.*way='finite_difference'"):
+        entries(network, x, way)
+    found, expected = entries(network, x, "finite_difference")
+    torch.testing.assert_close(found, expected, rtol=0.1, atol=0.1 * float(expected.abs().max()))
+    with sdpa_kernel(SDPBackend.MATH):
+        found, expected = entries(network, x, way)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
