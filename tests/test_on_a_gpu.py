@@ -121,7 +121,7 @@ def test_dropout_of_fused_attention_is_refused_and_the_remedies_work(way):
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(16, 2, 16, 0.2, batch_first=True)
     network, x = nn.Sequential(layer, nn.Linear(16, 2)).cuda(), torch.randn(6, 8, 16, device="cuda")
-    with pytest.raises(AlignmentError, match=r"SDPBackend.MATH.*way='finite_difference'"):
+    with pytest.raises(AlignmentError, match=r"SDPBackend.MATH"):
         entries(network, x, way)
     found, expected = entries(network, x, "finite_difference")
     torch.testing.assert_close(found, expected, rtol=0.1, atol=0.1 * float(expected.abs().max()))

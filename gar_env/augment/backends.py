@@ -134,6 +134,8 @@ def compiled(space: SearchSpace, height: int, width: int, device: torch.device) 
 
 LARGE, CACHED = 96 * 96, 2**17
 """Pixels above which a CPU takes a few images at a time, and their numbers: what a kernel makes then fits caches."""
+LARGER = 128 * 128
+"""Pixels above which it takes one image at a time, through all its operations."""
 
 
 def _run(group: Group, images: Tensor, rows: Tensor, corners: Tensor) -> Tensor:
@@ -158,6 +160,8 @@ def grouped(plan: Plan, images: Tensor) -> Tensor:
     """At each place, images sorted by kernel, each kernel on a contiguous slice; put back in order once, at the end."""
     space = compiled(plan.space, plan.height, plan.width, images.device)
     groups, rows = space.rows_of(plan)
+    if plan.height * plan.width > LARGER and images.device.type == "cpu":
+        return _one_by_one(space, groups, rows, plan.corners, images)
     sizes = torch.zeros(plan.places, len(space.groups) + 1, dtype=torch.int64, device=images.device)
     sizes.scatter_add_(1, groups.T, torch.ones_like(groups.T))
     orders = groups.sort(stable=True, dim=0).indices.T.contiguous()  # per place, image numbers sorted by group
@@ -177,6 +181,18 @@ def grouped(plan: Plan, images: Tensor) -> Tensor:
                 own.copy_(_run(group, own, place_rows.narrow(0, start, size), corners.narrow(0, start, size)))
                 start += size
     return images.clone() if current is images else current.index_select(0, at)
+
+
+def _one_by_one(space: Compiled, groups: Tensor, rows: Tensor, corners: Tensor, images: Tensor) -> Tensor:
+    done = torch.empty_like(images)
+    for i, numbers in enumerate(groups.tolist()):
+        image = images[i : i + 1]
+        for place, number in enumerate(numbers):
+            if number:
+                at = slice(i, i + 1), place
+                image = _run(space.groups[number - 1], image, rows[at], corners[at])
+        done[i] = image[0]
+    return done
 
 
 @register_backend("masked")

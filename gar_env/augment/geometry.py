@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -129,19 +130,28 @@ def _move_one(image: Tensor, coefficients: Coefficients, out: Tensor) -> None:
     if a1 == a3 == 0 and abs(a0) == abs(a4) == ONE:
         return _copy_block(image, a0 // ONE, a2 >> 16, a4 // ONE, a5 >> 16, out)
     if (a0, a3, a4) == (ONE, 0, ONE) and a5 >> 16 == 0:
-        # x_in = x + s(y): every row is a window of a row with black on both sides.
-        shifts = ((a2 + a1 * torch.arange(height)) >> 16).clamp_(-width, width) + width
-        windows = F.pad(image, (width, width)).unfold(2, width, 1)
-        out.copy_(windows[:, torch.arange(height), shifts])
-        return None
+        return _shift(image.numpy(), (a2 + a1 * np.arange(height)) >> 16, out.numpy())
+    if (a0, a1, a4) == (ONE, 0, ONE) and a2 >> 16 == 0:
+        return _shift(image.mT.numpy(), (a5 + a3 * np.arange(width)) >> 16, out.mT.numpy())
     largest = max(abs(a0) * width + abs(a1) * height + abs(a2), abs(a3) * width + abs(a4) * height + abs(a5))
     dtype = torch.int32 if largest < 2**31 else torch.int64
     x, y = torch.arange(width, dtype=dtype), torch.arange(height, dtype=dtype)[:, None]
-    x_in, y_in = (a2 + a1 * y + a0 * x).bitwise_right_shift_(16), (a5 + a4 * y + a3 * x).bitwise_right_shift_(16)
-    inside = (x_in == x_in.clamp(0, width - 1)).logical_and_(y_in == y_in.clamp(0, height - 1))
-    source = y_in.mul_(width).add_(x_in).masked_fill_(inside.logical_not_(), height * width)
-    with_black = F.pad(image.flatten(1), (0, 1))
-    torch.gather(with_black, 1, source.flatten().long().expand(len(image), -1), out=out.view(len(image), -1))
+    x_in = (a0 * x).add(a1 * y + a2).bitwise_right_shift_(16).clamp_(-1, width)
+    y_in = (a3 * x).add(a4 * y + a5).bitwise_right_shift_(16).clamp_(-1, height)
+    source = y_in.mul_(width + 2).add_(x_in).add_(width + 3).flatten().int()
+    for channel, moved in zip(F.pad(image, (1, 1, 1, 1)).flatten(1), out.view(len(image), -1), strict=True):
+        torch.index_select(channel, 0, source, out=moved)
+
+
+def _shift(image: np.ndarray, shifts: np.ndarray, out: np.ndarray) -> None:
+    """``x_in = x + shifts[y]`` of ``[c, h, w]``: every row is a window of a row with black on both sides."""
+    channels, height, width = image.shape
+    rows = np.zeros((channels, height, 3 * width), np.uint8)
+    rows[:, :, width : 2 * width] = image
+    # NumPy copies a window whole, torch pixel by pixel.
+    strides = (height * 3 * width, 3 * width, 1, 1)
+    windows = np.lib.stride_tricks.as_strided(rows, (channels, height, 2 * width + 1, width), strides)
+    out[:] = windows[:, np.arange(height), shifts.clip(-width, width) + width]
 
 
 def _copy_block(image: Tensor, x_sign: int, x_shift: int, y_sign: int, y_shift: int, out: Tensor) -> None:

@@ -134,8 +134,7 @@ def auto_contrast(images: Tensor, values: Tensor) -> Tensor:
 def equalize(images: Tensor, values: Tensor) -> Tensor:
     """Even out every channel's histogram."""
     flat = images.flatten(2).long()
-    counts = torch.zeros(*flat.shape[:2], 256, dtype=torch.float64, device=images.device)
-    counts.scatter_add_(2, flat, torch.ones_like(flat, dtype=torch.float64))  # whole, and faster than whole numbers
+    counts = _histograms(images.flatten(2), flat)
     last = counts.gather(2, flat.amax(2, keepdim=True)).long()
     step = (flat.shape[2] - last) // 255
     below = counts.cumsum(2).sub_(counts)
@@ -143,6 +142,15 @@ def equalize(images: Tensor, values: Tensor) -> Tensor:
     evened = below.add_(step // 2).div_(step.clamp_min(1)).floor_().clamp_max_(255)
     levels = torch.arange(256, dtype=torch.float64, device=images.device)
     return torch.where(step > 0, evened, levels).to(torch.uint8).gather(2, flat).view_as(images)
+
+
+def _histograms(pixels: Tensor, levels: Tensor) -> Tensor:
+    """Of every image's and channel's bytes, float64 ``[m, c, 256]``, whole numbers; ``levels`` are the bytes as int64."""
+    if pixels.device.type == "cpu" and pixels.shape[2] > 2**12:
+        counts = [torch.bincount(channel, minlength=256) for channel in pixels.flatten(0, 1)]
+        return torch.stack(counts).double().view(*pixels.shape[:2], 256)
+    counts = torch.zeros(*pixels.shape[:2], 256, dtype=torch.float64, device=pixels.device)
+    return counts.scatter_add_(2, levels, torch.ones_like(levels, dtype=torch.float64))  # faster than whole numbers
 
 
 def _same(image: Image.Image, value: float) -> Image.Image:

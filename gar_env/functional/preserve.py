@@ -75,10 +75,9 @@ def isolated(network: nn.Module, *functions: Function, dtype: torch.dtype | None
         p.register_hook(hook)
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     # What cuDNN drew for dropout could not be put back.
-    cudnn_off = (
-        torch.backends.cudnn.flags(enabled=False) if any(map(draws_in_cudnn, network.modules())) else nullcontext()
-    )
-    with RandomState.now(device).replayed(), cudnn_off, swapped_in(state):
+    draws = any(map(draws_in_cudnn, network.modules()))
+    kernels = torch.backends.cudnn.flags(enabled=False) if draws else nullcontext()
+    with RandomState.now(device).replayed(), kernels, swapped_in(state):
         yield
 
 

@@ -113,8 +113,10 @@ RECURRENT = {("recurrent", way) for way in WAYS}  # cuDNN's dropout comes from a
 UNCONVERGED = {("spectral norm", "finite_difference")}
 REFUSED_ON_GPUS = {
     torch.float64: RECURRENT | UNCONVERGED,
-    # dropout inside a fused kernel of attention
-    torch.float32: RECURRENT | UNCONVERGED | {("transformer", way) for way in ("auto", "hooks", "forward")},
+    torch.float32: RECURRENT
+    | UNCONVERGED
+    | {("transformer", way) for way in ("auto", "hooks", "forward")}  # dropout inside a fused kernel of attention
+    | {("padding row without forward mode", "finite_difference")},  # TF32 rounds more than its losses change
 }
 
 
