@@ -14,6 +14,11 @@ sys.path.insert(0, str(Path(__file__).parent))  # cases.py and oracles.py
 torch.set_num_threads(1)  # the tensors are small; threads would only wait for each other
 
 
+def pytest_make_parametrize_id(val) -> str | None:
+    """Names that are the same in every process: functions without their addresses."""
+    return getattr(val, "__name__", type(val).__name__) if callable(val) else None
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """Tests may draw from the global generator; they draw the same each time."""

@@ -145,7 +145,7 @@ def equalize(images: Tensor, values: Tensor) -> Tensor:
 
 
 def _histograms(pixels: Tensor, levels: Tensor) -> Tensor:
-    """Of every image's and channel's bytes, float64 ``[m, c, 256]``, whole numbers; ``levels`` are the bytes as int64."""
+    """Of every image's and channel's bytes, float64 ``[m, c, 256]``, whole numbers; ``levels`` are they as int64."""
     if pixels.device.type == "cpu" and pixels.shape[2] > 2**12:
         counts = [torch.bincount(channel, minlength=256) for channel in pixels.flatten(0, 1)]
         return torch.stack(counts).double().view(*pixels.shape[:2], 256)

@@ -200,7 +200,6 @@ def test_controllers_of_splits_refuse_augmentations():
         ),
         (lambda: FixedPolicy([0.5, 0.6]), "sum 1.1"),
     ],
-    ids=str,
 )
 def test_bad_input_is_refused(call, message):
     with pytest.raises(ConfigurationError, match=re.escape(message)):

@@ -126,7 +126,6 @@ PLAN = sample(n=4)
         ),
         (lambda: to_tensor(to_image(torch.zeros(3, 4, 4, dtype=torch.uint8)).convert("RGBA")), "has mode 'RGBA'"),
     ],
-    ids=str,
 )
 def test_bad_input_is_refused_with_what_was_found(call, message):
     with pytest.raises(ConfigurationError, match=re.escape(message)):

@@ -121,7 +121,6 @@ def test_every_operation_of_the_paper_is_registered_with_a_unit_where_it_has_a_s
         ),
         (lambda: register_space(SearchSpace("wl", (Choice("blur"),))), DuplicateNameError, "called 'wl' is registered"),
     ],
-    ids=str,
 )
 def test_bad_input_is_refused_with_what_to_do(call, error, message):
     with pytest.raises(error, match=re.escape(message)):
