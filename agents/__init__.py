@@ -1,27 +1,8 @@
-"""Controllers for :mod:`gar_env`, and the experiments that use them."""
+"""Controllers for :mod:`gar_env`, and the experiments that use them; loaded when they are first asked for."""
 
-from agents.agent import Agent, train
-from agents.policies import (
-    DropSpoiled,
-    FixedAugmentation,
-    FixedPolicy,
-    InvertedSoftmax,
-    OnlineAugmentation,
-    SmallLoss,
-)
-from agents.reinforce import Reinforce
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 DISTRIBUTION = "gar-env"
 """Other packages are imported as ``agents`` too; this tells ours."""
-
-__all__ = [
-    "Agent",
-    "DropSpoiled",
-    "FixedAugmentation",
-    "FixedPolicy",
-    "InvertedSoftmax",
-    "OnlineAugmentation",
-    "Reinforce",
-    "SmallLoss",
-    "train",
-]

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from agents.cli.augment import augment
 from agents.cli.bench import bench_invariances, bench_rewards
+from agents.cli.names import NAMES, PATTERNS
 from agents.cli.plot import plot_run
 from agents.cli.reproduce import reproduce_controllers, reproduce_table1, reproduce_table2
 from gar_env import __version__
@@ -108,25 +109,9 @@ def run_train(args: list[str]) -> None:
 
 def list_all() -> None:
     """All environments, controllers, rewards, networks, data sets, corruptions and image operations, by name."""
-    from agents.controllers import CONTROLLERS
-    from agents.experiments.train_config import slot_environments
-    from gar_env.augment import OPERATIONS, SPACES
-    from gar_env.data import CORRUPTIONS, DATASETS
-    from gar_env.networks import NETWORKS
-    from gar_env.rewards import REWARDS
-
     console = Console(soft_wrap=True, highlight=False)
-    for title, names in (
-        ("environments", slot_environments()),
-        ("controllers", CONTROLLERS),
-        ("rewards", REWARDS),
-        ("networks", [*NETWORKS, "wrn-d-k"]),
-        ("data sets", [*DATASETS, "FILE.npz", "IMAGE_FOLDER"]),
-        ("corruptions", CORRUPTIONS),
-        ("search spaces", SPACES),
-        ("operations", OPERATIONS),
-    ):
-        console.print(f"{title:<14}{', '.join(names)}")
+    for title, names in NAMES.items():
+        console.print(f"{title:<14}{', '.join((*names, *PATTERNS.get(title, ())))}")
     console.print("\nA name of another package is found as package.module:name.")
 
 

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from agents.files import read_regular
 from gar_env.errors import CheckpointError, ConfigurationError
@@ -20,6 +19,8 @@ def plot_run(folder: Path, out: Path | None) -> None:
         folder: Of a run of ``ola``.
         out: The first picture; the others lie beside it. By default all are in the run's folder.
     """
+    import torch
+
     from agents.experiments.invariances import lies
     from agents.plots import augmented_grid, policy_figure, save, strengths_figure
     from agents.policies import OnlineAugmentation

@@ -10,8 +10,6 @@ import tyro
 from rich.console import Console
 
 from agents.cli.tables import show
-from gar_env.data import load_dataset
-from gar_env.envs.options import check_device
 
 
 def reproduce_table1(
@@ -47,6 +45,7 @@ def reproduce_table1(
     from agents.experiments.results import ResultsFile, check_columns, reading
     from agents.experiments.runner import rows_of, run_jobs
     from agents.experiments.table1 import accuracy_table, auc_table, table1_jobs
+    from gar_env.data import load_dataset
 
     console = Console()
     load_dataset(dataset, download=download)
@@ -102,6 +101,7 @@ def reproduce_controllers(
     from agents.experiments.controllers_study import COLUMNS, study_jobs, study_table
     from agents.experiments.results import ResultsFile, check_columns, reading
     from agents.experiments.runner import rows_of, run_jobs
+    from gar_env.data import load_dataset
 
     console = Console()
     load_dataset(dataset, download=download)
@@ -181,6 +181,8 @@ def reproduce_table2(
     from agents.experiments.results import ResultsFile, check_columns, reading
     from agents.experiments.runner import rows_of, run_jobs
     from agents.experiments.table2 import table2_jobs, table2_table
+    from gar_env.data import load_dataset
+    from gar_env.envs.options import check_device
 
     console = Console()
     load_dataset(dataset, download=download)

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision
-from sklearn.datasets import load_digits
 
 from gar_env.data.dataset import Dataset
 from gar_env.errors import DatasetNotFoundError, DownloadError
@@ -33,6 +31,8 @@ def digits(download: bool = False) -> Dataset:
 
     The test part is the same for every seed, so that accuracies of different runs can be compared.
     """
+    from sklearn.datasets import load_digits
+
     bunch: Any = load_digits()
     images = torch.from_numpy((bunch.images * (255 / 16)).round().astype(np.uint8))[:, None]
     labels = torch.from_numpy(bunch.target.astype(np.int64))
@@ -45,31 +45,33 @@ def digits(download: bool = False) -> Dataset:
 @register_dataset("cifar10")
 def cifar10(download: bool = False) -> Dataset:
     """60,000 colour images of 32x32 pixels in 10 classes; 50,000 to train on (Krizhevsky, 2009)."""
-    return _torchvision("cifar10", torchvision.datasets.CIFAR10, download)
+    return _torchvision("cifar10", "CIFAR10", download)
 
 
 @register_dataset("cifar100")
 def cifar100(download: bool = False) -> Dataset:
     """60,000 colour images of 32x32 pixels in 100 classes; 50,000 to train on (Krizhevsky, 2009)."""
-    return _torchvision("cifar100", torchvision.datasets.CIFAR100, download)
+    return _torchvision("cifar100", "CIFAR100", download)
 
 
 @register_dataset("fashion_mnist")
 def fashion_mnist(download: bool = False) -> Dataset:
     """70,000 gray images of 28x28 pixels in 10 classes; 60,000 to train on (Xiao et al., 2017)."""
-    return _torchvision("fashion_mnist", torchvision.datasets.FashionMNIST, download)
+    return _torchvision("fashion_mnist", "FashionMNIST", download)
 
 
 @register_dataset("svhn")
 def svhn(download: bool = False) -> Dataset:
     """99,289 colour images of 32x32 pixels in 10 classes; 73,257 to train on (Netzer et al., 2011)."""
-    return replace(_torchvision("svhn", torchvision.datasets.SVHN, download), mirrored_is_same=False)
+    return replace(_torchvision("svhn", "SVHN", download), mirrored_is_same=False)
 
 
-def _torchvision(name: str, factory: Any, download: bool) -> Dataset:
-    root = download_folder()
+def _torchvision(name: str, kind: str, download: bool) -> Dataset:
+    from torchvision import datasets  # takes longer to import than all of ours
+
+    factory, root = getattr(datasets, kind), download_folder()
     # SVHN names its parts with split=, the others with train=.
-    by_name = factory is torchvision.datasets.SVHN
+    by_name = kind == "SVHN"
     parts = [{"split": "train"}, {"split": "test"}] if by_name else [{"train": True}, {"train": False}]
     try:
         train, test = (factory(str(root), download=download, **part) for part in parts)

@@ -19,9 +19,9 @@ from gar_env.augment import (
     SearchSpace,
     apply,
     backends,
+    plan as plan_module,
     register_op,
 )
-from gar_env.augment import plan as plan_module
 from gar_env.errors import ConfigurationError, DeviceError, DuplicateNameError, UnknownNameError
 
 TENSOR_BACKENDS = ("torch", "masked")

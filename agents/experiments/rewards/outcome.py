@@ -15,8 +15,7 @@ import gar_env  # noqa: F401 - registers the environments
 from agents.agent import Agent, train
 from agents.controllers import CONTROLLERS
 from agents.experiments.controllers_study import Watch, weights_row
-from agents.experiments.invariances import ENV_OPTIONS as ARROWS
-from agents.experiments.invariances import online, run_arrows
+from agents.experiments.invariances import ENV_OPTIONS as ARROWS, online, run_arrows
 from agents.experiments.results import Row, fingerprint, provenance
 from agents.experiments.rewards.signals import code_of, normalisation_of, short
 from agents.experiments.rewards.tasks import ENVIRONMENTS, HELDOUT_SHARE, SPLIT_TASKS, TRAINING

@@ -1,0 +1,17 @@
+from .agent import (
+    Agent as Agent,
+    train as train,
+)
+from .policies import (
+    DropSpoiled as DropSpoiled,
+    FixedAugmentation as FixedAugmentation,
+    FixedPolicy as FixedPolicy,
+    InvertedSoftmax as InvertedSoftmax,
+    OnlineAugmentation as OnlineAugmentation,
+    SmallLoss as SmallLoss,
+)
+from .reinforce import (
+    Reinforce as Reinforce,
+)
+
+DISTRIBUTION: str

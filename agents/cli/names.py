@@ -1,0 +1,29 @@
+"""What comes with the package, by name: registries are filled by modules that import torch, and this is read at once.
+
+A test holds it against them.
+"""
+
+NAMES = {
+    "environments": ("GAR/Augment-v0", "GAR/DataSplit-v0", "GAR/DataWeight-v0"),
+    "controllers": (
+        *("keep-all", "no-augmentation", "ola", "oracle", "rand-augment", "random-augment", "random-drop", "reinforce"),
+        *("sb3-a2c", "sb3-dqn", "sb3-maskable-ppo", "sb3-ppo"),
+        *("small-loss", "trivial-augment", "uniform", "uniform-augment"),
+    ),
+    "rewards": (
+        *("cosine_gar", "dds_finite_difference", "gar", "last_layer_gar", "leave_one_out", "loss", "loss_decrease"),
+        *("meta_gradient", "negative_loss", "nslr", "random", "same_batch_gar", "validation_gar"),
+    ),
+    "networks": ("cnn", "cnn_bn", "fc", "fc_bn"),
+    "data sets": ("cifar10", "cifar100", "digits", "fashion_mnist", "svhn", "synthetic_invariances"),
+    "corruptions": ("asymmetric_noise", "easy", "label_noise", "pixel_noise", "repeated", "symmetric_noise"),
+    "search spaces": ("ra", "ra-translate", "ta-wide", "wl"),
+    "operations": (
+        *("auto_contrast", "blur", "brightness", "color", "contrast", "cutout", "equalize", "flip_lr", "flip_ud"),
+        *("identity", "invert", "posterize", "rotate", "sharpness", "shear_x", "shear_y", "solarize"),
+        *("translate_x", "translate_y"),
+    ),
+}
+
+PATTERNS = {"networks": ("wrn-d-k",), "data sets": ("FILE.npz", "IMAGE_FOLDER")}
+"""What else has a name, beside the registered ones."""

@@ -1,0 +1,50 @@
+from .alignment import (
+    Alignment as Alignment,
+    align as align,
+    aligning as aligning,
+    example_lengths as example_lengths,
+    gradient as gradient,
+    record as record,
+    register_example_gradients as register_example_gradients,
+    register_output_tangent as register_output_tangent,
+    try_ways as try_ways,
+)
+from .augment import (
+    Plan as Plan,
+    SearchSpace as SearchSpace,
+    apply as apply,
+    load_space as load_space,
+    register_backend as register_backend,
+    register_op as register_op,
+    register_space as register_space,
+)
+from .data import (
+    Dataset as Dataset,
+    load_dataset as load_dataset,
+    make_splits as make_splits,
+    register_corruption as register_corruption,
+    register_dataset as register_dataset,
+)
+from .envs import (
+    AugmentConfig as AugmentConfig,
+    DataSplitConfig as DataSplitConfig,
+    DataWeightConfig as DataWeightConfig,
+    SlotConfig as SlotConfig,
+    SlotVectorEnv as SlotVectorEnv,
+)
+from .envs.checks import (
+    check_vector_env as check_vector_env,
+)
+from .networks import (
+    build_network as build_network,
+    register_network as register_network,
+)
+from .registration import register_environments as register_environments
+from .rewards import (
+    Evidence as Evidence,
+    Need as Need,
+    RewardSignal as RewardSignal,
+    register_reward as register_reward,
+)
+
+__version__: str
