@@ -5,6 +5,7 @@ A rule turns gradients into directions; the step size is whoever's business it i
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -189,6 +190,11 @@ class Adam(UpdateRule):
 def per_row(values: Tensor, like: Tensor) -> Tensor:
     """``[R]`` to ``[R, 1, ...]``, to be broadcast over a stacked tensor, in its type."""
     return values.to(like).view(-1, *(1,) * (like.ndim - 1))
+
+
+def added(parts: list[Tensor]) -> Tensor:
+    """One after the other: how a sum over a leading dimension is ordered depends on the size of the others."""
+    return functools.reduce(torch.add, parts)
 
 
 def _check_decays(rule: UpdateRule, *names: str) -> None:

@@ -77,7 +77,9 @@ def train(stack: LearnerStack, x: Tensor, y: Tensor, step_sizes: Tensor) -> list
 
 @pytest.mark.parametrize("rule", ["sgd", "nesterov", "rmsprop", "adam"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_row_is_bit_for_bit_the_same_run_alone(name, rule):
+def test_a_row_is_bit_for_bit_the_same_run_alone(name, rule, monkeypatch):
+    row_bytes = sum(4 * p.numel() for p in NETWORKS[name]().parameters())
+    monkeypatch.setattr("gar_env.learner.stack.BLOCK_BYTES", 17 * row_bytes)  # 17 rows, and 2
     rows, steps = 19, 6
     x, y = batches(rows, steps)
     step_sizes = torch.logspace(-4, -1, rows)
@@ -185,12 +187,11 @@ def test_a_row_that_diverges_or_rests_leaves_the_others_as_they_are():
     one = calm.run(x[0], y[0])
     calm.move(calm.direction(one.gradient), torch.full((5,), 0.1), live=torch.tensor([True, False, True, True, True]))
     assert calm.steps.tolist() == [9, 8, 9, 9, 9]
-    for kind in ("parameters", "memory"):
-        values, earlier = getattr(calm, kind), before[kind]
-        values, earlier = (values, earlier) if kind == "parameters" else (values["mean"], earlier["mean"])
-        for key, value in values.items():
-            assert torch.equal(value[1], earlier[key][1])
-            assert not torch.equal(value[0], earlier[key][0])
+    after = calm.state_dict()
+    for kind in ("parameters", "mean"):
+        for key, value in after[kind].items():
+            assert torch.equal(value[1], before[kind][key][1])
+            assert not torch.equal(value[0], before[kind][key][0])
 
 
 @pytest.mark.parametrize("name", ["mlp of gelu, dropout", "fc_bn"])
@@ -299,7 +300,7 @@ widths = iter(range(3, 99))
         (lambda: LearnerStack(mlp, [0], way="fast"), "way='fast' is unknown"),
         (
             lambda: LearnerStack(lambda: nn.Linear(4, next(widths)), [0, 1]),
-            r"different shapes: bias is \[4\] in row 1, and \[3\] in others",
+            r"different shapes: bias is \[4\] in row 1, and \[3\] in the first",
         ),
         (
             lambda: LearnerStack(lambda: nn.Sequential(Attends(), nn.Dropout(0.1)), [0]),
@@ -335,7 +336,7 @@ def test_a_pass_that_is_past_predicts_nothing():
     stack.move(direction, torch.tensor([0.1, 0.1]))
     with pytest.raises(StaleTapeError, match="have moved since that pass"):
         stack.predicted_changes(one, direction)
-    with pytest.raises(ConfigurationError, match=r"step_sizes are \[1\]; expected one per row, \[2\]"):
+    with pytest.raises(ConfigurationError, match=r"step_sizes are .*\[1\]; expected one per row, \[2\]"):
         stack.move(direction, torch.tensor([0.1]))
 
 
