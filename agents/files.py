@@ -53,17 +53,14 @@ def spare_name(path: Path) -> Path:
 _SPARE = re.compile(r"\.(.+)\.[0-9a-f]{16}\.tmp")
 
 
-def sweep(folder: Path, name: str | None = None) -> None:
-    """Remove what killed processes left behind under a :func:`spare_name`; only for who holds the lock.
-
-    Args:
-        folder: Looked at itself, not below.
-        name: Of the file that the spare names were for; all by default.
-    """
-    for entry in folder.iterdir():
-        match = _SPARE.fullmatch(entry.name)
-        if match and name in (None, match[1]) and not entry.is_symlink() and entry.is_file():
-            entry.unlink(missing_ok=True)
+def sweep(*paths: Path) -> None:
+    """Remove what killed processes left behind under a :func:`spare_name` of these files; for who holds their lock."""
+    for folder in {path.parent for path in paths}:
+        for entry in folder.iterdir():
+            match = _SPARE.fullmatch(entry.name)
+            if match and folder / match[1] in paths and not entry.is_symlink() and entry.is_file():
+                with suppress(OSError):  # another user's, say
+                    entry.unlink()
 
 
 def append(path: Path, content: bytes) -> None:

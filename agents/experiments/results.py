@@ -37,7 +37,7 @@ class ResultsFile:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = lock(self.path.with_suffix(".lock"), self.path)
-        sweep(self.path.parent, self.path.name)
+        sweep(self.path)
         self.rows: list[Row] = read_rows(self.path) if self.path.exists() else []
         if self.path.exists() and not read_regular(self.path).endswith(b"\n"):
             write_whole(self.path, "".join(json.dumps(row) + "\n" for row in self.rows).encode())

@@ -143,7 +143,7 @@ class Training:
         env = make_env(config)
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = lock(folder / "run.lock", folder)
-        sweep(folder)
+        sweep(self.checkpoint, previous(self.checkpoint), folder / "config.json", folder / "progress.csv")
         self._seal: Row | None = None
         self.total = config.episodes * config.env_options.num_steps
         self._started = self._clock = time.monotonic()  # a clock that is set back must not count

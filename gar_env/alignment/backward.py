@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -70,14 +70,28 @@ def backward_of_mean(
         return take
 
     handles = [p.register_hook(copy_of(name)) for name, p in parameters.items()]
+    others: list[tuple[Tensor, Tensor | None]] = []
     try:
-        chosen = list(parameters.values()) if alone and not _has_reentrant_checkpoint(losses) else None
+        chosen = list(parameters.values()) if alone else None
+        if alone and _has_reentrant_checkpoint(losses):
+            chosen, others = None, _leaves_beside(parameters, losses)
+        for leaf, _ in others:
+            leaf.grad = None
         scaled.backward(inputs=chosen)
     finally:
         for handle in handles:
             handle.remove()
+        for leaf, before in others:
+            leaf.grad = before
     return {name: fresh[name] if name in fresh else torch.zeros_like(p) for name, p in parameters.items()}, scale
 
 
 def _has_reentrant_checkpoint(losses: Tensor) -> bool:
     return any(node.name() == "CheckpointFunctionBackward" for node in nodes_below(losses))
+
+
+def _leaves_beside(parameters: Mapping[str, Tensor], losses: Tensor) -> list[tuple[Tensor, Tensor | None]]:
+    """Other tensors that a backward pass gives gradients to, with those that they have."""
+    own = {id(p) for p in parameters.values()}
+    leaves = [node.variable for node in nodes_below(losses) if hasattr(node, "variable")]
+    return [(leaf, leaf.grad) for leaf in leaves if id(leaf) not in own]

@@ -29,7 +29,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     """Sum over all entries, a scalar, accumulated in float32 at least."""
     dtype = working_dtype(a)
     a, b = a.reshape(-1).to(dtype), b.reshape(-1).to(dtype)
-    if a.numel() <= RUN:
+    if a.numel() <= RUN or a.is_cuda:
         return torch.dot(a, b)  # not sum(a * b): no copy of the parameters
     pieces = [torch.dot(x, y) for x, y in zip(a.split(RUN), b.split(RUN), strict=True)]
     return torch.stack(pieces).sum(dtype=torch.float64).to(dtype)
@@ -85,5 +85,5 @@ def check_conservation(tape: Tape, parts: Parts, products: Mapping[str, Tensor],
         ]
         raise LostGradientError(
             f"The examples' entries do not add up to the batch gradient for {'; '.join(found)}. {tape.why_lost}"
-            + hint_on_gpus(tape.losses)
+            + hint_on_gpus(tape)
         )

@@ -18,6 +18,7 @@ from gar_env.alignment.listeners import paused
 from gar_env.alignment.replayed import ForwardTape, record_replayed
 from gar_env.alignment.separation import check_separation, copied
 from gar_env.alignment.tape import full_precision
+from gar_env.alignment.units import plan
 from gar_env.alignment.ways import has_batch_statistics
 from gar_env.errors import AlignmentError
 from gar_env.functional import isolated
@@ -48,7 +49,6 @@ def try_ways(network: nn.Module, inputs: Inputs, loss: Losses, *, without: str =
         if way == without:
             continue
         try:
-            check_repeatable(network)
             with paused():
                 attempt(network, arguments, loss)
         except torch.OutOfMemoryError:
@@ -82,11 +82,15 @@ def advice(network: nn.Module, inputs: Any, loss: Losses, *, without: str) -> st
 
 
 def _try_hooks(network: nn.Module, inputs: Any, loss: Losses) -> None:
+    for unit in plan(network):
+        if unit.replayed:
+            check_repeatable(unit.module, str(unit))
     for perturbed in (False, True):
         check_separation(network, inputs, loss, perturbed=perturbed)
 
 
 def _try_forward(network: nn.Module, inputs: Any, loss: Losses) -> None:
+    check_repeatable(network)
     with isolated(network, loss):
         tape = record_replayed(ForwardTape, network, tree_map(copied, inputs), loss, alone=True)
     generator = torch.Generator(tape.losses.device).manual_seed(0)
@@ -99,4 +103,5 @@ def _try_forward(network: nn.Module, inputs: Any, loss: Losses) -> None:
 
 
 def _try_differences(network: nn.Module, inputs: Any, loss: Losses) -> None:
+    check_repeatable(network)
     check_differences(network, inputs, loss)

@@ -14,7 +14,7 @@ from gar_env.registry import shown
 Direction = Mapping[str, Tensor]
 
 RUN = 2**16
-"""Entries added up at a time: in a single float32 sum of 38 million, a CPU loses 0.2 %."""
+"""Entries that a CPU adds up at a time: in a single float32 sum of 38 million it loses 0.2 %. GPUs add in trees."""
 
 
 def trainable_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
@@ -103,4 +103,4 @@ def norm(a: Direction) -> Tensor:
 
 
 def _runs(tensor: Tensor) -> tuple[Tensor, ...]:
-    return tensor.reshape(-1).split(RUN) if tensor.numel() > RUN else (tensor,)
+    return tensor.reshape(-1).split(RUN) if tensor.numel() > RUN and not tensor.is_cuda else (tensor,)

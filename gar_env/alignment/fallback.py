@@ -64,8 +64,7 @@ def check_repeatable(module: nn.Module, label: str = "The network") -> None:
     if any(map(draws_in_cudnn, module.modules())):
         raise UnsupportedLayerError(
             f"{label} has recurrent layers whose dropout cuDNN draws from a state of its own, so no replay repeats it. "
-            "Put nn.Dropout between layers built with dropout=0, or record inside "
-            "torch.backends.cudnn.flags(enabled=False)."
+            "Put nn.Dropout between layers built with dropout=0, or record with torch.backends.cudnn.enabled = False."
         )
 
 

@@ -52,7 +52,7 @@ class Finding:
         """Count a pass; whether to look at it."""
         self.passes += 1
         if self.passes >= self.due:
-            self.due = AGAIN * self.due if self.passes == self.due else self.passes + 1
+            self.due = AGAIN * self.due
             return True
         if precise and not self.precise:
             return True
@@ -63,11 +63,7 @@ class Finding:
 
 
 class Findings:
-    """What was found out about a network, by mode: which of its modules train.
-
-    Args:
-        network: Not kept alive by this.
-    """
+    """What was found out about a network, by mode: which of its modules train."""
 
     def __init__(self) -> None:
         self.of_layers: dict[bytes, Finding] = {}

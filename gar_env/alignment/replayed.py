@@ -127,7 +127,7 @@ class ForwardTape(ReplayedTape):
                 f"Replaying the recorded pass gave other losses, by up to {(losses - self.losses).abs().max():.2g}: "
                 "inputs or targets were overwritten, another thread drew from torch's global generator, or network or "
                 "loss depend on global variables. Keep each batch in its own tensors until its rewards are computed."
-                + hint_on_gpus(self.losses)
+                + hint_on_gpus(self)
             )
         return entry
 

@@ -201,9 +201,10 @@ def dot_per_example(a: Tensor, b: Tensor, *, own: bool = False) -> Tensor:
     return (a.mul_(b) if own else a * b).reshape(len(b), -1).sum(1)
 
 
-def hint_on_gpus(losses: Tensor) -> str:
-    """A sentence for the end of a reason why a replay is not the recorded pass; empty on CPUs."""
-    if not losses.is_cuda:
+def hint_on_gpus(tape: Tape) -> str:
+    """A sentence for the end of a reason why a replay is not the recorded pass; empty where it cannot be the reason."""
+    attends = any("attention" in type(module).__name__.lower() for module in tape.network.modules())
+    if not tape.losses.is_cuda or not attends:
         return ""
     return (
         " Or attention drew its dropout inside a fused kernel, which no replay in forward mode repeats: record inside "

@@ -132,8 +132,12 @@ def compiled(space: SearchSpace, height: int, width: int, device: torch.device) 
     return Compiled(groups, *(torch.tensor(numbers, device=device) for numbers in (group_of, first_row_of)))
 
 
-LARGE, CACHED = 96 * 96, 2**17
-"""Pixels above which a CPU takes a few images at a time, and their numbers: what a kernel makes then fits caches."""
+LARGE = 96 * 96
+"""Pixels above which a CPU takes a few images at a time."""
+
+CACHED = 2**17
+"""Numbers of these few: what a kernel makes then fits caches."""
+
 LARGER = 128 * 128
 """Pixels above which it takes one image at a time, through all its operations."""
 
@@ -157,7 +161,10 @@ def _run(group: Group, images: Tensor, rows: Tensor, corners: Tensor) -> Tensor:
 
 @register_backend("torch")
 def grouped(plan: Plan, images: Tensor) -> Tensor:
-    """At each place, images sorted by kernel, each kernel on a contiguous slice; put back in order once, at the end."""
+    """At each place, images sorted by kernel, each kernel on a contiguous slice; put back in order once, at the end.
+
+    Above :data:`LARGER` pixels on a CPU, image by image.
+    """
     space = compiled(plan.space, plan.height, plan.width, images.device)
     groups, rows = space.rows_of(plan)
     if plan.height * plan.width > LARGER and images.device.type == "cpu":
@@ -184,9 +191,9 @@ def grouped(plan: Plan, images: Tensor) -> Tensor:
 
 
 def _one_by_one(space: Compiled, groups: Tensor, rows: Tensor, corners: Tensor, images: Tensor) -> Tensor:
-    done = torch.empty_like(images)
+    done = torch.empty(images.shape, dtype=images.dtype)
     for i, numbers in enumerate(groups.tolist()):
-        image = images[i : i + 1]
+        image = images[i : i + 1].clone(memory_format=torch.contiguous_format)  # a kernel may write into it
         for place, number in enumerate(numbers):
             if number:
                 at = slice(i, i + 1), place

@@ -112,8 +112,8 @@ def move(images: Tensor, rows: Tensor) -> Tensor:
         rows: int16 ``[m, h * w]`` of :func:`source_pixels`, or int64 ``[m, 6]`` coefficients.
     """
     if rows.dtype == torch.int64 and images.device.type == "cpu":
-        moved = torch.empty_like(images)
-        for image, coefficients, out in zip(images, rows.tolist(), moved, strict=True):
+        moved = torch.empty(images.shape, dtype=images.dtype)
+        for image, coefficients, out in zip(images.contiguous(), rows.tolist(), moved, strict=True):
             _move_one(image, coefficients, out)
         return moved
     if rows.dtype == torch.int64:
@@ -148,7 +148,8 @@ def _shift(image: np.ndarray, shifts: np.ndarray, out: np.ndarray) -> None:
     channels, height, width = image.shape
     rows = np.zeros((channels, height, 3 * width), np.uint8)
     rows[:, :, width : 2 * width] = image
-    # NumPy copies a window whole, torch pixel by pixel.
+    # NumPy copies a window whole, torch pixel by pixel. Of a row of 3 w numbers, 2 w + 1 windows of w begin at 0..2 w,
+    # and so do the clipped shifts: none reads past its row.
     strides = (height * 3 * width, 3 * width, 1, 1)
     windows = np.lib.stride_tricks.as_strided(rows, (channels, height, 2 * width + 1, width), strides)
     out[:] = windows[:, np.arange(height), shifts.clip(-width, width) + width]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
-from functools import lru_cache
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from gar_env.data import arrows  # noqa: F401 - registers itself
 from gar_env.data.builtin import DATASETS
@@ -96,17 +99,42 @@ def _exists(path: Path) -> bool:
         return False
 
 
-# The turn is taken for what has to be read only: threads of a pass that holds it may ask for what is here.
-@lru_cache(maxsize=4)
-@own_surroundings()
-def _named(name: str, download: bool) -> Dataset:
+class _Recent:
+    """The last few data sets that were read. The turn is taken for reading only: threads of a pass that has it may ask
+    for what is here; and those that wait for it find what another has read.
+
+    Args:
+        load: From a key to a data set.
+        size: How many are kept.
+    """
+
+    def __init__(self, load: Callable[..., Dataset], size: int) -> None:
+        self.load, self.size = load, size
+        self._kept: OrderedDict[Any, Dataset] = OrderedDict()
+
+    def __call__(self, *key: Any) -> Dataset:
+        found = self._kept.get(key)
+        if found is not None:
+            with suppress(KeyError):  # another thread may have read two more meanwhile
+                self._kept.move_to_end(key)
+            return found
+        with own_surroundings():
+            if key not in self._kept:
+                self._kept[key] = self.load(*key)
+                while len(self._kept) > self.size:
+                    self._kept.popitem(last=False)
+            return self._kept[key]
+
+
+def _load_named(name: str, download: bool) -> Dataset:
     found = DATASETS[name](download=download)
     if not isinstance(found, Dataset):
         raise DatasetFormatError(f"The loader of {name!r} returned {type(found).__name__}; expected a Dataset.")
     return found
 
 
-@lru_cache(maxsize=2)
-@own_surroundings()
-def _at_path(path: str, fingerprint: str, image_size: int | None, background: str) -> Dataset:
+def _load_path(path: str, fingerprint: str, image_size: int | None, background: str) -> Dataset:
     return load_image_folder(path, image_size, background) if Path(path).is_dir() else load_npz(path)
+
+
+_named, _at_path = _Recent(_load_named, 4), _Recent(_load_path, 2)

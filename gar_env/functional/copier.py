@@ -11,7 +11,7 @@ import logging
 import random
 import types
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -19,111 +19,108 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-Function = Callable[..., Any]
+from gar_env.functional.owners import EMPTY, is_ours, read, slots_of
 
 LARGEST = 20_000
 """Objects in one copy. A module that holds more holds a program, a trainer for example."""
 
-_ATOMS = (int, float, complex, bool, str, bytes, types.NoneType, torch.dtype, torch.device, torch.Size, range, slice)
-_FIXED = (type, enum.Enum, PurePath, types.ModuleType, types.BuiltinFunctionType, weakref.ref, logging.Logger)
-_ATOM_TYPES = frozenset(_ATOMS)
-_PLAIN_DICTS = (dict, collections.OrderedDict)
-# Layers whose attributes no pass changes, buffers and modes aside.
-_STATELESS = ("torch.nn.modules.", "torchvision.models.", "torchvision.ops.", "gar_env.networks.")
+WHOLE_STORAGE = 2**22
+"""Bytes of memory up to which a view's base is copied with it, whatever else it holds: a data set is not."""
 
-EMPTY = object()
-"""What a cell holds before its variable is set."""
+_ATOMS = (int, float, complex, bool, str, bytes, types.NoneType, torch.dtype, torch.device, torch.Size, range, slice)
+_FIXED = (type, enum.Enum, PurePath, types.ModuleType, weakref.ref, logging.Logger)
+_ATOM_TYPES = frozenset(_ATOMS)
+_PLAIN_DICTS = frozenset((dict, collections.OrderedDict))
 
 
 class UncopiableStateError(Exception):
     """State that cannot be copied, so what a pass does to it cannot be undone."""
 
 
-def is_ours(function: Any) -> bool:
-    """Whether a function, or an object, belongs to this package."""
-    function = getattr(function, "func", function)
-    return (getattr(function, "__module__", None) or type(function).__module__).startswith("gar_env.")
-
-
 class Copier:
-    """Copies values; everything that is met twice is copied once."""
+    """Copies what owners hold; everything that is met twice is copied once.
 
-    def __init__(self, stand_ins: Mapping[int, Tensor], strict: bool, without_ours: bool) -> None:
-        self.stand_ins, self.strict, self.without_ours = stand_ins, strict, without_ours
-        self.sources: dict[int, dict[str, Any]] = {}  # where a module's attributes are copied from, if not from it
-        self.partial: set[int] = set()  # of which sources do not hold all attributes
-        self.contents: dict[int, Any] = {}
-        self.modules: list[tuple[Any, dict[str, Any], bool]] = []
-        self.modes: list[tuple[nn.Module, bool]] = []  # of layers of which no other attribute changes
-        self._cells: dict[int, tuple[types.CellType, Any]] = {}
+    Args:
+        stand_ins: ``{id(parameter): tensor}``, what takes a parameter's place.
+        strict: Whether to refuse what cannot be copied, instead of leaving it shared.
+        without_ours: Whether to leave out hooks of this package.
+        sources: ``{id(owner): what it held}``, to copy instead of what it holds.
+    """
+
+    def __init__(
+        self, stand_ins: Mapping[int, Tensor], *, strict: bool, without_ours: bool, sources: Mapping[int, Any]
+    ) -> None:
+        self.stand_ins, self.strict, self.without_ours, self.sources = stand_ins, strict, without_ours, sources
+        self.owners: list[tuple[Any, Any]] = []
+        """Modules, functions, closures' cells and other objects that stay, and copies of what they hold."""
         self._taken: set[int] = set()
         self._copies: dict[int, tuple[Any, Any]] = {}  # the original too, so that its id stays taken
-        self._memory: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self._storages: dict[int, tuple[Tensor, torch.UntypedStorage]] = {}
 
-    @property
-    def cells(self) -> list[tuple[types.CellType, Any]]:
-        """What closures hold, with its copy."""
-        return list(self._cells.values())
-
-    def take(self, module: nn.Module) -> None:
-        """A module: it stays, and what it holds is copied."""
-        if id(module) in self._taken or isinstance(module, torch.jit.ScriptModule):
-            return
-        self._taken.add(id(module))
-        source = self.sources.get(id(module), vars(module))
-        if not self.stand_ins and not self.without_ours and _is_stateless(module):
-            self.modes.append((module, source["training"]))
-            if source["_buffers"]:
-                buffers = {name: self(buffer) for name, buffer in source["_buffers"].items()}
-                self.modules.append((module, {"_buffers": buffers}, False))
-            return
-        attributes: dict[str, Any] = {}
-        self.modules.append((module, attributes, id(module) not in self.partial))
-        for name, value in source.items():
-            if self.without_ours and name == "forward" and is_ours(value):
-                continue
-            attributes[name] = value if type(value) in _ATOM_TYPES else self(value)
-            if self.without_ours and name.endswith("_hooks") and type(value) in _PLAIN_DICTS and value:
-                kept = {key: hook for key, hook in attributes[name].items() if not is_ours(hook)}
-                attributes[name] = type(value)(kept)
-
-    def take_function(self, function: Function) -> None:
-        """What is called: it stays, and what its closure, its object or its arguments hold is copied."""
-        if isinstance(function, functools.partial):
-            self.take_function(function.func)
-        owner = getattr(function, "__self__", function)
-        if isinstance(owner, nn.Module):
-            self.take(owner)
-        elif isinstance(function, types.FunctionType):
-            self(function)
-        elif hasattr(owner, "__dict__") and not isinstance(owner, type) and not is_ours(owner):
-            self._take_object(owner)
-
-    def _take_object(self, owner: Any) -> None:
+    def take(self, owner: Any) -> None:
+        """Something that is called: it stays, and what it holds is copied."""
         if id(owner) in self._taken:
             return
-        self._taken.add(id(owner))
-        source = self.sources.get(id(owner)) or vars(owner)
-        self._keep(owner, owner)
-        attributes: dict[str, Any] = {}
-        self.modules.append((owner, attributes, True))
-        attributes.update((name, self(value)) for name, value in source.items())
+        kind = type(owner)
+        if isinstance(owner, nn.Module):
+            self._take_module(owner)
+        elif kind is types.MethodType:
+            self.take(owner.__self__)
+        elif kind is not types.BuiltinFunctionType and not isinstance(owner, _FIXED) and not is_ours(owner):
+            self._take_object(owner)
 
-    def take_cell(self, cell: types.CellType) -> None:
-        """What a closure holds; tensors, such as targets, are shared unless something stands in for them."""
-        if id(cell) in self._cells:
+    def _take_module(self, module: nn.Module) -> None:
+        if isinstance(module, torch.jit.ScriptModule):
             return
-        value = self.contents.get(id(cell), contents_of(cell))
-        self._cells[id(cell)] = (cell, value)
-        if value is EMPTY:
+        self._taken.add(id(module))
+        source = self.sources.get(id(module)) or vars(module)
+        attributes: dict[str, Any] = {}
+        self.owners.append((module, attributes))
+        for name, value in source.items():
+            kind = type(value)
+            if kind in _ATOM_TYPES:
+                attributes[name] = value
+            elif (kind in _PLAIN_DICTS or kind is set) and not value:
+                attributes[name] = kind()
+            elif name == "_parameters" and not self.stand_ins:
+                attributes[name] = kind(value)
+            elif name == "_modules":
+                attributes[name] = kind(value)
+                for child in value.values():
+                    if child is not None:
+                        self.take(child)
+            elif self.without_ours and name == "forward" and is_ours(value):
+                pass
+            else:
+                attributes[name] = self(value)
+                if self.without_ours and kind in _PLAIN_DICTS and name.endswith("_hooks"):
+                    kept = {key: hook for key, hook in attributes[name].items() if not is_ours(hook)}
+                    attributes[name] = kind(kept)
+
+    def _take_object(self, owner: Any) -> None:
+        self._taken.add(id(owner))
+        held = self.sources[id(owner)] if id(owner) in self.sources else read(owner)
+        self._keep(owner, owner)
+        if type(owner) is types.CellType:
+            return self.owners.append((owner, self._given(held)))
+        if not held:
             return
-        copied = self.stand_ins.get(id(value), value) if isinstance(value, Tensor) else self(value)
-        self._cells[id(cell)] = (cell, copied)
+        contents: dict[str, Any] = {}
+        self.owners.append((owner, contents))
+        contents.update((name, self._given(value)) for name, value in held.items())
+
+    def _given(self, value: Any) -> Any:
+        """What a function holds: tensors, such as targets, are copied for those alone who must leave no trace."""
+        if isinstance(value, Tensor) and not (self.strict and value.is_leaf and not value.requires_grad):
+            return self.stand_ins.get(id(value), value)
+        if type(value) is tuple:
+            return tuple(map(self._given, value))
+        return self(value)
 
     def __call__(self, value: Any) -> Any:
-        """Its copy; the thing itself where it cannot change, or is a module or function, whose contents are taken."""
+        """Its copy; the thing itself where it cannot change, or is an owner, whose contents are taken."""
         kind = type(value)
-        if kind in _ATOM_TYPES or isinstance(value, _FIXED):
+        if kind in _ATOM_TYPES or isinstance(value, _FIXED) or value is EMPTY:
             return value
         if id(value) in self._copies:
             return self._copies[id(value)][1]
@@ -150,7 +147,7 @@ class Copier:
     def _copy(self, value: Any, kind: type) -> Any:
         if isinstance(value, Tensor):
             return self._keep(value, self._tensor(value))
-        if isinstance(value, nn.Module):
+        if isinstance(value, nn.Module) or kind in (types.FunctionType, types.CellType, functools.partial):
             self._keep(value, value)
             self.take(value)
             return value
@@ -172,44 +169,42 @@ class Copier:
             return self._keep(value, made)
         if is_ours(value):
             return self._keep(value, value)
-        return self._callable_or_object(value, kind)
+        return self._method_or_object(value, kind)
 
     def _tensor(self, value: Tensor) -> Tensor:
         if id(value) in self.stand_ins:
             return self.stand_ins[id(value)]
         if isinstance(value, nn.Parameter) or value.is_meta:
             return value
-        made = self._part_of_copied(value)
+        made = self._in_copied_memory(value) if type(value) is Tensor and value.layout is torch.strided else None
         if made is None:
             made = (value.detach() if value.requires_grad else value).clone()
-            if type(value) is Tensor and value.layout is torch.strided and made.stride() == value.stride():
-                self._memory[value.untyped_storage().data_ptr(), value.dtype] = (value, made)
         return made.requires_grad_(value.requires_grad) if value.is_leaf else made
 
-    def _part_of_copied(self, value: Tensor) -> Tensor | None:
+    def _in_copied_memory(self, value: Tensor) -> Tensor | None:
         """A view shares memory with its base, a buffer for example, and so do their copies."""
-        if not self._memory or type(value) is not Tensor or value.layout is not torch.strided or not value.numel():
-            return None
-        base, made = self._memory.get((value.untyped_storage().data_ptr(), value.dtype), (None, None))
-        if base is None or made is None:
-            return None
-        start = value.storage_offset() - base.storage_offset()
-        extent = sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True))
-        if start < 0 or start + extent >= base.numel():
-            return None
-        return made.detach().as_strided(value.shape, value.stride(), made.storage_offset() + start)
+        storage = value.untyped_storage()
+        if storage.data_ptr() in self._storages:
+            memory = self._storages[storage.data_ptr()][1]
+        else:
+            if storage.nbytes() == value.nbytes:
+                made = value.detach().clone()
+                if made.stride() == value.stride():
+                    self._storages[storage.data_ptr()] = (value, made.untyped_storage())
+                    return made
+            elif storage.nbytes() > max(WHOLE_STORAGE, 2 * value.nbytes):
+                return None
+            memory = storage.clone()
+            self._storages[storage.data_ptr()] = (value, memory)
+        made = torch.empty(0, dtype=value.dtype, device=value.device)
+        return made.set_(memory, value.storage_offset(), value.shape, value.stride())  # pyright: ignore[reportArgumentType]
 
-    def _callable_or_object(self, value: Any, kind: type) -> Any:
-        if kind is types.FunctionType:
-            self._keep(value, value)
-            for cell in value.__closure__ or ():
-                self.take_cell(cell)
-            return value
+    def _method_or_object(self, value: Any, kind: type) -> Any:
         if kind is types.MethodType:
             return self._keep(value, types.MethodType(value.__func__, self(value.__self__)))
-        if kind is functools.partial:
-            options = {name: self(item) for name, item in value.keywords.items()}
-            return self._keep(value, functools.partial(self(value.func), *map(self, value.args), **options))
+        if kind is types.BuiltinFunctionType:  # of a list, say
+            owner = self(value.__self__)
+            return self._keep(value, value if owner is value.__self__ else getattr(owner, value.__name__))
         if isinstance(value, torch.Generator):
             made = torch.Generator(value.device)
             made.set_state(value.get_state())
@@ -227,39 +222,8 @@ class Copier:
         for name, item in list(getattr(made, "__dict__", {}).items()):
             if type(item) not in _ATOM_TYPES:
                 made.__dict__[name] = self(item)
-        for name in _slots(kind):
+        for name in slots_of(kind):
             item = getattr(made, name, None)
             if type(item) not in _ATOM_TYPES:
                 object.__setattr__(made, name, self(item))
         return made
-
-
-def _is_stateless(module: nn.Module) -> bool:
-    if "forward" in vars(module) or not _has_stateless_kind(type(module)):
-        return False
-    tables = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
-    return not any(hooks and not all(map(is_ours, hooks.values())) for hooks in tables)
-
-
-@functools.lru_cache(1024)
-def _has_stateless_kind(kind: type) -> bool:
-    return kind.__module__.startswith(_STATELESS)
-
-
-def contents_of(cell: types.CellType) -> Any:
-    """What a closure's variable holds, :data:`EMPTY` if it has not been set."""
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return EMPTY
-
-
-def _slots(kind: type) -> list[str]:
-    """The attributes that objects of a Python class keep in ``__slots__``."""
-    return [
-        name
-        for base in kind.__mro__
-        if "__slots__" in vars(base)
-        for name, member in vars(base).items()
-        if isinstance(member, types.MemberDescriptorType)
-    ]

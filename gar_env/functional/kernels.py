@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 from torch.backends import cuda, cudnn
 
@@ -57,6 +58,17 @@ class Kernels:
         cuda.enable_cudnn_sdp(self.cudnn_attention)
 
 
+@contextmanager
+def without_cudnn() -> Iterator[None]:
+    """Inside, cuDNN is off; ``cudnn.flags`` would set its other switches too, and refuses where one was set alone."""
+    before = cudnn.enabled
+    cudnn.enabled = False
+    try:
+        yield
+    finally:
+        cudnn.enabled = before
+
+
 def draws_in_cudnn(module: nn.Module) -> bool:
     """Whether a layer's dropout comes from cuDNN's own state, which cannot be read, set or put back."""
     return (
@@ -77,7 +89,7 @@ def is_on_gpu(network: nn.Module) -> bool:
 
 def multiplies_in_ten_bits(network: nn.Module) -> bool:
     """Whether float32 products on a GPU may be of TF32: with 10 bits of mantissa, as float16 has."""
-    if not is_on_gpu(network):
+    if not is_on_gpu(network) or torch.cuda.get_device_capability(next(network.parameters()).device)[0] < 8:
         return False
     if _is_tf32(cuda.matmul):
         return True

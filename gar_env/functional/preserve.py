@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gar_env.functional.copier import Function, is_ours
-from gar_env.functional.kernels import draws_in_cudnn
+from gar_env.functional.kernels import draws_in_cudnn, without_cudnn
+from gar_env.functional.owners import Function, is_ours
 from gar_env.functional.state import State, swapped_in
 from gar_env.seeding import RandomState
 
@@ -76,7 +76,7 @@ def isolated(network: nn.Module, *functions: Function, dtype: torch.dtype | None
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     # What cuDNN drew for dropout could not be put back.
     draws = any(map(draws_in_cudnn, network.modules()))
-    kernels = torch.backends.cudnn.flags(enabled=False) if draws else nullcontext()
+    kernels = without_cudnn() if draws else nullcontext()
     with RandomState.now(device).replayed(), kernels, swapped_in(state):
         yield
 

@@ -15,9 +15,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from gar_env.functional.copier import Function
 from gar_env.functional.graph import nodes_below
-from gar_env.functional.kernels import Kernels
+from gar_env.functional.kernels import Kernels, without_cudnn
+from gar_env.functional.owners import Function
 from gar_env.functional.state import State, swapped_in
 from gar_env.seeding import TURNS, RandomState
 
@@ -170,10 +170,12 @@ class Snapshot:
         values = {**self.parameters, **parameters}
         state = self.state.copy(stand_ins={id(p): values[name] for name, p in self.names.items()})
         fixed = {id(p): self.parameters[name] for name, p in self.names.items()}
-        own = {id(module): attributes for module, attributes, _ in self.state.modules}
-        for module, attributes, _ in state.modules:
-            weight = own[id(module)].get("_parameters", {}).get("weight")
-            if isinstance(module, nn.Embedding) and module.padding_idx is not None and id(weight) in fixed:
+        own = {id(owner): held for owner, held in self.state.owners}
+        for module, attributes in state.owners:
+            if not isinstance(module, nn.Embedding) or module.padding_idx is None:
+                continue
+            weight = own[id(module)]["_parameters"].get("weight")
+            if id(weight) in fixed:
                 with torch.enable_grad():  # tapes are read without gradients, and two backward passes need them
                     _hold_row(attributes["_parameters"], module.padding_idx, fixed[id(weight)])
         # Gradients on: forward passes may ask for some, and what they do under no_grad is told apart by it.
@@ -195,7 +197,7 @@ class Snapshot:
                     sdpa_kernel(SDPBackend.MATH),
                     # The fused kernels of recurrent layers have none either; convolutions are much faster fused.
                     torch.backends.mkldnn.flags(enabled=False, allow_tf32=False) if recurrent else nullcontext(),
-                    torch.backends.cudnn.flags(enabled=False) if recurrent and self.kernels else nullcontext(),
+                    without_cudnn() if recurrent and self.kernels else nullcontext(),
                 ):
                     yield
             finally:

@@ -4,12 +4,13 @@ A pass may change more than parameters: running statistics, a recurrent state ke
 that a hook appends to. :class:`State` is a copy of all that; :func:`swapped_in` lets passes run on the copy while the
 originals, the very same objects, are put aside.
 
-What it does not reach: global variables, attributes of classes, files, other processes.
+What it does not reach: global variables, attributes of classes, files, other processes, memory that a NumPy array
+shares with a tensor, and, unless ``strict``, tensors that a function (a loss) holds and changes in place: targets are
+such tensors as a rule, and are shared.
 """
 
 from __future__ import annotations
 
-import types
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gar_env.functional.copier import EMPTY, Copier, Function, contents_of
+from gar_env.functional.copier import Copier
+from gar_env.functional.owners import Function, read, write
 
 # Hooks on all modules: torch.nn.modules.module.register_module_forward_hook and its like.
 _KINDS = ("forward_pre", "forward", "backward_pre", "backward")
@@ -29,15 +31,11 @@ class State:
     """A copy, to be swapped in once; :meth:`copy` it to use it again.
 
     Args:
-        modules: Modules, and objects that are called, each with its attributes; ``True`` where those are all of them,
-            else no others can change.
-        modes: Of layers that have no other attributes that change, ``training``.
-        cells: What closures hold, by cell.
+        owners: Modules, functions, closures' cells and objects that are called, each with what it holds:
+            :func:`gar_env.functional.owners.read`.
     """
 
-    modules: list[tuple[Any, dict[str, Any], bool]] = field(default_factory=list)
-    modes: list[tuple[nn.Module, bool]] = field(default_factory=list)
-    cells: list[tuple[types.CellType, Any]] = field(default_factory=list)
+    owners: list[tuple[Any, Any]] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -53,7 +51,7 @@ class State:
 
         Args:
             module: With all modules in it, and those that its attributes hold.
-            functions: Whose closures and objects count too: a loss.
+            functions: Whose closures, defaults and objects count too: a loss.
             stand_ins: ``{id(parameter): tensor}``, what takes a parameter's place wherever it stands.
             strict: Whether to refuse what cannot be copied, instead of leaving it shared.
             without_ours: Leave out hooks of this package.
@@ -61,61 +59,36 @@ class State:
         Raises:
             UncopiableStateError: If ``strict``.
         """
-        copier = Copier(stand_ins or {}, strict, without_ours)
+        copier = Copier(stand_ins or {}, strict=strict, without_ours=without_ours, sources={})
         for inner in module.modules():
             copier.take(inner)
         for function in [*functions, *(hook for hooks in _GLOBAL_HOOKS for hook in hooks.values())]:
-            copier.take_function(function)
-        return cls(copier.modules, copier.modes, copier.cells)
+            copier.take(function)
+        return cls(copier.owners)
 
     def copy(self, *, stand_ins: Mapping[int, Tensor]) -> State:
         """Copy the copy, with other tensors for its parameters."""
-        copier = Copier(stand_ins, False, False)
-        copier.sources = {id(module): attributes for module, attributes, _ in self.modules}
-        copier.partial = {id(module) for module, _, whole in self.modules if not whole}
-        copier.contents = {id(cell): value for cell, value in self.cells}
-        for module, _, _ in self.modules:
-            copier.take_function(module)
-        for cell, _ in self.cells:
-            copier.take_cell(cell)
-        return State(copier.modules, self.modes + copier.modes, copier.cells)
+        sources = {id(owner): held for owner, held in self.owners}
+        copier = Copier(stand_ins, strict=False, without_ours=False, sources=sources)
+        for owner, _ in self.owners:
+            copier.take(owner)
+        return State(copier.owners)
 
     @property
     def buffers(self) -> list[Tensor]:
         """All of them."""
-        held = [attributes.get("_buffers", {}) for _, attributes, _ in self.modules]
+        held = [held.get("_buffers", {}) for owner, held in self.owners if isinstance(owner, nn.Module)]
         return [buffer for buffers in held for buffer in buffers.values() if buffer is not None]
 
 
 @contextmanager
 def swapped_in(state: State) -> Iterator[None]:
-    """Inside, modules and closures have that state, and change it; afterwards they have their own, untouched."""
-    before = [
-        (module, dict(vars(module)) if whole else {name: vars(module)[name] for name in attributes}, whole)
-        for module, attributes, whole in state.modules
-    ]
-    modes = [(module, module.training) for module, _ in state.modes]
-    held = [(cell, contents_of(cell)) for cell, _ in state.cells]
+    """Inside, owners hold that state, and change it; afterwards they have their own, untouched."""
+    before = [(owner, read(owner)) for owner, _ in state.owners]
     try:
-        for module, training in state.modes:
-            vars(module)["training"] = training
-        for module, attributes, whole in state.modules:
-            if whole:
-                vars(module).clear()
-            vars(module).update(attributes)
-        for cell, value in state.cells:
-            if value is not EMPTY:
-                cell.cell_contents = value
+        for owner, held in state.owners:
+            write(owner, held)
         yield
     finally:
-        for module, attributes, whole in before:
-            if whole:
-                vars(module).clear()
-            vars(module).update(attributes)
-        for module, training in modes:
-            vars(module)["training"] = training
-        for cell, value in held:
-            if value is not EMPTY:
-                cell.cell_contents = value
-            elif contents_of(cell) is not EMPTY:
-                del cell.cell_contents
+        for owner, held in before:
+            write(owner, held)

@@ -245,6 +245,6 @@ def test_what_a_killed_writer_left_is_swept_by_who_holds_the_lock(tmp_path):
         path.write_text("half")
     ResultsFile(tmp_path / "rows.jsonl").close()
     assert [path.exists() for path in left] == [False, True]
-    sweep(tmp_path)
+    sweep(tmp_path / "other.pkl")
     assert not left[1].exists()
     assert all(path.exists() for path in foreign)

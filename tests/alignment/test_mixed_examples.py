@@ -228,3 +228,17 @@ def test_a_network_that_runs_in_half_precision_alone_is_looked_at_as_often_as_ot
         counts.append(OnlyHalf.passes - before)
     assert counts[0] > 1
     assert counts[1:] == [1] * 5
+
+
+def test_a_look_behind_a_reentrant_checkpoint_leaves_gradients_of_others():
+    network, temperature = BehindACheckpoint(False), nn.Parameter(torch.ones(()))
+    x, plain = torch.randn(5, 3, requires_grad=True), BehindACheckpoint(False)
+    plain.load_state_dict(network.state_dict())
+
+    def loss(output):
+        return (output * temperature).square().sum(1)
+
+    loss(plain(x)).mean().backward()
+    expected, temperature.grad = temperature.grad, None
+    Alignment(network, way="hooks").record(x, loss)
+    torch.testing.assert_close(temperature.grad, expected)

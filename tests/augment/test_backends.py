@@ -1,5 +1,6 @@
 """Every backend equals Pillow in every bit."""
 
+import itertools
 import re
 
 import numpy as np
@@ -264,3 +265,31 @@ def test_another_device_or_backend_is_refused():
         apply(plan_for(noise(4)), noise(4).to("meta"))
     with pytest.raises(UnknownNameError, match=r"called 'pilow'\. Did you mean 'pillow'"):
         apply(plan_for(noise(4)), noise(4), backend="pilow")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("side", [20, 140])
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))), ids=str)
+def test_memory_order_is_nobody_s_business(order, side, channels):
+    shape = (3, channels, side + 10, side)
+    inverse = [order.index(axis) for axis in range(4)]
+    images = torch.randint(256, [shape[axis] for axis in order], dtype=torch.uint8).permute(inverse)
+    assert images.shape == shape
+    plan = Plan.sample(SPACES["wl"], 3, height=side + 10, width=side, generator=generator(), num_operations=2)
+    before, done = images.clone(), apply(plan, images)
+    assert torch.equal(done, apply(plan, images, backend="pillow"))
+    assert torch.equal(images, before)
+    assert done.is_contiguous()
+
+
+@pytest.mark.parametrize("side", [20, 150])
+def test_a_kernel_that_writes_into_its_images_does_not_reach_the_caller_s(side):
+    @register_op(f"test_in_place_{side}", unit="x", pillow=lambda image, value: image)
+    def in_place(images, values):
+        return images.zero_()
+
+    space = SearchSpace("s", [Choice(f"test_in_place_{side}")])
+    images = torch.ones(4, 3, side, side, dtype=torch.uint8)
+    plan = Plan.sample(space, 4, height=side, width=side, generator=generator(), num_operations=1)
+    assert not apply(plan, images).any()
+    assert images.all()

@@ -217,3 +217,19 @@ def test_threads_of_a_pass_that_has_its_turn_may_ask_for_data_that_are_in_memory
         thread.start()
         thread.join(20)
     assert len(found) == 1
+
+
+def test_threads_that_ask_at_once_share_one_copy(save):
+    path, found, barrier = save(), [], threading.Barrier(6)
+
+    def ask() -> None:
+        barrier.wait()
+        found.append(load_dataset(path))
+
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 6
+    assert len({id(data) for data in found}) == 1
