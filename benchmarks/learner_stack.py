@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +28,7 @@ N, STEPS = 32, 3
 
 def mlp(*widths: int) -> nn.Module:
     """Rectified layers."""
-    pairs = list(zip(widths, widths[1:], strict=False))
+    pairs = list(pairwise(widths))
     layers = [layer for i, o in pairs[:-1] for layer in (nn.Linear(i, o), nn.ReLU())]
     return nn.Sequential(nn.Flatten(), *layers, nn.Linear(*pairs[-1]))
 
@@ -72,6 +74,12 @@ def step(stack: LearnerStack, x: Tensor, y: Tensor, *, changes: bool) -> None:
     stack.move(direction, torch.full((len(stack),), 0.01, device=stack.device))
 
 
+def several(call: Callable[[], object]) -> None:
+    """Steps of one contender."""
+    for _ in range(STEPS):
+        call()
+
+
 def measure(name: str, rows: int, rounds: int, device: str) -> str:
     """A row of the table."""
     build, shape = CASES[name]
@@ -94,8 +102,7 @@ def measure(name: str, rows: int, rounds: int, device: str) -> str:
         "with changes": lambda: step(with_changes, x, y, changes=True),
         "vmap": lambda: step(by_vmap, x, y, changes=False),
     }
-    repeated = {key: lambda call=call: [call() for _ in range(STEPS)] for key, call in calls.items()}
-    ratios = interleaved(repeated, "loop", rounds, device)
+    ratios = interleaved({key: partial(several, call) for key, call in calls.items()}, "loop", rounds, device)
     cells = []
     for key in ("stack", "with changes", "vmap"):
         middle, low, high = median_and_quartiles(ratios[key])

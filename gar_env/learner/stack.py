@@ -424,8 +424,8 @@ def _check_alike(modules: list[nn.Module]) -> None:
             name = odd[0]
             words = [f"{list(one[name])}" if name in one else "not there" for one in (own, first)]
             raise ConfigurationError(
-                f"The networks have different shapes: {name} is {words[0]} in row {row}, and {words[1]} in the first. A "
-                "stack is of one architecture; make one stack for each."
+                f"The networks have different shapes: {name} is {words[0]} in row {row}, and {words[1]} in the first. "
+                "A stack is of one architecture; make one stack for each."
             )
 
 
