@@ -13,7 +13,7 @@ from agents import FixedPolicy, InvertedSoftmax, Reinforce
 from gar_env.alignment import Alignment, align, aligning, example_lengths, record
 from gar_env.data import Dataset, load_dataset, register_corruption
 from gar_env.data.corruptions import CORRUPTIONS
-from gar_env.errors import GarEnvError
+from gar_env.errors import ConfigurationError, GarEnvError
 from gar_env.networks import build_network
 from gar_env.rewards import Need
 
@@ -273,3 +273,24 @@ def test_a_tape_is_read_by_one_block_at_a_time():
             pass
 
     assert "enclosing aligning" in refused(nested)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_steps": "x"}, "n_steps='x' must be int"),
+        ({"hidden": -1}, "hidden=-1 must be a tuple of int"),
+        ({"hidden": (1, "a")}, "must be a tuple of int"),
+        ({"n_epochs": 10**12}, "n_epochs=1000000000000 must be int, below"),
+        ({"n_epochs": 10**6}, "n_epochs=1000000 must be at most 1000"),
+        ({"gamma": torch.zeros(2)}, "gamma=a torch.float32 Tensor"),
+        ({"ent_coef": None}, "ent_coef=None must be float"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan must be float, finite"),
+    ],
+)
+def test_options_of_controllers_have_types_and_bounds(options, message):
+    from agents.controllers.stable_baselines import PPOOptions
+
+    env = gymnasium.make_vec("GAR/DataSplit-v0", num_envs=4, num_steps=3)
+    with pytest.raises(ConfigurationError, match=message):
+        PPOOptions(**options).build(env, 0)

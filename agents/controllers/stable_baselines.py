@@ -13,7 +13,10 @@ from typing import Any, ClassVar
 from gymnasium.vector import VectorEnv
 
 from agents.controllers.registry import register_controller
+from gar_env.envs.options import check_types
 from gar_env.errors import ConfigurationError, GarEnvError, MissingExtraError
+
+MOST_EPOCHS = 1000
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,10 @@ class SB3Options(ABC):
 
         from agents.sb3 import SB3VecEnv, check_controller
 
+        check_types(self)
+        epochs = getattr(self, "n_epochs", 1)
+        if epochs > MOST_EPOCHS:
+            raise ConfigurationError(f"n_epochs={epochs} must be at most {MOST_EPOCHS}: passes over one rollout.")
         for name in ("n_steps", "minibatches", "n_epochs", "buffer_size", "batch_size", "gradient_steps"):
             if getattr(self, name, 1) < 1:
                 raise ConfigurationError(f"{name}={getattr(self, name)} must be at least 1.")

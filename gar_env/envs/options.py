@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 from gymnasium.vector import AutoresetMode
@@ -24,7 +24,14 @@ def check_types(config: Any) -> None:
     """
     hints = get_type_hints(type(config))
     for field in dataclasses.fields(config):
-        value, kinds = getattr(config, field.name), get_args(hints[field.name]) or (hints[field.name],)
+        value, hint = getattr(config, field.name), hints[field.name]
+        if get_origin(hint) is tuple:
+            kind = get_args(hint)[0]
+            fits = isinstance(value, tuple | list)
+            if not fits or any(type(item) is not kind or abs(item) >= LARGEST_INT for item in value):
+                raise ConfigurationError(f"{field.name}={shown(value)} must be a tuple of {kind.__name__}.")
+            continue
+        kinds = get_args(hint) or (hint,)
         plain = [kind for kind in kinds if isinstance(kind, type)]
         if len(plain) < len(kinds) and callable(value):
             continue  # a network builder
