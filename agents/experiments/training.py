@@ -212,7 +212,7 @@ class Training:
                 f"{self.checkpoint} belongs to another run: {'; '.join(different)}. Put its own config.json back."
             )
         fresh = env.unwrapped
-        fresh.pool = fresh.on_device(fresh._make_pool(header["episode_seed"]))
+        fresh.pool = fresh.on_device(fresh.make_pool(header["episode_seed"]))
         session = load_checkpoint(self.checkpoint, {**_left_out(fresh), "logger": None})
         env.close()
         return session

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from gymnasium.spaces import MultiDiscrete
-from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from gar_env.augment import (
@@ -22,14 +21,12 @@ from gar_env.augment import (
     apply,
     load_space,
 )
-from gar_env.data import Batch, Dataset, Pool, make_pool
-from gar_env.envs.base import SlotVectorEnv
-from gar_env.envs.config import SlotConfig, config_from
+from gar_env.data import Dataset, Pool, make_pool
+from gar_env.envs.base import SlotBatch, SlotVectorEnv
+from gar_env.envs.config import SlotConfig
 from gar_env.envs.features import LAST_REWARD, PROGRESS, RUNNING_LOSS, Feature, squashed
-from gar_env.envs.paying import Trained
 from gar_env.envs.single import SingleAgentEnv
 from gar_env.errors import ConfigurationError
-from gar_env.functional import own_surroundings
 from gar_env.networks.build import NetworkBuilder
 from gar_env.seeding import named_generator
 
@@ -121,10 +118,9 @@ class AugmentVectorEnv(SlotVectorEnv):
     plan: Plan | None = None
     """What was done to the last batch: ``env.unwrapped.plan.describe(0)``; ``None`` before the first step."""
 
-    @own_surroundings()
-    def __init__(self, num_envs: int = 128, **options: Any) -> None:
-        config = config_from(AugmentConfig, options)
-        super().__init__(num_envs, config)
+    def prepare(self) -> None:
+        """See :class:`SlotVectorEnv`."""
+        config = self.config
         self.space = load_space(config.space)
         self.layout = ActionLayout(self.space, config.max_operations or min(4, len(self.space)))
         side = min(self.dataset.image_shape[1:])
@@ -138,22 +134,17 @@ class AugmentVectorEnv(SlotVectorEnv):
                 f"{self.dataset.name} has {self.dataset.image_shape[0]} channels; image operations are defined for "
                 "gray (1) and RGB (3)."
             )
-        # A run is built once already here, so that a wrong option fails when the environment is made, not at reset.
-        self._begin(seed=0)
-        one_slot = MultiDiscrete(np.array(self.layout.nvec))
-        self._set_spaces(
-            one_slot,
-            batch_space(one_slot, num_envs),
-            (
-                PROGRESS,
-                RUNNING_LOSS,
-                LAST_REWARD,
-                *(
-                    Feature(f"class_{i}", 0, 1, f"1 if the example to be augmented next is of class {name}")
-                    for i, name in enumerate(self.dataset.classes)
-                ),
-            ),
-        )
+
+    def action(self) -> MultiDiscrete:
+        """How many operations, and which, how strong, how likely."""
+        return MultiDiscrete(np.array(self.layout.nvec))
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """See :class:`SlotVectorEnv`."""
+        text = "1 if the example to be augmented next is of class"
+        classes = [Feature(f"class_{i}", 0, 1, f"{text} {name}") for i, name in enumerate(self.dataset.classes)]
+        return (PROGRESS, RUNNING_LOSS, LAST_REWARD, *classes)
 
     @property
     def action_names(self) -> tuple[str, ...]:
@@ -192,11 +183,13 @@ class AugmentVectorEnv(SlotVectorEnv):
         """See :meth:`SlotVectorEnv.made_again`."""
         return {**super().made_again(), "training_data": self._training_data}
 
-    def _make_pool(self, seed: int) -> Pool:
+    def make_pool(self, seed: int) -> Pool:
+        """See :class:`SlotVectorEnv`."""
         generator = named_generator(seed, "labels")
         return make_pool(self._training_data, generator, corrupt=self.config.corrupt, heldout_share=self.heldout_share)
 
-    def _start_data(self) -> None:
+    def begin(self) -> None:
+        """See :class:`SlotVectorEnv`."""
         if self.num_envs > len(self.pool.members):
             raise ConfigurationError(
                 f"A batch of {self.num_envs} examples is larger than the {len(self.pool.members)} that are left to "
@@ -208,22 +201,24 @@ class AugmentVectorEnv(SlotVectorEnv):
         self._changed = torch.zeros((), dtype=torch.int64, device=self.device)
         self._examples = 0
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """See :class:`SlotVectorEnv`."""
         self._drawn = self.pool.draw_uniformly(self.num_envs, self.data_generator)
 
-    def _train(self, actions: Tensor) -> tuple[Trained, Tensor]:
-        tape, losses = self._pass(self._augmented(self._drawn, actions, count=True))
+    def batch(self, actions: Tensor) -> SlotBatch:
+        """The examples that were shown, through their slots' operations."""
+        batch = self._augmented(self._drawn, actions, count=True)
         if self.dashboard:
             applied = {name: share for name, share in self.metrics().items() if name.startswith("applied_")}
             self.dashboard.usage = {name.removeprefix("applied_"): share for name, share in applied.items()}
-        return Trained(tape), losses.mean()
+        return batch
 
-    def _reference(self, actions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def reference_batch(self, actions: Tensor) -> SlotBatch:
+        """Fresh examples, for ``"policy"`` through the same choices."""
         fresh = self.pool.draw_uniformly(self.num_envs, self.data_generator)
-        batch = self._augmented(fresh, actions) if self.reference == "policy" else self._finish(fresh)
-        return self.learner.plain_pass(batch).mean(), self.learner.gradient()
+        return self._augmented(fresh, actions) if self.reference == "policy" else self._finish(fresh)
 
-    def _augmented(self, examples: Tensor, actions: Tensor, *, count: bool = False) -> Batch:
+    def _augmented(self, examples: Tensor, actions: Tensor, *, count: bool = False) -> SlotBatch:
         _, height, width = self.dataset.image_shape
         plan = self.layout.plan(actions, height=height, width=width, generator=self.augmentation_generator)
         if count:
@@ -237,17 +232,18 @@ class AugmentVectorEnv(SlotVectorEnv):
         self._changed += plan.applied.sum()
         self._examples += plan.n
 
-    def _finish(self, examples: Tensor, images: Tensor | None = None) -> Batch:
+    def _finish(self, examples: Tensor, images: Tensor | None = None) -> SlotBatch:
         """What every image goes through; of those examples as they are, if not told otherwise."""
         images = self.pool.images[examples] if images is None else images
         inputs = self.normalise(self.standard.crop_and_flip(images, self.augmentation_generator))
-        return Batch(self.standard.cut_out(inputs, self.augmentation_generator), self.pool.labels[examples])
+        return SlotBatch(self.standard.cut_out(inputs, self.augmentation_generator), self.pool.labels[examples])
 
-    def _columns(self) -> list[float | Tensor]:
+    def columns(self) -> list[float | Tensor]:
+        """See :class:`SlotVectorEnv`."""
         return [
             self.progress,
-            squashed(self._running_loss),
-            self._last_reward,
+            squashed(self.running_loss),
+            self.last_reward,
             F.one_hot(self.pool.labels[self._drawn], len(self.dataset.classes)),
         ]
 

@@ -5,40 +5,61 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
+from gymnasium.spaces import Space
 from gymnasium.vector.utils import batch_space
 from torch import Tensor, nn
 
-from gar_env.alignment import Tape
-from gar_env.data import Batch, Pool, in_batches, load_dataset, normalisation
-from gar_env.envs.config import SlotConfig
+from gar_env.data import Batch, Pool, in_batches, load_dataset, make_pool, normalisation
+from gar_env.envs.config import SlotConfig, config_from
 from gar_env.envs.dashboard import Dashboard
-from gar_env.envs.features import RUNNING, Feature, RunningSize, observation_box, observe
+from gar_env.envs.features import LAST_REWARD, PROGRESS, RUNNING, Feature, RunningSize, observation_box, observe
 from gar_env.envs.paying import Collected, Paying, Trained
-from gar_env.envs.together import Outcome, TogetherVectorEnv
+from gar_env.envs.vector import Infos, Outcome, RowVectorEnv
 from gar_env.errors import ConfigurationError
 from gar_env.functional import own_surroundings
-from gar_env.learner import Pass
+from gar_env.learner import Pass, SidePass
 from gar_env.networks import build_network
 from gar_env.registry import shown
 from gar_env.rewards import Evidence, Need
 from gar_env.seeding import named_generator
 
 
-class SlotVectorEnv(TogetherVectorEnv):
+class SlotBatch(NamedTuple):
+    """What slots are trained on, or paid by.
+
+    Args:
+        inputs: float32 ``[m, channels, height, width]``.
+        targets: int64 ``[m]``.
+        weights: ``[m]``, ``None`` if all are 1: the loss is ``sum_i w_i l_i / n`` over the ``n`` slots.
+        slots: int64 ``[m]``, the slots of these examples; ``None`` if they are all of them, in order.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    weights: Tensor | None = None
+    slots: Tensor | None = None
+
+    @property
+    def examples(self) -> Batch:
+        """Inputs and targets alone."""
+        return Batch(self.inputs, self.targets)
+
+
+class SlotVectorEnv(RowVectorEnv):
     """``num_envs`` slots of one mini-batch; one episode is one training run.
 
-    Subclasses say what an action does to a slot's example (:meth:`_train`), what pays for it (:meth:`_reference`), and
-    which features they show.
+    Subclasses name batches (:meth:`batch`, :meth:`reference_batch`) and features; this class makes the passes, pays,
+    and runs episodes.
 
     A step waits for the device a few times (divergence, conservation and finiteness checks); with ``output="torch"``
     nothing else leaves it.
 
     Args:
         num_envs: The batch size.
-        config: All options.
+        **options: Fields of :attr:`config_class`.
 
     Raises:
         ConfigurationError: If the batch is larger than the training data, or options contradict each other.
@@ -46,7 +67,8 @@ class SlotVectorEnv(TogetherVectorEnv):
     """
 
     @own_surroundings()
-    def __init__(self, num_envs: int, config: SlotConfig) -> None:
+    def __init__(self, num_envs: int = 128, **options: Any) -> None:
+        config = config_from(self.config_class, options)
         super().__init__(
             num_envs,
             autoreset_mode=config.autoreset_mode,
@@ -81,18 +103,16 @@ class SlotVectorEnv(TogetherVectorEnv):
         self.device_images: Tensor | None = None
         """The data set's images on a GPU, once for all episodes; on the CPU the data set's own are used."""
         self.dashboard = Dashboard(type(self).__name__, self.dashboard_shares) if self.render_mode else None
-
-    def _set_spaces(self, action_space: Any, batched_action_space: Any, features: tuple[Feature, ...]) -> None:
-        """Called once by the subclass: spaces and the names of observation columns."""
-        self.features = features
-        self.single_action_space, self.action_space = action_space, batched_action_space
+        self.prepare()
+        # A first episode starts here, so that a wrong option fails when the environment is made, not at reset.
+        self.start(torch.ones(num_envs, dtype=torch.bool, device=self.device), [0])
+        self.single_action_space = self.action()
+        self.action_space = batch_space(self.single_action_space, num_envs)
         self.single_observation_space = observation_box(self.features)
-        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
 
     def _check_network(self) -> None:
         """Run a batch through the network of the first episode, which stays as it is: it must fit the images.
-
-        Subclasses begin a first episode when they are made, so that it fails there.
 
         Raises:
             ConfigurationError: With what the network said.
@@ -101,7 +121,7 @@ class SlotVectorEnv(TogetherVectorEnv):
         name = config.network if isinstance(config.network, str) else "the builder"
         what = f"network={shown(name)} on {n} images {list(self.dataset.image_shape)}, as {self.dataset.name} has them"
         try:
-            logits = self.learner.trial(self._gather(self.pool.members[:1].expand(n)).inputs)
+            logits = self.learner.trial(self.gather(self.pool.members[:1].expand(n)).inputs)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # of somebody's forward pass
@@ -120,50 +140,81 @@ class SlotVectorEnv(TogetherVectorEnv):
         """The name of each observation column."""
         return tuple(feature.name for feature in self.features)
 
-    # What a subclass fills in
+    rows_end_together = True
+
+    # What a subclass fills in, and may look at
+
+    config_class: ClassVar[type[SlotConfig]] = SlotConfig
+    """The options, for command lines and pages of documentation."""
 
     dashboard_shares: ClassVar[str] = "draws"
     """What the shares on the dashboard are of."""
 
-    config_class: ClassVar[type[SlotConfig]]
-    """The options, for command lines and pages of documentation."""
-
     pool: Pool
     """The data of this episode."""
+
+    last_reward: Tensor
+    """``[n]``, of the last step that was paid, scaled to about 1 and squashed."""
+
+    running_loss: Tensor
+    """Scalar, over the last steps."""
 
     finished: dict[str, float] | None = None
     """What the last finished episode came to: ``steps``, ``return`` (mean over slots), ``diverged``, ``test_accuracy``
     (NaN if it diverged) and :meth:`metrics` at its end."""
 
     @abstractmethod
-    def _make_pool(self, seed: int) -> Pool:
+    def action(self) -> Space[Any]:
+        """What one slot chooses from: ``Discrete`` or ``MultiDiscrete``."""
+
+    @abstractmethod
+    def batch(self, actions: Tensor) -> SlotBatch:
+        """What the actions make of the next examples: the batch that is trained on."""
+
+    def draw(self) -> SlotBatch:
+        """The next examples as they come: drawn from all training data alike."""
+        return self.gather(self.pool.draw_uniformly(self.num_envs, self.data_generator))
+
+    def reference_batch(self, actions: Tensor) -> SlotBatch:
+        """The batch whose loss and gradient pay, for the references ``"policy"`` and ``"uniform"``."""
+        return self.batch(actions) if self.reference == "policy" else self.draw()
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """The columns of an observation."""
+        return (PROGRESS, LAST_REWARD)
+
+    def columns(self) -> list[float | Tensor]:
+        """The values of :attr:`features`: numbers, ``[n]`` or ``[n, k]``."""
+        return [self.progress, self.last_reward]
+
+    def prepare(self) -> None:
+        """Called once, when options and data set are there: make what all episodes share."""
+
+    def make_pool(self, seed: int) -> Pool:
         """Cut and corrupt the data of one episode, on the CPU; depends on ``seed`` alone."""
+        return make_pool(self.dataset, named_generator(seed, "labels"), heldout_share=self.heldout_share)
 
-    @abstractmethod
-    def _start_data(self) -> None:
-        """Called when ``self.pool`` and the learner of a new episode are there."""
+    def begin(self) -> None:
+        """Called when ``pool`` and ``learner`` of a new episode are there."""
 
-    @abstractmethod
-    def _train(self, actions: Tensor) -> tuple[Trained, Tensor]:
-        """The pass over the batch that the actions call for; its gradient is left waiting for the update.
+    def acted(self, actions: Tensor) -> None:
+        """Called at each step with what was chosen, before :meth:`batch`: count it."""
 
-        Returns:
-            What is kept until the slots are paid, and the scalar loss.
+    def look(self) -> None:
+        """Called at the start of an episode and after each step, before :meth:`columns`: see what comes next."""
+
+    def step_loss(self, losses: Tensor | None) -> Tensor:
+        """The loss of a step or of a reference, scalar: of its batch.
+
+        Args:
+            losses: ``[m]``; ``None`` if too few examples were left to make a pass.
         """
+        return torch.zeros((), device=self.device) if losses is None else losses.mean()
 
-    @abstractmethod
-    def _reference(self, actions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and gradient of a batch for ``self.reference``, other than held-out ones; left waiting if trained on.
-
-        From one ``plain_pass`` or ``side_pass`` of the learner, as it is: it pays meanwhile, and may be repeated.
-        """
-
-    @abstractmethod
-    def _columns(self) -> list[float | Tensor]:
-        """The values of ``self.features``."""
-
-    def _look(self) -> None:
-        """Called at the start of an episode and after each step, before :meth:`_columns`: see what comes next."""
+    def look_at(self, batch: SlotBatch, *, gradient: bool = True, loss_scale: float = 1.0) -> SidePass:
+        """A pass over a batch that is not trained on."""
+        return self.learner.side_pass(batch.examples, batch.weights, gradient=gradient, loss_scale=loss_scale)
 
     def metrics(self) -> dict[str, float]:
         """What is worth logging about this episode so far, by name. Waits for the device."""
@@ -181,7 +232,9 @@ class SlotVectorEnv(TogetherVectorEnv):
     # One episode
 
     @own_surroundings()
-    def _begin(self, seed: int) -> None:
+    def start(self, rows: Tensor, seeds: list[int]) -> None:
+        """See :meth:`RowVectorEnv.start`."""
+        (seed,) = seeds
         config = self.config
         shape, classes = self.dataset.image_shape, len(self.dataset.classes)
         self.data_generator = named_generator(seed, "data", self.device)
@@ -197,19 +250,20 @@ class SlotVectorEnv(TogetherVectorEnv):
         self.steps = 0
         self._unpaid: Trained | None = None  # next_step: the last batch, whose slots wait to be paid
         # A network that knows nothing answers uniformly; its loss is a fair value before the first step.
-        self._running_loss = torch.tensor(float(classes), device=self.device).log()
+        self.running_loss = torch.tensor(float(classes), device=self.device).log()
         self._reward_size = RunningSize(self.device)
         self._return = torch.zeros((), device=self.device)
-        self._last_reward = torch.zeros(self.num_envs, device=self.device)
+        self.last_reward = torch.zeros(self.num_envs, device=self.device)
         if self.dashboard:
             self.dashboard.clear()
         self.episode_seed = seed
-        self.pool = self.on_device(self._make_pool(seed))
-        self._start_data()
+        self.pool = self.on_device(self.make_pool(seed))
+        self._fewest = self.learner.fewest_examples
+        self.begin()
         if not self._network_fits:
             self._check_network()
             self._network_fits = True
-        self._look()
+        self.look()
 
     def made_again(self) -> dict[str, Any]:
         """Large objects that the options and :attr:`episode_seed` make again, and checkpoints leave out, by name."""
@@ -224,8 +278,10 @@ class SlotVectorEnv(TogetherVectorEnv):
         shared = replace(pool.images, original=self.device_images)
         return replace(pool, images=shared).to(self.device)
 
-    def _advance(self, actions: Tensor) -> Outcome:
+    def advance(self, actions: Tensor, live: Tensor) -> Outcome:
+        """See :meth:`RowVectorEnv.advance`."""
         start = self.paying.start()
+        self.acted(actions)
         if self.config.reward_timing == "same_step":
             trained, loss = self._train(actions)
             trained = self.paying.passed(trained, start)
@@ -249,12 +305,12 @@ class SlotVectorEnv(TogetherVectorEnv):
         if diverged:
             rewards, valid = torch.full_like(rewards, self.config.divergence_reward), True
         else:
-            self._running_loss = RUNNING * self._running_loss + (1 - RUNNING) * loss
+            self.running_loss = RUNNING * self.running_loss + (1 - RUNNING) * loss
             if valid:
-                self._last_reward = torch.tanh(rewards / self._reward_size.of(rewards))
+                self.last_reward = torch.tanh(rewards / self._reward_size.of(rewards))
         if self.dashboard:
             self.dashboard.add(float(loss), float(rewards.mean()))
-        self._look()
+        self.look()
         accuracy = self.evaluate()["test_accuracy"] if ended and not diverged else math.nan
         self._last_step = (loss, rewards)
         self._return = self._return + rewards.mean()
@@ -274,7 +330,8 @@ class SlotVectorEnv(TogetherVectorEnv):
         }
         return Outcome(rewards, ended, infos | self._error_infos())
 
-    def _blank_infos(self) -> dict[str, tuple[Any, Any]]:
+    def blank_infos(self) -> Infos:
+        """See :meth:`RowVectorEnv.blank_infos`."""
         return {
             "loss": (math.nan, False),
             "reward_valid": (False, False),
@@ -285,20 +342,40 @@ class SlotVectorEnv(TogetherVectorEnv):
     def _error_infos(self) -> dict[str, tuple[Any, Any]]:
         return self.paying.infos() if self.config.way == "finite_difference" else {}
 
-    def _pass(
-        self, batch: Batch, weights: Tensor | None = None, *, loss_scale: float = 1.0
-    ) -> tuple[Tape | None, Tensor]:
-        """Forward and backward, recorded if the signal needs a tape; losses ``[n]``."""
-        if not self.paying.reads_tape:
-            return None, self.learner.plain_pass(batch, weights, loss_scale=loss_scale)
-        tape = self.learner.recorded_pass(batch, weights, loss_scale=loss_scale)
-        return tape, tape.losses
+    def _train(self, actions: Tensor) -> tuple[Trained, Tensor]:
+        """The pass over the batch that the actions call for; its gradient is left waiting for the update."""
+        batch = self.batch(actions)
+        m = len(batch.targets)
+        if m < self._fewest:  # no gradient waits, so the update leaves the parameters alone
+            return Trained(None, torch.zeros(0, dtype=torch.int64, device=self.device)), self.step_loss(None)
+        # The pass takes the mean over m examples; over the whole batch it is m / n of that. The tape is of w_i times
+        # the losses all the same.
+        scale = m / self.num_envs
+        if self.paying.reads_tape:
+            tape = self.learner.recorded_pass(batch.examples, batch.weights, loss_scale=scale)
+            return Trained(tape, batch.slots), self.step_loss(tape.losses)
+        losses = self.learner.plain_pass(batch.examples, batch.weights, loss_scale=scale)
+        return Trained(None, batch.slots), self.step_loss(losses)
+
+    def _reference(self, actions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and gradient of the reference batch; left waiting if it is trained on."""
+        batch = self.reference_batch(actions)
+        m = len(batch.targets)
+        if m < self._fewest:
+            return self.step_loss(None), self.learner.gradient()  # zeros: nothing points anywhere
+        scale = m / self.num_envs
+        if self.config.trains_on_reference:
+            losses = self.learner.plain_pass(batch.examples, batch.weights, loss_scale=scale)
+            return self.step_loss(losses), self.learner.gradient()
+        side = self.look_at(batch, loss_scale=scale)
+        return self.step_loss(side.losses), side.gradient
 
     def _heldout_batch(self) -> Batch:
-        return self._gather(self.pool.draw_heldout(self.num_envs, self.data_generator))
+        return self.gather(self.pool.draw_heldout(self.num_envs, self.data_generator)).examples
 
-    def _gather(self, examples: Tensor) -> Batch:
-        return Batch(self.normalise(self.pool.images[examples]), self.pool.labels[examples])
+    def gather(self, examples: Tensor) -> SlotBatch:
+        """These examples, by their numbers in the pool, int64 ``[m]``."""
+        return SlotBatch(self.normalise(self.pool.images[examples]), self.pool.labels[examples])
 
     def _pay_with_reference(self, trained: Trained, actions: Tensor) -> Tensor:
         """Pay the step before from a reference batch at theta_{t+1}, and train on that if it is training data."""
@@ -323,8 +400,9 @@ class SlotVectorEnv(TogetherVectorEnv):
         evidence = Evidence(self.num_envs, loss, next_gradient=gradient, heldout_gradient=heldout)
         return self.paying.pay(trained, evidence, collected, step=self.steps + 1, following=following)
 
-    def _observe(self) -> Tensor:
-        return observe(self.features, self._columns(), self.num_envs, self.device)
+    def observe(self) -> Tensor:
+        """See :meth:`RowVectorEnv.observe`."""
+        return observe(self.features, self.columns(), self.num_envs, self.device)
 
     @property
     def progress(self) -> float:

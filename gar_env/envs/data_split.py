@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
-from gymnasium.spaces import Discrete, MultiDiscrete
+from gymnasium.spaces import Discrete
 from torch import Tensor
 
 from gar_env.data import Splits, make_splits
-from gar_env.envs.base import SlotVectorEnv
-from gar_env.envs.config import SlotConfig, config_from
+from gar_env.envs.base import SlotBatch, SlotVectorEnv
+from gar_env.envs.config import SlotConfig
 from gar_env.envs.features import LAST_REWARD, PROGRESS, RUNNING_LOSS, Feature, squashed
-from gar_env.envs.paying import Trained
 from gar_env.envs.single import SingleAgentEnv
-from gar_env.functional import own_surroundings
 from gar_env.seeding import named_generator
 
 
@@ -61,26 +59,24 @@ class DataSplitVectorEnv(SlotVectorEnv):
     config: DataSplitConfig
     config_class = DataSplitConfig
 
-    @own_surroundings()
-    def __init__(self, num_envs: int = 128, **options: Any) -> None:
-        config = config_from(DataSplitConfig, options)
-        super().__init__(num_envs, config)
-        # A run is built once already here, so that a wrong option fails when the environment is made, not at reset.
-        self._begin(seed=0)
+    def action(self) -> Discrete:
+        """The split to draw from."""
+        return Discrete(self.num_splits)
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """See :class:`SlotVectorEnv`."""
         k = self.num_splits
-        self._set_spaces(
-            Discrete(k),
-            MultiDiscrete([k] * num_envs),
-            (
-                PROGRESS,
-                RUNNING_LOSS,
-                LAST_REWARD,
-                *(Feature(f"usage_{i}", 0, 1, "share of all draws so far from this split") for i in range(k)),
-                *(Feature(f"last_action_{i}", 0, 1, "1 if the slot's last action was this split") for i in range(k)),
-            ),
+        return (
+            PROGRESS,
+            RUNNING_LOSS,
+            LAST_REWARD,
+            *(Feature(f"usage_{i}", 0, 1, "share of all draws so far from this split") for i in range(k)),
+            *(Feature(f"last_action_{i}", 0, 1, "1 if the slot's last action was this split") for i in range(k)),
         )
 
-    def _make_pool(self, seed: int) -> Splits:
+    def make_pool(self, seed: int) -> Splits:
+        """See :class:`SlotVectorEnv`."""
         config = self.config
         return make_splits(
             self.dataset,
@@ -91,7 +87,8 @@ class DataSplitVectorEnv(SlotVectorEnv):
             heldout_share=self.heldout_share,
         )
 
-    def _start_data(self) -> None:
+    def begin(self) -> None:
+        """See :class:`SlotVectorEnv`."""
         self._counts = torch.zeros(self.num_splits, device=self.device)
         self._last_action = torch.zeros(self.num_envs, self.num_splits, device=self.device)
 
@@ -129,27 +126,27 @@ class DataSplitVectorEnv(SlotVectorEnv):
         """``usage_i``: share of all draws so far from split ``i``."""
         return {f"usage_{i}": share for i, share in enumerate(self.usage.tolist())}
 
-    def _train(self, actions: Tensor) -> tuple[Trained, Tensor]:
+    def acted(self, actions: Tensor) -> None:
+        """See :class:`SlotVectorEnv`."""
         self._last_action = F.one_hot(actions, self.num_splits).float()
         self._counts = self._counts + self._last_action.sum(0)
         if self.dashboard:
             self.dashboard.usage = dict(zip(self.split_names, self.usage.tolist(), strict=True))
-        tape, losses = self._pass(self._gather(self.splits.draw(actions, self.data_generator)))
-        return Trained(tape), losses.mean()
 
-    def _reference(self, actions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        if self.reference == "uniform":
-            examples = self.splits.draw_uniformly(self.num_envs, self.data_generator)
-        else:
-            examples = self.splits.draw(actions, self.data_generator)
-        loss = self.learner.plain_pass(self._gather(examples)).mean()
-        return loss, self.learner.gradient()
+    def batch(self, actions: Tensor) -> SlotBatch:
+        """An example of each slot's split."""
+        return self.gather(self.splits.draw(actions, self.data_generator))
 
-    def _columns(self) -> list[float | Tensor]:
+    def draw(self) -> SlotBatch:
+        """Examples of all splits alike."""
+        return self.gather(self.splits.draw_uniformly(self.num_envs, self.data_generator))
+
+    def columns(self) -> list[float | Tensor]:
+        """See :class:`SlotVectorEnv`."""
         return [
             self.progress,
-            squashed(self._running_loss),
-            self._last_reward,
+            squashed(self.running_loss),
+            self.last_reward,
             self.usage.expand(self.num_envs, -1),
             self._last_action,
         ]

@@ -5,22 +5,20 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from gymnasium.spaces import Discrete, MultiDiscrete
+from gymnasium.spaces import Discrete
 from torch import Tensor
 
-from gar_env.data import Batch, Pool, make_pool, parse_shares
-from gar_env.envs.base import SlotVectorEnv
-from gar_env.envs.config import SlotConfig, config_from
+from gar_env.data import Pool, make_pool, parse_shares
+from gar_env.envs.base import SlotBatch, SlotVectorEnv
+from gar_env.envs.config import SlotConfig
 from gar_env.envs.features import PROGRESS, RUNNING, Feature, squashed
 from gar_env.envs.nearest import nearest_rows
-from gar_env.envs.paying import Trained
 from gar_env.envs.single import SingleAgentEnv
 from gar_env.errors import ConfigurationError
-from gar_env.functional import own_surroundings
 from gar_env.learner import SidePass
 from gar_env.networks import LastLinearInputs
 from gar_env.registry import shown
@@ -109,21 +107,16 @@ class DataWeightVectorEnv(SlotVectorEnv):
         Feature("class_loss", 0, 1, "x / (1 + x) of the mean loss x of its label's examples, decay 0.9 per batch"),
     )
 
-    @own_surroundings()
-    def __init__(self, num_envs: int = 128, **options: Any) -> None:
-        config = config_from(DataWeightConfig, options)
-        super().__init__(num_envs, config)
-        # A run is built once already here, so that a wrong option fails when the environment is made, not at reset.
-        self._begin(seed=0)
-        penultimate = [
-            Feature(f"penultimate_{j}", -1, 1, "x / (1 + |x|) of an input x of the last linear layer")
-            for j in range(self._inputs_of_last.width if self._inputs_of_last else 0)
-        ]
-        self._set_spaces(
-            Discrete(config.weight_levels),
-            MultiDiscrete([config.weight_levels] * num_envs),
-            (*self.features_of_an_example, *penultimate),
-        )
+    def action(self) -> Discrete:
+        """The example's weight."""
+        return Discrete(self.config.weight_levels)
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """See :class:`SlotVectorEnv`."""
+        width = self._inputs_of_last.width if self._inputs_of_last else 0
+        text = "x / (1 + |x|) of an input x of the last linear layer"
+        return (*self.features_of_an_example, *(Feature(f"penultimate_{j}", -1, 1, text) for j in range(width)))
 
     @property
     def spoiled(self) -> Tensor:
@@ -149,13 +142,14 @@ class DataWeightVectorEnv(SlotVectorEnv):
             "drop_recall": dropped[1] / max(kept[1] + dropped[1], 1),
         }
 
-    def _make_pool(self, seed: int) -> Pool:
+    def make_pool(self, seed: int) -> Pool:
+        """See :class:`SlotVectorEnv`."""
         generator = named_generator(seed, "labels")
         return make_pool(self.dataset, generator, corrupt=self.config.corrupt, heldout_share=self.heldout_share)
 
-    def _start_data(self) -> None:
+    def begin(self) -> None:
+        """See :class:`SlotVectorEnv`."""
         config = self.config
-        self._fewest = self.learner.fewest_examples
         if self.num_envs < self._fewest:
             raise ConfigurationError(
                 f"network={shown(config.network)} normalises over the batch, which needs at least 2 examples; num_envs "
@@ -163,50 +157,44 @@ class DataWeightVectorEnv(SlotVectorEnv):
             )
         self._decided = torch.zeros(2, 2, dtype=torch.int64, device=self.device)  # [corrupted?, dropped?]
         classes = len(self.dataset.classes)
-        self._class_losses = torch.full((classes,), float(self._running_loss), device=self.device)
+        self._class_losses = torch.full((classes,), float(self.running_loss), device=self.device)
         self._inputs_of_last = LastLinearInputs(self.learner.network) if config.penultimate else None
         self._drawn = False  # whether the batch to be weighed next has been drawn: a reference batch is that batch
 
-    def _train(self, actions: Tensor) -> tuple[Trained, Tensor]:
-        spoiled, weights = self.spoiled, actions / (self.config.weight_levels - 1)
-        cells = 2 * spoiled.long() + (actions == 0).long()
+    def acted(self, actions: Tensor) -> None:
+        """See :class:`SlotVectorEnv`."""
+        cells = 2 * self.spoiled.long() + (actions == 0).long()
         self._decided = self._decided + torch.bincount(cells, minlength=4).view(2, 2)
         if self.dashboard:
             self.dashboard.usage = self.metrics()
-        loss = self._losses.mean()
+
+    def batch(self, actions: Tensor) -> SlotBatch:
+        """The examples that are kept, with their weights."""
+        weights = actions / (self.config.weight_levels - 1)
         slots = actions.nonzero().flatten()
-        if len(slots) < self._fewest:
-            return Trained(None, slots[:0]), loss  # no gradient waits, so the update leaves the parameters alone
-        batch, uneven = self._weighed(weights)
-        # The pass takes the mean over the m kept examples; over the whole batch it is m / n of that. The tape is of
-        # w_i times the losses all the same.
-        tape, _ = self._pass(batch, uneven, loss_scale=len(slots) / self.num_envs)
-        return Trained(tape, slots), loss
+        inputs, targets = self._batch.inputs[slots], self._batch.targets[slots]
+        return SlotBatch(inputs, targets, None if self.config.weight_levels == 2 else weights[slots], slots)
 
-    def _weighed(self, weights: Tensor) -> tuple[Batch, Tensor | None]:
-        """The ``m`` examples that are left, and their weights unless all are 1."""
-        kept = weights > 0
-        batch = Batch(self._batch.inputs[kept], self._batch.targets[kept])
-        return batch, None if self.config.weight_levels == 2 else weights[kept]
-
-    def _reference(self, actions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def reference_batch(self, actions: Tensor) -> SlotBatch:
+        """The next batch; for ``"policy"``, each example with the weight of the slot that looked most like it."""
         self._drawn = True
         if self.reference == "uniform":
-            side = self._draw(gradient=True)
-            return side.losses.mean(), side.gradient
-        observed = self._observe()
-        self._draw(gradient=False)
-        nearest = nearest_rows(self._observe(), observed)
-        weights = actions[nearest] / (self.config.weight_levels - 1)
-        left = int((weights > 0).sum())
-        if left < self._fewest:
-            return self._losses.mean(), self.learner.gradient()  # zeros: nothing points anywhere
-        side = self.learner.side_pass(*self._weighed(weights), loss_scale=left / self.num_envs)
-        return self._losses.mean(), side.gradient
+            self._draw()
+            return self._batch
+        observed = self.observe()
+        self._draw()
+        self.look_at(self._batch, gradient=False)
+        return self.batch(actions[nearest_rows(self.observe(), observed)])
 
-    def _look(self) -> None:
+    def step_loss(self, losses: Tensor | None) -> Tensor:
+        """Of the batch as it was drawn."""
+        return self._losses.mean()
+
+    def look(self) -> None:
+        """See :class:`SlotVectorEnv`."""
         if not self._drawn:
-            self._draw(gradient=False)
+            self._draw()
+            self.look_at(self._batch, gradient=False)
         self._drawn = False
         targets = self._batch.targets
         counts = torch.bincount(targets, minlength=len(self._class_losses))
@@ -214,16 +202,22 @@ class DataWeightVectorEnv(SlotVectorEnv):
         mixed = RUNNING * self._class_losses + (1 - RUNNING) * means
         self._class_losses = torch.where(counts > 0, mixed, self._class_losses)
 
-    def _draw(self, *, gradient: bool) -> SidePass:
-        """Draw the batch to be weighed next, and see how the network answers to it in training mode."""
+    def _draw(self) -> None:
+        """Draw the batch to be weighed next."""
         self._examples = self.pool.draw_uniformly(self.num_envs, self.data_generator)
-        self._batch = self._gather(self._examples)
-        with self._inputs_of_last or nullcontext():
-            side = self.learner.side_pass(self._batch, gradient=gradient)
-        self._logits, self._losses = side.logits, side.losses
+        self._batch = self.gather(self._examples)
+
+    def look_at(self, batch: SlotBatch, *, gradient: bool = True, loss_scale: float = 1.0) -> SidePass:
+        """See :class:`SlotVectorEnv`; how the network answers to the batch to be weighed next is what slots observe."""
+        shown = batch is self._batch
+        with self._inputs_of_last if shown and self._inputs_of_last else nullcontext():
+            side = super().look_at(batch, gradient=gradient, loss_scale=loss_scale)
+        if shown:
+            self._logits, self._losses = side.logits, side.losses
         return side
 
-    def _columns(self) -> list[float | Tensor]:
+    def columns(self) -> list[float | Tensor]:
+        """See :class:`SlotVectorEnv`."""
         probabilities = self._logits.softmax(1).nan_to_num()
         losses, own = self._losses.nan_to_num(nan=1e30, posinf=1e30), self._batch.targets[:, None]
         margins = probabilities.gather(1, own)[:, 0] - probabilities.scatter(1, own, -1).amax(1)

@@ -65,7 +65,7 @@ class SingleAgentEnv(gymnasium.Env):
         return observations.reshape(-1), self._info(np.zeros(self.slots.num_envs, np.float32), infos)
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """One step of all slots. Errors as :meth:`TogetherVectorEnv.step`."""
+        """One step of all slots. Errors as :meth:`RowVectorEnv.step`."""
         observations, rewards, terminations, truncations, infos = self.slots.step(self._by_slot(action))
         return (
             observations.reshape(-1),

@@ -105,8 +105,8 @@ class Breaks(DataSplitVectorEnv):
 
 
 class OutOfBounds(Breaks):
-    def _observe(self):
-        return super()._observe() + 7
+    def observe(self):
+        return super().observe() + 7
 
 
 class IntegerRewards(Breaks):
@@ -220,17 +220,17 @@ class BrokenAutoreset(DataSplitVectorEnv):
             options.pop("autoreset_mode", None)
         super().__init__(num_envs, **options)
 
-    def _begin(self, seed):
-        super()._begin(0 if self.rule == "every episode alike" else seed)
+    def start(self, rows, seeds):
+        super().start(rows, [0] if self.rule == "every episode alike" else seeds)
 
-    def _observe(self):
+    def observe(self):
         too_large = self.rule == "out of bounds at the end" and self.steps == 3
-        return super()._observe() + (7 if too_large else 0)
+        return super().observe() + (7 if too_large else 0)
 
     def step(self, actions):
-        if self.rule == "steps too early" and not (self._running or self._ended):
+        if self.rule == "steps too early" and not self._started.any():
             self.reset()
-        if self.rule == "restarts by itself" and self._ended:
+        if self.rule == "restarts by itself" and self._ended.any():
             self.reset()
         observations, rewards, terminations, truncations, infos = super().step(actions)
         if self.rule == "no final_obs":

@@ -16,8 +16,8 @@ from rollouts import N, make, rollout
 class Spy(DataSplitVectorEnv):
     """Keeps each pass's batch and the parameters it was taken at."""
 
-    def _begin(self, seed):
-        super()._begin(seed)
+    def start(self, rows, seeds):
+        super().start(rows, seeds)
         self.passes = []
         for name in ("recorded_pass", "plain_pass", "side_pass"):
             inner = getattr(self.learner, name)

@@ -1,0 +1,398 @@
+"""Vector environments row by row: Gymnasium's episode protocol, once for all of them.
+
+A row is what one action belongs to. Rows that share a network start and end together; others, training runs of their
+own for example, end apart. This is the one file that knows about autoreset.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.spaces import Box
+from gymnasium.vector import AutoresetMode, VectorEnv
+from torch import Tensor
+
+from gar_env.envs.options import check_device, parse_autoreset_mode
+from gar_env.errors import (
+    ClosedEnvironmentError,
+    ConfigurationError,
+    InvalidActionError,
+    ResetNeededError,
+)
+from gar_env.functional import own_surroundings
+from gar_env.registry import check_choice, shown
+
+OUTPUTS = ("numpy", "torch")
+
+Infos = dict[str, tuple[Any, Any]]
+"""``{key: (value, valid)}``, each a scalar or ``[n]``; ``valid`` tells where the value means something. A number that
+is absent is NaN."""
+
+
+class Outcome(NamedTuple):
+    """What one step came to.
+
+    Args:
+        rewards: float ``[n]``; of rows that were not live, anything.
+        terminated: bool, scalar or ``[n]``: whose episode is over.
+        infos: Likewise only of live rows.
+        truncated: bool, scalar or ``[n]``: whose was cut off by something outside of it.
+    """
+
+    rewards: Tensor
+    terminated: Any
+    infos: Infos
+    truncated: Any = False
+
+
+class RowVectorEnv(VectorEnv):
+    """Base of all environments.
+
+    Subclasses say how rows start (:meth:`start`), what a step does (:meth:`advance`) and what is seen
+    (:meth:`observe`), all in tensors on ``device``; this class checks calls and actions, resets, masks and converts.
+
+    Where rows end apart, row ``r``'s ``k``-th episode depends on its seed and ``k`` alone. ``reset(seed=s)`` gives row
+    ``r`` the seed ``s + r``, as Gymnasium's vectorizers do; ``reset(seed=[...])`` one to each.
+
+    Args:
+        num_envs: How many rows.
+        autoreset_mode: A string or ``AutoresetMode``.
+        output: ``"numpy"``: fresh arrays. ``"torch"``: tensors on ``device``.
+        device: Where the work is done.
+        render_mode: ``"ansi"``, ``"rgb_array"`` or ``None``.
+
+    Raises:
+        ConfigurationError: If an option is none of its choices.
+        DeviceError: If the device is not there.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 10}
+
+    rows_end_together: ClassVar[bool]
+    """Whether all rows share one fate: they start, end and are reset at once."""
+
+    def __init__(
+        self,
+        num_envs: int,
+        *,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        output: str = "numpy",
+        device: str = "cpu",
+        render_mode: str | None = None,
+    ) -> None:
+        super().__init__()
+        if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
+            raise ConfigurationError(f"num_envs={shown(num_envs)} must be a whole number, at least 1.")
+        check_choice("output", output, OUTPUTS)
+        if render_mode is not None:
+            check_choice("render_mode", render_mode, self.metadata["render_modes"])
+        self.num_envs = num_envs
+        self.autoreset_mode = parse_autoreset_mode(autoreset_mode)
+        self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
+        self.output = output
+        self.device = check_device(device)
+        self.render_mode = render_mode
+        self._spec: EnvSpec | None = None
+        self._started = np.zeros(num_envs, bool)  # by a reset, once
+        self._ended = np.zeros(num_envs, bool)
+        self._seeds = [0] * num_envs
+        self._episodes = [0] * num_envs
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """How the environment was made; an enum among its options is kept as its string, so that it has a JSON form."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        if spec is not None:
+            for name, value in spec.kwargs.items():
+                if isinstance(value, AutoresetMode):
+                    spec.kwargs[name] = value.value
+        self._spec = spec
+
+    @abstractmethod
+    def start(self, rows: Tensor, seeds: list[int]) -> None:
+        """Start episodes.
+
+        Args:
+            rows: bool ``[n]``; all of them where rows end together.
+            seeds: One for each of these rows, in order, and nothing else may decide what happens in them; a single one
+                where rows end together.
+        """
+
+    @abstractmethod
+    def advance(self, actions: Tensor, live: Tensor) -> Outcome:
+        """Take one step.
+
+        Args:
+            actions: On ``device``, checked where ``live``: int64, or float32 where they are a ``Box``.
+            live: bool ``[n]``: whose episode goes on; others must not change. All where rows end together.
+        """
+
+    @abstractmethod
+    def observe(self) -> Tensor:
+        """float32 ``[n, d]``, a new tensor."""
+
+    @abstractmethod
+    def blank_infos(self) -> Infos:
+        """The keys of :class:`Outcome` ``.infos``, none of them valid: what a reset returns."""
+
+    @own_surroundings()
+    def reset(
+        self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start episodes.
+
+        Args:
+            seed: Makes these episodes, and all that follow without a seed, repeatable; a list where rows end apart.
+            options: ``{"reset_mask": bool [n]}``: which rows. Where rows end together, all or none are left out.
+
+        Returns:
+            Observations of all rows, and infos.
+
+        Raises:
+            ClosedEnvironmentError: After :meth:`close`.
+            ConfigurationError: If the seed or the mask do not fit.
+            ResetNeededError: If a row that the mask leaves out has not been reset yet.
+        """
+        self._check_open()
+        rows = self._mask_of(options)
+        self._check_seed(seed)
+        left = ~rows & ~self._started
+        if left.any():
+            raise ResetNeededError(f"Row {int(np.flatnonzero(left)[0])} has not been reset yet. Reset all rows first.")
+        self._seed(seed, rows)
+        self._start(rows)
+        return self._out(self.observe()), self._info_arrays(self.blank_infos())
+
+    @own_surroundings()
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """One step of all rows.
+
+        Args:
+            actions: Of ``action_space``'s shape, as an array, list or tensor.
+
+        Returns:
+            ``(observations [n, d], rewards [n], terminations [n], truncations [n], infos)``.
+
+        Raises:
+            ClosedEnvironmentError: After :meth:`close`.
+            ResetNeededError: Before the first :meth:`reset`, and of an ended row with autoreset disabled.
+            InvalidActionError: If shape, type or range of the actions do not fit.
+        """
+        self._check_open()
+        self._check_started("step")
+        restarting = self._ended.copy()
+        if restarting.any() and self.autoreset_mode is not AutoresetMode.NEXT_STEP:
+            which = "" if self.rows_end_together else f" of row {int(np.flatnonzero(restarting)[0])}"
+            raise ResetNeededError(
+                f"The episode{which} has ended and autoreset is disabled. Call reset() before the next step()."
+            )
+        if restarting.any():  # their actions were chosen for the finished episode; Gymnasium's protocol ignores them
+            self._start(restarting)
+        if restarting.all():
+            return self._results(self.observe(), torch.zeros(self.num_envs), False, False, self.blank_infos())
+        live = ~restarting
+        on_device = torch.as_tensor(live, device=self.device)
+        outcome = self.advance(self._check_actions(actions, on_device), on_device)
+        terminated, truncated = (self._bools(value) & live for value in (outcome.terminated, outcome.truncated))
+        rewards = outcome.rewards if live.all() else torch.where(on_device, outcome.rewards, 0)
+        infos = {key: (value, self._bools(valid) & live) for key, (value, valid) in outcome.infos.items()}
+        self._ended = terminated | truncated
+        if not (self._ended.any() and self.autoreset_mode is AutoresetMode.SAME_STEP):
+            return self._results(self.observe(), rewards, terminated, truncated, infos)
+        ended = self._ended.copy()
+        final, final_infos = self._final(ended), self._info_arrays(self._only(infos, ended))
+        self._start(ended)
+        found = self._results(self.observe(), rewards, terminated, truncated, self._only(infos, ~ended))
+        found[4].update({"final_obs": final, "_final_obs": self._info_array(ended)})
+        found[4].update({"final_info": final_infos, "_final_info": self._info_array(ended)})
+        return found
+
+    def action_masks(self) -> np.ndarray:
+        """Which actions each row may take, for agents that ask: bool ``[n, choices]``, all True unless overridden.
+
+        With several choices per row (``MultiDiscrete``) their columns follow each other, as sb3-contrib expects.
+        """
+        space: Any = self.single_action_space
+        return np.ones((self.num_envs, int(space.nvec.sum() if hasattr(space, "nvec") else space.n)), dtype=bool)
+
+    def _seed(self, seed: int | list[int] | None, rows: np.ndarray) -> None:
+        if self.rows_end_together or not isinstance(seed, list):
+            super().reset(seed=None if isinstance(seed, list) else seed)
+        if self.rows_end_together:
+            return
+        fresh = rows & ~self._started
+        if seed is None and not fresh.any():
+            return  # their next episodes
+        numbers = np.flatnonzero(fresh if seed is None else rows)
+        for row in numbers:
+            if isinstance(seed, list):
+                self._seeds[row] = int(seed[row])
+            else:
+                self._seeds[row] = int(self.np_random.integers(2**62)) if seed is None else int(seed + row)
+            self._episodes[row] = 0
+
+    def _start(self, rows: np.ndarray) -> None:
+        if self.rows_end_together:
+            seeds = [int(self.np_random.integers(2**62))]
+        else:
+            seeds = []
+            for row in np.flatnonzero(rows):
+                sequence = np.random.SeedSequence(self._seeds[row], spawn_key=(self._episodes[row],))
+                seeds.append(int(sequence.generate_state(1, np.uint64)[0] >> 2))
+                self._episodes[row] += 1
+        self.start(torch.as_tensor(rows, device=self.device), seeds)
+        self._started |= rows
+        self._ended &= ~rows
+
+    def _final(self, ended: np.ndarray) -> Any:
+        """The observations that rows ended with; in an array, ``None`` for the others."""
+        final = self._out(self.observe())
+        if self.output == "torch":
+            return final
+        rows = np.empty(self.num_envs, dtype=object)
+        for i in np.flatnonzero(ended):
+            rows[i] = final[i]
+        return rows
+
+    def _only(self, infos: Infos, rows: np.ndarray) -> Infos:
+        """Infos of these rows; blank ones for the others."""
+        blank = self.blank_infos()
+        if not rows.any():
+            return blank
+        chosen = torch.as_tensor(rows, device=self.device)
+        found: Infos = {}
+        for key, (value, valid) in infos.items():
+            own, other = (self._tensor(v) for v in (value, blank[key][0]))
+            found[key] = torch.where(chosen, own, other), self._bools(valid) & rows
+        return found
+
+    def _results(
+        self, observations: Tensor, rewards: Tensor, terminated: Any, truncated: Any, infos: Infos
+    ) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        return (
+            self._out(observations),
+            self._out(rewards),
+            self._info_array(terminated),
+            self._info_array(truncated),
+            self._info_arrays(infos),
+        )
+
+    def _out(self, tensor: Tensor) -> Any:
+        if self.output == "torch":
+            return tensor.to(self.device, torch.float32)
+        # A copy even on the CPU: Stable-Baselines3 writes into rewards, and buffers keep observations.
+        return tensor.detach().cpu().numpy().astype(np.float32, copy=True)
+
+    def _info_arrays(self, infos: Infos) -> dict[str, Any]:
+        arrays = {}
+        for key, (value, valid) in infos.items():
+            arrays[key] = self._info_array(value)
+            arrays[f"_{key}"] = self._info_array(valid)
+        return arrays
+
+    def _tensor(self, value: Any) -> Tensor:
+        """A scalar or ``[n]`` value, bool or float32, ``[n]``."""
+        tensor = torch.as_tensor(value, device=self.device).expand(self.num_envs)
+        return tensor if tensor.dtype == torch.bool else tensor.to(torch.float32)
+
+    def _info_array(self, value: Any) -> Any:
+        """A scalar or ``[n]`` value as a fresh ``[n]`` array or tensor, bool or float32."""
+        tensor = self._tensor(value).clone()
+        return tensor if self.output == "torch" else tensor.cpu().numpy()
+
+    def _bools(self, value: Any) -> np.ndarray:
+        if isinstance(value, Tensor):
+            value = value.cpu().numpy()
+        return np.broadcast_to(np.asarray(value, bool), (self.num_envs,))
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ClosedEnvironmentError("This environment is closed. Make a new one with gymnasium.make_vec(...).")
+
+    def _check_started(self, call: str) -> None:
+        self._check_open()
+        if not self._started.any():
+            raise ResetNeededError(
+                f"{call}() was called before reset(). Call observations, infos = env.reset(seed=...) first."
+            )
+
+    def _check_seed(self, seed: Any) -> None:
+        def fits(one: Any) -> bool:
+            return not isinstance(one, bool) and isinstance(one, int | np.integer) and int(one) >= 0
+
+        if isinstance(seed, list) and not self.rows_end_together:
+            if len(seed) != self.num_envs or not all(map(fits, seed)):
+                raise ConfigurationError(f"seed={shown(seed)} must be {self.num_envs} whole numbers, at least 0 each.")
+        elif seed is not None and not fits(seed):
+            raise ConfigurationError(f"seed={shown(seed)} must be a whole number, at least 0, or None.")
+
+    def _mask_of(self, options: dict[str, Any] | None) -> np.ndarray:
+        if options is not None and not isinstance(options, dict):
+            raise ConfigurationError(f"options={shown(options)} must be a dictionary, or None.")
+        if not options or options.get("reset_mask") is None:
+            return np.ones(self.num_envs, bool)
+        try:
+            mask = np.array(options["reset_mask"])
+        except Exception as error:  # of a tensor that is elsewhere, a ragged list
+            raise ConfigurationError(
+                f"options['reset_mask']={shown(options['reset_mask'])} cannot be read as an array: {error}"
+            ) from error
+        if mask.dtype != np.bool_ or mask.shape != (self.num_envs,):
+            raise ConfigurationError(
+                f"options['reset_mask'] must be bool [{self.num_envs}]; found {mask.dtype} {list(mask.shape)}."
+            )
+        if self.rows_end_together and not mask.all():
+            raise ConfigurationError(
+                f"options['reset_mask'] leaves out {int((~mask).sum())} of {self.num_envs} rows, but all rows share "
+                "one network and reset together. Pass a mask that is all True, or none."
+            )
+        if not mask.any():
+            raise ConfigurationError("options['reset_mask'] chooses no row. Leave it out to reset all rows.")
+        return mask
+
+    def _check_actions(self, actions: Any, live: Tensor) -> Tensor:
+        shape, real = self.action_space.shape, isinstance(self.single_action_space, Box)
+        what = "numbers" if real else "integers"
+        try:
+            tensor = actions if isinstance(actions, Tensor) else torch.as_tensor(np.array(actions, order="C"))
+            odd = tensor.is_meta or tensor.is_quantized or tensor.is_nested or tensor.layout is not torch.strided
+        except Exception as error:  # of somebody's __array__, or of a ragged list
+            raise InvalidActionError(f"actions cannot be read as an array of {what}: {error}.") from error
+        if odd:
+            raise InvalidActionError(f"actions are a {type(tensor).__name__} that holds no dense numbers; pass {what}.")
+        if tuple(tensor.shape) != shape:
+            raise InvalidActionError(
+                f"actions have the shape {list(tensor.shape)}; expected {list(shape or ())}, one row per slot."
+            )
+        if tensor.dtype.is_complex or tensor.dtype == torch.bool or (tensor.dtype.is_floating_point and not real):
+            raise InvalidActionError(
+                f"actions are {tensor.dtype}; expected {what}." + ("" if real else " Convert with actions.astype(int).")
+            )
+        tensor = tensor.to(self.device, torch.float32 if real else torch.int64)
+        low, high = (torch.as_tensor(limit, device=self.device) for limit in self._action_limits)
+        within = live.view(-1, *(1,) * (tensor.ndim - 1))
+        wrong = ~((tensor >= low) & (tensor <= high)) & within
+        if bool(wrong.any()):
+            where = wrong.nonzero()[0].tolist()
+            value = tensor[tuple(where)].item()
+            least, most = (limit.expand(tensor.shape)[tuple(where)].item() for limit in (low, high))
+            raise InvalidActionError(
+                f"The action of slot {where[0]} is {value}; expected {least}..{most}. "
+                f"{int(wrong.sum())} of {tensor.numel()} entries are out of range."
+            )
+        return tensor
+
+    @property
+    def _action_limits(self) -> tuple[Any, Any]:
+        """Least and largest of each action entry, broadcastable to the actions' shape."""
+        space: Any = self.single_action_space
+        if isinstance(space, Box):
+            return space.low, space.high
+        return 0, (space.nvec if hasattr(space, "nvec") else int(space.n)) - 1
