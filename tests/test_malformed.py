@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import gymnasium
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from agents import FixedPolicy, InvertedSoftmax, Reinforce
 from gar_env.alignment import Alignment, align, aligning, example_lengths, record
 from gar_env.data import Dataset, load_dataset, register_corruption
 from gar_env.data.corruptions import CORRUPTIONS
-from gar_env.errors import ConfigurationError, GarEnvError
+from gar_env.errors import CheckpointError, ConfigurationError, GarEnvError
 from gar_env.networks import build_network
 from gar_env.rewards import Need
 
@@ -294,3 +296,50 @@ def test_options_of_controllers_have_types_and_bounds(options, message):
     env = gymnasium.make_vec("GAR/DataSplit-v0", num_envs=4, num_steps=3)
     with pytest.raises(ConfigurationError, match=message):
         PPOOptions(**options).build(env, 0)
+
+
+@pytest.mark.parametrize("built", [None, "x"])
+def test_a_controller_that_is_none_is_named(built):
+    from agents.experiments.sessions import start_session
+
+    with pytest.raises(ConfigurationError, match=r"build returned .*; expected an agents.Agent"):
+        start_session(gymnasium.make_vec("GAR/DataSplit-v0", num_envs=4, num_steps=3), lambda env, seed: built, 0)
+
+
+def test_a_controller_that_is_registered_without_options_is_named(capsys):
+    from agents.cli import main
+    from agents.controllers import CONTROLLERS
+
+    CONTROLLERS.register("test_three")(3)  # pyright: ignore
+    with pytest.raises(SystemExit):
+        main(["train", "--agent", "test_three"])
+    assert "'test_three' is registered with 3; expected a dataclass of options" in capsys.readouterr().err
+
+
+def test_a_run_that_cannot_be_saved_says_what_to_leave_out(tmp_path):
+    from agents.experiments.checkpoints import save_checkpoint
+
+    with pytest.raises(CheckpointError, match=r"cannot pickle '_thread.lock' object. Keep locks, files"):
+        save_checkpoint(tmp_path / "checkpoint.pkl", {}, threading.Lock(), {})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("options", [{"learning_starts": -1}, {"exploration_fraction": -1.0}])
+def test_shares_of_a_schedule_are_shares(options):
+    from agents.controllers.stable_baselines import DQNOptions
+
+    env = gymnasium.make_vec("GAR/DataSplit-v0", num_envs=4, num_steps=3, autoreset_mode="SameStep")
+    with pytest.raises(ConfigurationError, match="must be"):
+        DQNOptions(**options).build(env, 0)
+
+
+@pytest.mark.parametrize("way", ["auto", "hooks", "forward", "finite_difference"])
+def test_a_layer_whose_weight_is_a_plain_tensor_is_replayed(way):
+    network = nn.Linear(4, 3)
+    weight = network.weight.detach().clone()
+    del network.weight
+    network.weight = weight  # pyright: ignore
+    x, direction = torch.randn(6, 4), {"bias": torch.tensor([1.0, 2.0, 3.0])}
+    found = align(record(network, x, lambda output: output.square().sum(1), way=way), direction)
+    expected = (2 * (x @ weight.T + network.bias) * direction["bias"]).sum(1).detach()
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)

@@ -234,7 +234,16 @@ class DQNOptions(SB3Options):
         return DQN
 
     def more(self, num_envs: int, late: bool) -> dict[str, Any]:
-        """Of DQN; one collected step is one of all slots."""
+        """Of DQN; one collected step is one of all slots.
+
+        Raises:
+            ConfigurationError: If learning starts before the first transition, or a share is out of range.
+        """
+        if self.learning_starts < 0:
+            raise ConfigurationError(f"learning_starts={self.learning_starts} must be at least 0.")
+        for name in ("exploration_fraction", "exploration_final_eps"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigurationError(f"{name}={getattr(self, name)} must be in [0, 1].")
         return {
             "buffer_size": self.buffer_size,
             "learning_starts": self.learning_starts,

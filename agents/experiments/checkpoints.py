@@ -36,7 +36,13 @@ def save_checkpoint(path: Path, header: Row, graph: Any, shared: dict[str, Any])
         shared: Objects in the graph that are left out, by name: data that can be made again, open files.
     """
     buffer = io.BytesIO()
-    _Pickler(buffer, shared).dump({"graph": graph, "generators": _global_generators()})
+    try:
+        _Pickler(buffer, shared).dump({"graph": graph, "generators": _global_generators()})
+    except (TypeError, AttributeError, pickle.PicklingError) as error:
+        raise CheckpointError(
+            f"The run cannot be saved: {error}. Keep locks, files, lambdas and classes made inside functions out of "
+            "controllers, networks and rewards, or leave them out in __getstate__."
+        ) from error
     content = buffer.getvalue()
     line = json.dumps({**header, "version": __version__, "bytes": len(content)}).encode()
     digest = hashlib.sha256(line + b"\n" + content).hexdigest().encode()

@@ -12,6 +12,7 @@ from gymnasium.vector import VectorEnv
 
 from agents.agent import Agent
 from gar_env.errors import ConfigurationError, GarEnvError
+from gar_env.registry import shown
 
 
 class Hooks(Protocol):
@@ -177,6 +178,17 @@ Session = NativeSession | SB3Session
 
 
 def start_session(env: VectorEnv, build: Callable[[VectorEnv, int], Any], seed: int) -> Session:
-    """Build a controller and the session that runs it."""
+    """Build a controller and the session that runs it.
+
+    Raises:
+        ConfigurationError: If what was built is no controller.
+    """
     controller = build(env, seed)
-    return NativeSession(env, controller, seed) if hasattr(controller, "act") else SB3Session(controller, seed)
+    if hasattr(controller, "act"):
+        return NativeSession(env, controller, seed)
+    if not hasattr(controller, "get_env"):
+        raise ConfigurationError(
+            f"The controller's build returned {shown(controller)}; expected an agents.Agent, or an algorithm of "
+            "Stable-Baselines3."
+        )
+    return SB3Session(controller, seed)

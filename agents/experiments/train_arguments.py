@@ -22,6 +22,7 @@ from agents.experiments.train_config import (
     env_options_of,
 )
 from gar_env.errors import ConfigurationError
+from gar_env.registry import shown
 
 BY_NAME = ("dataset", "network", "reward")
 """Options that may be objects in code; on a command line they are named."""
@@ -58,6 +59,11 @@ def parse(args: list[str]) -> tuple[TrainConfig[Any, Any], bool]:
     defaults: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
     env, agent = chosen.env or defaults["env"], chosen.agent or defaults["agent"]
     env_kind, agent_kind = env_options_of(env), CONTROLLERS[agent]
+    if not dataclasses.is_dataclass(agent_kind) or not callable(getattr(agent_kind, "build", None)):
+        raise ConfigurationError(
+            f"The controller {shown(agent)} is registered with {shown(agent_kind)}; expected a dataclass of options "
+            "that has a method build(env, seed)."
+        )
     kind: Any = _Typed[_for_command_line(env_kind), _for_command_line(agent_kind)]
     parsed: Any = tyro.cli(
         kind,

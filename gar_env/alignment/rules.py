@@ -147,12 +147,14 @@ def has_rule(layer: nn.Module) -> bool:
     """Whether a rule covers all of this layer's own trainable parameters.
 
     A layer under ``weight_norm`` or ``parametrize`` owns other parameters than its type promises; it has none. Nor has
-    one whose ``forward`` was replaced on the instance.
+    one whose ``forward`` was replaced on the instance, or whose weight is no parameter.
     """
     if "forward" in vars(layer):
         return False
     if type(layer) not in OUTPUT_TANGENTS and type(layer) not in EXAMPLE_GRADIENTS:
         return False
+    if type(layer).__module__.startswith("torch.nn.") and "weight" not in layer._parameters:
+        return False  # a tensor that somebody else computes has taken its place
     own = dict(layer.named_parameters(recurse=False))
     return all(isinstance(value, torch.nn.Parameter) for value in own.values()) and set(own) <= {
         "weight",

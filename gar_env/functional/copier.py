@@ -74,13 +74,13 @@ class Copier:
             return
         self._taken.add(id(module))
         source = self.sources.get(id(module)) or vars(module)
-        attributes: dict[str, Any] = {}
+        attributes = dict(source)
         self.owners.append((module, attributes))
         for name, value in source.items():
             kind = type(value)
             if kind in _ATOM_TYPES:
-                attributes[name] = value
-            elif (kind in _PLAIN_DICTS or kind is set) and not value:
+                continue
+            if (kind in _PLAIN_DICTS or kind is set) and not value:
                 attributes[name] = kind()
             elif name == "_parameters" and not self.stand_ins:
                 attributes[name] = kind(value)
@@ -90,7 +90,7 @@ class Copier:
                     if child is not None:
                         self.take(child)
             elif self.without_ours and name == "forward" and is_ours(value):
-                pass
+                del attributes[name]
             else:
                 attributes[name] = self(value)
                 if self.without_ours and kind in _PLAIN_DICTS and name.endswith("_hooks"):

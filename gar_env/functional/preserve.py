@@ -33,9 +33,9 @@ def preserve(network: nn.Module, *functions: Function) -> Iterator[None]:
         >>> int(network.num_batches_tracked)
         0
     """
-    parameters = [p for module in network.modules() for p in module._parameters.values() if p is not None]
-    gradients = [(p, p.grad) for p in parameters]
-    with swapped_in(State.of(network, functions)):
+    state = State.of(network, functions)
+    gradients = [(p, p.grad) for p in state.parameters]
+    with swapped_in(state):
         for p, _ in gradients:
             p.grad = None
         try:

@@ -60,8 +60,7 @@ class State:
             UncopiableStateError: If ``strict``.
         """
         copier = Copier(stand_ins or {}, strict=strict, without_ours=without_ours, sources={})
-        for inner in module.modules():
-            copier.take(inner)
+        copier.take(module)
         for function in [*functions, *(hook for hooks in _GLOBAL_HOOKS for hook in hooks.values())]:
             copier.take(function)
         return cls(copier.owners)
@@ -73,6 +72,12 @@ class State:
         for owner, _ in self.owners:
             copier.take(owner)
         return State(copier.owners)
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """All of them; one that stands in several places comes several times."""
+        held = [held["_parameters"] for owner, held in self.owners if isinstance(owner, nn.Module)]
+        return [p for parameters in held for p in parameters.values() if p is not None]
 
     @property
     def buffers(self) -> list[Tensor]:
