@@ -1,12 +1,12 @@
 """The environments, one per file, and the checker that holds any vector environment against the contract."""
 
 from gar_env.envs.augment import AugmentConfig, AugmentEnv, AugmentVectorEnv
-from gar_env.envs.base import SlotVectorEnv
+from gar_env.envs.base import SlotBatch, SlotVectorEnv
 from gar_env.envs.config import SlotConfig, config_from
 from gar_env.envs.data_split import DataSplitConfig, DataSplitEnv, DataSplitVectorEnv
 from gar_env.envs.data_weight import DataWeightConfig, DataWeightEnv, DataWeightVectorEnv
-from gar_env.envs.paying import Trained
 from gar_env.envs.single import SingleAgentEnv
+from gar_env.envs.vector import Outcome, RowVectorEnv
 
 __all__ = [
     "AugmentConfig",
@@ -18,9 +18,11 @@ __all__ = [
     "DataWeightConfig",
     "DataWeightEnv",
     "DataWeightVectorEnv",
+    "Outcome",
+    "RowVectorEnv",
     "SingleAgentEnv",
+    "SlotBatch",
     "SlotConfig",
     "SlotVectorEnv",
-    "Trained",
     "config_from",
 ]

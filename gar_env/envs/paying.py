@@ -16,6 +16,7 @@ from gar_env.errors import ConfigurationError, GarEnvError, NonFiniteGradientErr
 from gar_env.learner import Learner, Pass, Replay, Start
 from gar_env.registry import shown
 from gar_env.rewards import READS_EXAMPLES, REWARDS, Evidence, Need, RewardSignal
+from gar_env.rewards.signal import AskedEvidence
 from gar_env.seeding import named_generator
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -224,7 +225,7 @@ def _checked(signal: RewardSignal, name: str, evidence: Evidence, step: int) -> 
     asked = evidence if Need.NEXT_GRADIENT in signal.needs else replace(evidence, next_gradient=None)
     device = evidence.next_loss.device
     try:
-        rewards = signal(asked)
+        rewards = signal(AskedEvidence.of(asked, signal, name))
     except NonFiniteGradientError:
         rewards = torch.full((n,), torch.nan, device=device)
     except (GarEnvError, torch.OutOfMemoryError):

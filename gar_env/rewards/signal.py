@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Flag, auto
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from gar_env.alignment import Tape
+from gar_env.errors import RewardError
 from gar_env.learner import Pass, Replay
 from gar_env.registry import Registry
 
@@ -69,6 +71,37 @@ class Evidence:
     paid: Pass | None = None
     replay: Replay | None = None
     generator: torch.Generator | None = None
+
+
+NEEDED_FOR = {
+    "alignment": Need.ALIGNMENT,
+    "tape": Need.TAPE,
+    "next_gradient": Need.NEXT_GRADIENT,
+    "heldout_gradient": Need.HELDOUT_GRADIENT,
+    "paid": Need.PASS | Need.LAST_LAYER,
+    "replay": Need.PARAMETERS | Need.STEP,
+}
+"""What to ask for, any of it, to read a piece of evidence."""
+
+
+class AskedEvidence(Evidence):
+    """Evidence as one signal gets it: what it did not ask for names the need to add, instead of being ``None``."""
+
+    @classmethod
+    def of(cls, evidence: Evidence, signal: RewardSignal, name: str) -> AskedEvidence:
+        """For a signal that goes by this name."""
+        found = cls(**{field.name: getattr(evidence, field.name) for field in dataclasses.fields(Evidence)})
+        vars(found)["_asked"] = (signal.needs, name)
+        return found
+
+    def __getattribute__(self, attribute: str) -> Any:
+        value = super().__getattribute__(attribute)
+        if value is None and attribute in NEEDED_FOR and "_asked" in vars(self):
+            needs, name = vars(self)["_asked"]
+            if not needs & NEEDED_FOR[attribute]:
+                words = " or ".join(f"Need.{need.name}" for need in NEEDED_FOR[attribute])
+                raise RewardError(f"{name} reads evidence.{attribute}; add {words} to its needs.")
+        return value
 
 
 class RewardSignal(ABC):

@@ -140,8 +140,8 @@ def test_a_reset_mask_that_leaves_out_rows_is_refused():
 
 def test_a_nan_feature_is_refused_and_named():
     class Broken(DataSplitVectorEnv):
-        def _columns(self):
-            columns = super()._columns()
+        def columns(self):
+            columns = super().columns()
             columns[3] = columns[3].clone()
             columns[3][3, 2] = torch.nan
             return columns

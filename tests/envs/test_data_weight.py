@@ -48,9 +48,9 @@ ACTIONS = np.array([0, 1, 1, 0, 1, 1, 1, 0, 0, 1, 0, 1])
 def test_the_reward_is_the_weight_times_the_alignment_with_the_batch_that_is_shown_next():
     env = make(reference="uniform")
     env.reset(seed=0)
-    before, batch = copy.deepcopy(env.learner.network), env._batch
+    before, batch = copy.deepcopy(env.learner.network), env._batch.examples
     rewards = env.step(ACTIONS)[1]
-    after, shown = copy.deepcopy(env.learner.network), env._batch
+    after, shown = copy.deepcopy(env.learner.network), env._batch.examples
     direction = mean_gradient(after, *shown, torch.ones(N), N)
     alone = one_gradient_per_example(before, *batch)
     expected = [a * dot(g, direction) for a, g in zip(ACTIONS, alone, strict=True)]
@@ -62,13 +62,13 @@ def test_the_policy_reference_weighs_each_example_as_the_slot_that_looked_most_a
     env = make(reference="policy", weight_levels=levels)
     observed, _ = env.reset(seed=1)
     actions = np.random.default_rng(0).integers(levels, size=N)
-    before, batch = copy.deepcopy(env.learner.network), env._batch
+    before, batch = copy.deepcopy(env.learner.network), env._batch.examples
     shown, rewards = env.step(actions)[:2]
     after = copy.deepcopy(env.learner.network)
     # Progress moved on by then in the rows that the step compares; distances to all slots move alike.
     nearest = [int(np.argmin(((observed - row) ** 2)[:, 1:].sum(1))) for row in shown]
     weights = torch.tensor(actions[nearest]) / (levels - 1)
-    direction = mean_gradient(after, *env._batch, weights, N)
+    direction = mean_gradient(after, *env._batch.examples, weights, N)
     alone = one_gradient_per_example(before, *batch)
     expected = [a / (levels - 1) * dot(g, direction) for a, g in zip(actions, alone, strict=True)]
     np.testing.assert_allclose(rewards, expected, rtol=1e-3, atol=1e-6)
@@ -77,9 +77,9 @@ def test_the_policy_reference_weighs_each_example_as_the_slot_that_looked_most_a
 def test_late_rewards_pay_the_weights_before_with_the_weighed_batch_that_follows():
     env = make(reward_timing="next_step")
     env.reset(seed=2)
-    before, batch = copy.deepcopy(env.learner.network), env._batch
+    before, batch = copy.deepcopy(env.learner.network), env._batch.examples
     assert (env.step(ACTIONS)[1] == 0).all()
-    middle, second, other = copy.deepcopy(env.learner.network), env._batch, 1 - ACTIONS
+    middle, second, other = copy.deepcopy(env.learner.network), env._batch.examples, 1 - ACTIONS
     rewards = env.step(other)[1]
     direction = mean_gradient(middle, *second, torch.tensor(other), N)
     alone = one_gradient_per_example(before, *batch)
@@ -90,7 +90,7 @@ def test_late_rewards_pay_the_weights_before_with_the_weighed_batch_that_follows
 def test_a_dropped_example_does_not_train_not_even_through_batch_statistics():
     env = make(network="fc_bn", momentum=0.0, weight_decay=0.0, step_size=0.1)
     env.reset(seed=0)
-    alone, batch = copy.deepcopy(env.learner.network), env._batch
+    alone, batch = copy.deepcopy(env.learner.network), env._batch.examples
     env.step(ACTIONS)
     kept = torch.tensor(ACTIONS, dtype=torch.bool)
     losses = nn.functional.cross_entropy(alone(batch.inputs[kept]), batch.targets[kept], reduction="none")
@@ -131,7 +131,7 @@ def test_slots_see_the_example_that_their_next_action_is_about():
     env.step(np.ones(N, int))
     observations = env.step(np.ones(N, int))[0]
     columns = dict(zip(env.observation_names, observations.T, strict=True))
-    inputs, targets = env._batch
+    inputs, targets = env._batch.examples
     logits = env.learner.network(inputs).detach()
     losses = nn.functional.cross_entropy(logits, targets, reduction="none")
     for i in range(N):

@@ -214,7 +214,7 @@ class OwnReference(DataSplitVectorEnv):
     """Comes to its reference's gradient by itself, not by a pass of the learner."""
 
     def _reference(self, actions):
-        batch = self._gather(self.splits.draw(actions, self.data_generator))
+        batch = self.gather(self.splits.draw(actions, self.data_generator))
         loss = F.cross_entropy(self.learner.network(batch.inputs), batch.targets)
         loss.backward()
         return loss.detach(), self.learner.gradient()
@@ -268,3 +268,28 @@ def test_signals_of_wrong_devices_and_nan_are_named():
         rewards_of(Elsewhere())
     with pytest.raises(RewardError, match="Reward signal 'NotANumber' returned NaN or infinity for 8 of 8 slots"):
         rewards_of(NotANumber())
+
+
+@pytest.mark.parametrize(
+    ("attribute", "words"),
+    [
+        ("alignment", "Need.ALIGNMENT"),
+        ("tape", "Need.TAPE"),
+        ("next_gradient", "Need.NEXT_GRADIENT"),
+        ("heldout_gradient", "Need.HELDOUT_GRADIENT"),
+        ("paid", "Need.PASS or Need.LAST_LAYER"),
+        ("replay", "Need.PARAMETERS or Need.STEP"),
+    ],
+)
+def test_reading_what_was_not_asked_for_names_the_need_to_add(attribute, words):
+    class Half(RewardSignal):
+        needs = Need.NEXT_LOSS
+        name = "half_gar"
+
+        def __call__(self, evidence):
+            return 0.5 * getattr(evidence, attribute)
+
+    env = DataSplitVectorEnv(4, reward=Half(), network="fc")
+    env.reset(seed=0)
+    with pytest.raises(RewardError, match=f"half_gar reads evidence.{attribute}; add {words} to its needs"):
+        env.step(np.array([0, 1, 2, 3]))

@@ -36,6 +36,7 @@ from gar_env.envs.checks.compare import (
     to_numpy,
     trajectory,
 )
+from gar_env.envs.checks.rows import check_rows
 from gar_env.errors import ConformanceError
 
 
@@ -100,6 +101,7 @@ def _checks(env: VectorEnv, max_steps: int) -> Iterator[tuple[str, Callable[[], 
     yield "spec round trip", lambda: _check_spec(env)
     for mode in AutoresetMode:
         yield f"autoreset {mode.value}", lambda mode=mode: check_autoreset(env, mode, max_steps)
+    yield "rows", lambda: check_rows(env, max_steps)
     yield "calls at the wrong time", lambda: check_wrong_time(env)
 
 
