@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from agents.experiments.measuring import interleaved, median_and_quartiles
 from agents.experiments.results import provenance
+from gar_env.errors import UnsupportedLayerError
 from gar_env.learner import LearnerStack
 from gar_env.networks import build_network
 
@@ -87,6 +88,11 @@ def measure(name: str, rows: int, rounds: int, device: str) -> str:
     by_layers, with_changes, by_vmap = (
         LearnerStack(build, range(rows), way=way, device=device) for way in ("layers", "layers", "vmap")
     )
+    try:
+        by_vmap.run(x, y)
+        vmapped = {"vmap": lambda: step(by_vmap, x, y, changes=False)}
+    except UnsupportedLayerError:  # batch normalisation on a GPU, in some versions of torch
+        vmapped = {}
     loop = Loop(by_layers, x, y)
     loop.passes()
     gradient = by_layers.run(x, y).gradient
@@ -100,11 +106,14 @@ def measure(name: str, rows: int, rounds: int, device: str) -> str:
         "loop": loop.step,
         "stack": lambda: step(by_layers, x, y, changes=False),
         "with changes": lambda: step(with_changes, x, y, changes=True),
-        "vmap": lambda: step(by_vmap, x, y, changes=False),
+        **vmapped,
     }
     ratios = interleaved({key: partial(several, call) for key, call in calls.items()}, "loop", rounds, device)
     cells = []
     for key in ("stack", "with changes", "vmap"):
+        if key not in ratios:
+            cells.append("refused")
+            continue
         middle, low, high = median_and_quartiles(ratios[key])
         cells.append(f"{middle:.2f} [{low:.2f}, {high:.2f}]")
     return f"| {name} | {rows} | {' | '.join(cells)} | {gap:.1e} |"

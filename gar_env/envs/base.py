@@ -23,7 +23,7 @@ from gar_env.functional import own_surroundings
 from gar_env.learner import Pass, SidePass
 from gar_env.networks import build_network
 from gar_env.registry import shown
-from gar_env.rewards import Evidence, Need
+from gar_env.rewards import REWARDS, Evidence, Need
 from gar_env.seeding import named_generator
 
 
@@ -80,6 +80,7 @@ class SlotVectorEnv(RowVectorEnv):
         self._network_fits = False  # not known yet
         self.reward_timing = config.reward_timing
         self.paying = Paying(config.reward, num_envs)
+        self._check_provided()
         self.signal = self.paying.signal
         self.reference = config.resolved_reference
         needs_heldout = self.reference == "heldout" or Need.HELDOUT_GRADIENT in self.signal.needs
@@ -110,6 +111,22 @@ class SlotVectorEnv(RowVectorEnv):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.single_observation_space = observation_box(self.features)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
+
+    def _check_provided(self) -> None:
+        """Refuse a signal that needs what this environment cannot give.
+
+        Raises:
+            ConfigurationError: With the registered signals that fit.
+        """
+        missing = self.paying.signal.needs & ~self.provides
+        if missing:
+            needs = {name: getattr(REWARDS[name], "needs", None) for name in REWARDS}
+            fit = [name for name, own in needs.items() if isinstance(own, Need) and not own & ~self.provides]
+            words = ", ".join(f"Need.{need.name}" for need in missing)
+            raise ConfigurationError(
+                f"reward={shown(self.paying.name)} needs {words}, which {type(self).__name__} cannot give. "
+                f"Signals that fit: {', '.join(fit)}."
+            )
 
     def _check_network(self) -> None:
         """Run a batch through the network of the first episode, which stays as it is: it must fit the images.
@@ -146,6 +163,9 @@ class SlotVectorEnv(RowVectorEnv):
 
     config_class: ClassVar[type[SlotConfig]] = SlotConfig
     """The options, for command lines and pages of documentation."""
+
+    provides: ClassVar[Need] = ~Need(0)
+    """What signals may ask for; one that needs more is refused when the environment is made."""
 
     dashboard_shares: ClassVar[str] = "draws"
     """What the shares on the dashboard are of."""

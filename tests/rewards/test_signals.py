@@ -293,3 +293,14 @@ def test_reading_what_was_not_asked_for_names_the_need_to_add(attribute, words):
     env.reset(seed=0)
     with pytest.raises(RewardError, match=f"half_gar reads evidence.{attribute}; add {words} to its needs"):
         env.step(np.array([0, 1, 2, 3]))
+
+
+def test_a_signal_that_needs_what_an_environment_cannot_give_is_refused_when_it_is_made():
+    class NoTapes(DataSplitVectorEnv):
+        provides = Need.NEXT_LOSS | Need.NEXT_GRADIENT
+
+    with pytest.raises(ConfigurationError, match=r"reward='gar' needs Need.ALIGNMENT, which NoTapes cannot give"):
+        NoTapes(4)
+    with pytest.raises(ConfigurationError, match=r"Signals that fit: .*negative_loss|nslr"):
+        NoTapes(4, reward="validation_gar")
+    NoTapes(4, reward="nslr")
