@@ -2,6 +2,8 @@
 
 import lazy_loader
 
+import gar_env  # noqa: F401 - registers the environments
+
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 DISTRIBUTION = "gar-env"
