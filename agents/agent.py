@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from gymnasium.vector import AutoresetMode, VectorEnv
+
+from gar_env.errors import ConfigurationError
 
 
 class Agent(Protocol):
@@ -31,25 +34,43 @@ def train(
     seed: int | None = None,
     on_step: Callable[[Any, dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Run one episode - one training run of the network - while the agent learns.
+    """Run until every row has ended an episode - one training run of the network - while the agent learns.
 
     Args:
-        env: Any vector environment whose rows end together.
+        env: Any vector environment. Where rows end apart, those that are done go on until the last is.
         agent: The controller.
         seed: Of the episode.
         on_step: Called after each step with the rewards and infos, to log or to draw a progress bar.
 
     Returns:
-        The infos of the last step, ``test_accuracy`` among them.
+        The infos of the step in which each row first ended, ``test_accuracy`` among them.
+
+    Raises:
+        ConfigurationError: If rows ended before others with autoreset disabled: somebody has to reset them.
     """
     observations, infos = env.reset(seed=seed)
     agent.begin(env)
-    ended = False
-    while not ended:
+    mode = env.metadata.get("autoreset_mode")
+    done, final = None, {}
+    while done is None or not done.all():
         observations, rewards, terminations, truncations, infos = env.step(agent.act(observations))
         agent.learn(rewards, infos)
         if on_step:
             on_step(rewards, infos)
-        ended = bool((terminations | truncations).all())
-    same_step = env.metadata.get("autoreset_mode") is AutoresetMode.SAME_STEP
-    return infos["final_info"] if same_step else infos
+        ended = terminations | truncations
+        fresh = ended if done is None else ended & ~done
+        done = ended if done is None else done | ended
+        if fresh.any():
+            _take(final, infos["final_info"] if mode is AutoresetMode.SAME_STEP else infos, fresh)
+        if ended.any() and mode is AutoresetMode.DISABLED and not done.all():
+            raise ConfigurationError("Some rows ended before others, and autoreset is disabled. Pass another mode.")
+    return final
+
+
+def _take(final: dict[str, Any], infos: dict[str, Any], rows: Any) -> None:
+    """Keep these rows of all arrays."""
+    for key, value in infos.items():
+        if key in final:
+            final[key][rows] = value[rows]
+        elif hasattr(value, "shape"):
+            final[key] = copy.deepcopy(value)

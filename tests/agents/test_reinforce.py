@@ -7,6 +7,7 @@ import torch
 
 from agents import FixedPolicy, InvertedSoftmax, Reinforce, train
 from gar_env.errors import ConfigurationError, RewardError
+from walks import WalksVectorEnv
 
 LOGITS = torch.tensor([1.5, -0.3, 0.2, 0.0], dtype=torch.float64)
 
@@ -209,3 +210,42 @@ def test_rewards_that_are_nan_are_refused():
 def test_controllers_that_cannot_be_say_why(make, message):
     with pytest.raises(ConfigurationError, match=message):
         make()
+
+
+class Sways:
+    """Acts by turns, and learns nothing."""
+
+    def __init__(self):
+        self.steps = 0
+
+    def begin(self, env):
+        self.env = env
+
+    def act(self, observations):
+        self.steps += 1
+        return np.full(self.env.num_envs, self.steps % 2)
+
+    def learn(self, rewards, infos):
+        assert rewards.shape == (self.env.num_envs,)
+
+
+@pytest.mark.parametrize("mode", ["vector_entry_point", "sync"])
+def test_train_returns_when_each_of_eight_poles_has_fallen(mode):
+    agent = Sways()
+    train(gymnasium.make_vec("CartPole-v1", num_envs=8, vectorization_mode=mode), agent, seed=0)
+    assert 8 < agent.steps < 500
+
+
+@pytest.mark.parametrize("autoreset", ["NextStep", "SameStep"])
+def test_train_keeps_what_each_row_said_when_it_first_ended(autoreset):
+    rows = WalksVectorEnv(5, autoreset_mode=autoreset)
+    seen = []
+    final = train(rows, Sways(), seed=0, on_step=lambda rewards, infos: seen.append(infos))
+    assert final["_place"].all()
+    ends = {}
+    for infos in seen:
+        own = infos.get("final_info", infos)
+        for row in range(rows.num_envs):
+            if row not in ends and float(own["place"][row]) == float(final["place"][row]):
+                ends[row] = len(ends)
+    assert sorted(ends) == list(range(rows.num_envs))
