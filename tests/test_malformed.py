@@ -11,11 +11,13 @@ import torch
 from torch import nn
 
 import gar_env  # noqa: F401 - registers the environments
-from agents import FixedPolicy, InvertedSoftmax, Reinforce
+from agents import FixedPolicy, InvertedSoftmax, OnlineAugmentation, Reinforce
 from gar_env.alignment import Alignment, align, aligning, example_lengths, record
-from gar_env.data import Dataset, load_dataset, register_corruption
+from gar_env.augment import SPACES
+from gar_env.data import Batch, Dataset, load_dataset, register_corruption
 from gar_env.data.corruptions import CORRUPTIONS
 from gar_env.errors import CheckpointError, ConfigurationError, GarEnvError
+from gar_env.learner import Learner
 from gar_env.networks import build_network
 from gar_env.rewards import Need
 
@@ -343,3 +345,30 @@ def test_a_layer_whose_weight_is_a_plain_tensor_is_replayed(way):
     found = align(record(network, x, lambda output: output.square().sum(1), way=way), direction)
     expected = (2 * (x @ weight.T + network.bias) * direction["bias"]).sum(1).detach()
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"momentum": 2}, "momentum=2 must be"), ({"weight_decay": float("nan")}, "weight_decay=nan must be at least 0")],
+)
+def test_a_learner_that_cannot_learn_is_refused(options, message):
+    with pytest.raises(ConfigurationError, match=message):
+        Learner(lambda: nn.Linear(2, 2), seed=0, num_steps=1, **options)
+
+
+@pytest.mark.parametrize("labels", [torch.full((3,), -100), torch.zeros(3), torch.zeros(0, dtype=torch.int64)])
+def test_labels_that_are_none_are_refused(labels):
+    learner = Learner(lambda: nn.Linear(2, 2), seed=0, num_steps=1)
+    with pytest.raises(ConfigurationError, match="expected labels from 0"):
+        learner.plain_pass(Batch(torch.ones(len(labels), 2), labels))
+
+
+@pytest.mark.parametrize("odd", [float("nan"), -0.1, 2.0])
+def test_chances_of_an_augmentation_policy_are_chances(odd):
+    policy = OnlineAugmentation(SPACES["wl"])
+    for part in range(3):
+        parts = [one.clone() for one in policy.distribution()]
+        parts[part].view(-1)[0] = odd
+        with pytest.raises(ConfigurationError, match="are no chances"):
+            policy.set_distribution(*parts)
+    policy.set_distribution(*policy.distribution())

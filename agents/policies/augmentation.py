@@ -93,12 +93,20 @@ class OnlineAugmentation:
         """Make it another: chances ``[p]``, ``[A]`` and ``[A, 31]``, such as those of a saved :class:`Distribution`.
 
         Raises:
-            ConfigurationError: If they belong to another space or number of places.
+            ConfigurationError: If they belong to another space or number of places, or are no chances.
         """
         found = [list(part.shape) for part in (num_operations, keep, strengths)]
         expected = [list(part.shape) for part in self.distribution()]
         if found != expected:
             raise ConfigurationError(f"num_operations, keep and strengths are {found}; this policy has {expected}.")
+        for name, part in (("num_operations", num_operations), ("keep", keep), ("strengths", strengths)):
+            sums = part.sum(-1) if name != "keep" else torch.ones(())
+            if not bool(((part >= 0) & (part <= 1)).all()) or not torch.allclose(
+                sums, torch.ones_like(sums), atol=1e-3
+            ):
+                raise ConfigurationError(
+                    f"{name} are no chances: they must be in [0, 1]{' and add up to 1' if name != 'keep' else ''}."
+                )
         tiny = torch.finfo(torch.float32).tiny
         parts = num_operations.clamp_min(tiny).log(), keep.logit(1e-7), strengths.clamp_min(tiny).log().flatten()
         with torch.no_grad():
@@ -210,7 +218,8 @@ class FixedAugmentation:
 
     def act(self, observations: Any) -> Tensor:
         """int64 ``[n, 1 + 3 p]``."""
-        assert self.generator is not None
+        if self.generator is None:
+            raise ConfigurationError("act() was called before begin(env), which says how many slots there are.")
         generator, device, places = self.generator, self.generator.device, self.layout.places
         operations = draw_operations(self.layout.space, self.num_envs, places, generator)
         if self.num_operations is None:

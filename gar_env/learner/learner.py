@@ -13,14 +13,14 @@ from torch import Generator, Tensor, nn
 
 from gar_env.alignment import Alignment, BatchNormReading, Tape, Way, gradient
 from gar_env.data import Batch
-from gar_env.errors import CheckpointError
+from gar_env.errors import CheckpointError, ConfigurationError
 from gar_env.functional import own_surroundings, preserve
 from gar_env.learner.losses import losses_of
 from gar_env.learner.optimizers import build_optimizer, check_schedule, step_size_factor
 from gar_env.learner.precision import autocast, check_precision, laid_out, lay_out
 from gar_env.learner.replay import Pass, Start
 from gar_env.networks import LastLinearInputs
-from gar_env.registry import check_positive
+from gar_env.registry import check_positive, shown
 from gar_env.seeding import lend_to_global, named_generator
 
 
@@ -87,6 +87,9 @@ class Learner:
         channels_last: bool = False,
     ) -> None:
         check_positive("step_size", step_size)
+        for name, value, most in (("momentum", momentum, 1.0), ("weight_decay", weight_decay, 1e37)):
+            if value is not None and not 0 <= value < most:
+                raise ConfigurationError(f"{name}={shown(value)} must be at least 0 and below {most:g}.")
         if gradient_clip is not None:
             check_positive("gradient_clip", gradient_clip)
         self.device = torch.device(device)

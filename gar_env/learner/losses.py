@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gar_env.data import Batch
 from gar_env.errors import ConfigurationError
+from gar_env.registry import shown
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,10 @@ class CrossEntropy:
         Raises:
             ConfigurationError: If the network's output is no logits for these targets.
         """
-        n, top = len(self.targets), int(self.targets.max())
+        n = len(self.targets)
+        low, top = map(int, self.targets.aminmax()) if n else (0, 0)
+        if n == 0 or low < 0 or self.targets.is_floating_point():
+            raise ConfigurationError(f"targets are {shown(self.targets)}, from {low} on; expected labels from 0.")
         if logits.ndim != 2 or len(logits) != n or logits.shape[1] <= top:
             raise ConfigurationError(
                 f"The network returned {list(logits.shape)} for {n} examples with labels up to {top}; expected logits "
