@@ -200,9 +200,12 @@ class RowVectorEnv(VectorEnv):
         live = ~restarting
         on_device = torch.as_tensor(live, device=self.device)
         outcome = self.advance(self._check_actions(actions, on_device), on_device)
-        terminated, truncated = (self._bools(value) & live for value in (outcome.terminated, outcome.truncated))
-        rewards = outcome.rewards if live.all() else torch.where(on_device, outcome.rewards, 0)
-        infos = {key: (value, self._bools(valid) & live) for key, (value, valid) in outcome.infos.items()}
+        rewards, infos = outcome.rewards, outcome.infos
+        terminated, truncated = self._array(outcome.terminated, bool), self._array(outcome.truncated, bool)
+        if restarting.any():
+            terminated, truncated = terminated & live, truncated & live
+            rewards = torch.where(on_device, rewards, 0)
+            infos = {key: (value, self._array(valid, bool) & live) for key, (value, valid) in infos.items()}
         self._ended = terminated | truncated
         if not (self._ended.any() and self.autoreset_mode is AutoresetMode.SAME_STEP):
             return self._results(self.observe(), rewards, terminated, truncated, infos)
@@ -270,7 +273,7 @@ class RowVectorEnv(VectorEnv):
         found: Infos = {}
         for key, (value, valid) in infos.items():
             own, other = (self._tensor(v) for v in (value, blank[key][0]))
-            found[key] = torch.where(chosen, own, other), self._bools(valid) & rows
+            found[key] = torch.where(chosen, own, other), self._array(valid, bool) & rows
         return found
 
     def _results(
@@ -304,13 +307,14 @@ class RowVectorEnv(VectorEnv):
 
     def _info_array(self, value: Any) -> Any:
         """A scalar or ``[n]`` value as a fresh ``[n]`` array or tensor, bool or float32."""
-        tensor = self._tensor(value).clone()
-        return tensor if self.output == "torch" else tensor.cpu().numpy()
+        return self._tensor(value).clone() if self.output == "torch" else self._array(value)
 
-    def _bools(self, value: Any) -> np.ndarray:
-        if isinstance(value, Tensor):
-            value = value.cpu().numpy()
-        return np.broadcast_to(np.asarray(value, bool), (self.num_envs,))
+    def _array(self, value: Any, dtype: Any = None) -> np.ndarray:
+        """A scalar or ``[n]`` value as a fresh array ``[n]``, bool or float32 unless told otherwise."""
+        found = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
+        array = np.empty(self.num_envs, dtype or (np.bool_ if found.dtype == np.bool_ else np.float32))
+        array[...] = found
+        return array
 
     def _check_open(self) -> None:
         if self.closed:

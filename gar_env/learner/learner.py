@@ -237,7 +237,10 @@ class Learner:
 
         Waits for the device.
         """
-        tensors = [*self.network.parameters(), *(b for b in self.network.buffers() if b.is_floating_point())]
+        # By hand, and of what trains alone: this runs at every step.
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        held = [b for module in self.network.modules() for b in module._buffers.values() if b is not None]
+        tensors = [*trained, *(b for b in held if b.is_floating_point())]
         lengths = torch._foreach_norm([tensor.detach() for tensor in tensors])
         return not bool(torch.stack([length.to(torch.float64) for length in lengths]).isfinite().all())
 
