@@ -183,7 +183,7 @@ def test_a_signal_is_given_what_it_asked_for_and_nothing_else(signal):
     env = make(reward=signal(pay, Need.TAPE | Need.HELDOUT_GRADIENT))
     rollout(env, 2)
     assert len(env.unwrapped.splits.heldout) == 143
-    assert seen[0].next_gradient is None
+    assert vars(seen[0])["next_gradient"] is None
     assert env.unwrapped.learner.steps == 4, "the held-out batch is not trained on"
 
 

@@ -31,7 +31,7 @@ class Late(RewardSignal):
     needs = Need.TAPE | Need.NEXT_GRADIENT
 
     def __call__(self, evidence):
-        assert evidence.alignment is None
+        assert vars(evidence)["alignment"] is None
         return align(evidence.tape, evidence.next_gradient)
 
 
