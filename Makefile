@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint rllib clean
+.PHONY: demo test lint lowest rllib clean
 
 demo: $(VENV)/installed
 	$(BIN)/gar-env demo
@@ -16,6 +16,12 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# The lowest versions that pyproject.toml claims, of what the environments lean on most.
+lowest:
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install -q -e ".[dev]" "gymnasium==1.2.3" "pillow==10.1.0" "lazy-loader==0.4"
+	.venv-lowest/bin/python -m pytest -q tests/envs tests/augment tests/data tests/test_imports.py
 
 # RLlib pins another Gymnasium, so it gets a virtual environment of its own.
 rllib: .venv-rllib/installed
@@ -34,4 +40,4 @@ $(VENV)/installed: pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-rllib runs *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest .venv-rllib runs *.egg-info .pytest_cache .ruff_cache .hypothesis
