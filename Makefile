@@ -20,7 +20,7 @@ lint: $(VENV)/installed
 # The lowest versions that pyproject.toml claims, of what the environments lean on most.
 lowest:
 	$(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/pip install -q -e ".[dev]" "gymnasium==1.2.3" "pillow==10.1.0" "lazy-loader==0.4"
+	.venv-lowest/bin/pip install -q -e ".[dev]" "gymnasium==1.2.2" "pillow==10.1.0" "lazy-loader==0.4"
 	.venv-lowest/bin/python -m pytest -q tests/envs tests/augment tests/data tests/test_imports.py
 
 # RLlib pins another Gymnasium, so it gets a virtual environment of its own.
