@@ -12,15 +12,14 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
+from gar_env.envs.calls import checked_actions, mask_of
 from gar_env.envs.options import check_device, parse_autoreset_mode
 from gar_env.errors import (
     ClosedEnvironmentError,
     ConfigurationError,
-    InvalidActionError,
     ResetNeededError,
 )
 from gar_env.functional import own_surroundings
@@ -161,7 +160,7 @@ class RowVectorEnv(VectorEnv):
             ResetNeededError: If a row that the mask leaves out has not been reset yet.
         """
         self._check_open()
-        rows = self._mask_of(options)
+        rows = mask_of(options, self.num_envs, together=self.rows_end_together)
         self._check_seed(seed)
         left = ~rows & ~self._started
         if left.any():
@@ -199,7 +198,7 @@ class RowVectorEnv(VectorEnv):
             return self._results(self.observe(), torch.zeros(self.num_envs), False, False, self.blank_infos())
         live = ~restarting
         on_device = torch.as_tensor(live, device=self.device)
-        outcome = self.advance(self._check_actions(actions, on_device), on_device)
+        outcome = self.advance(checked_actions(actions, self.single_action_space, on_device), on_device)
         rewards, infos = outcome.rewards, outcome.infos
         terminated, truncated = self._array(outcome.terminated, bool), self._array(outcome.truncated, bool)
         if restarting.any():
@@ -336,67 +335,3 @@ class RowVectorEnv(VectorEnv):
                 raise ConfigurationError(f"seed={shown(seed)} must be {self.num_envs} whole numbers, at least 0 each.")
         elif seed is not None and not fits(seed):
             raise ConfigurationError(f"seed={shown(seed)} must be a whole number, at least 0, or None.")
-
-    def _mask_of(self, options: dict[str, Any] | None) -> np.ndarray:
-        if options is not None and not isinstance(options, dict):
-            raise ConfigurationError(f"options={shown(options)} must be a dictionary, or None.")
-        if not options or options.get("reset_mask") is None:
-            return np.ones(self.num_envs, bool)
-        try:
-            mask = np.array(options["reset_mask"])
-        except Exception as error:  # of a tensor that is elsewhere, a ragged list
-            raise ConfigurationError(
-                f"options['reset_mask']={shown(options['reset_mask'])} cannot be read as an array: {error}"
-            ) from error
-        if mask.dtype != np.bool_ or mask.shape != (self.num_envs,):
-            raise ConfigurationError(
-                f"options['reset_mask'] must be bool [{self.num_envs}]; found {mask.dtype} {list(mask.shape)}."
-            )
-        if self.rows_end_together and not mask.all():
-            raise ConfigurationError(
-                f"options['reset_mask'] leaves out {int((~mask).sum())} of {self.num_envs} rows, but all rows share "
-                "one network and reset together. Pass a mask that is all True, or none."
-            )
-        if not mask.any():
-            raise ConfigurationError("options['reset_mask'] chooses no row. Leave it out to reset all rows.")
-        return mask
-
-    def _check_actions(self, actions: Any, live: Tensor) -> Tensor:
-        shape, real = self.action_space.shape, isinstance(self.single_action_space, Box)
-        what = "numbers" if real else "integers"
-        try:
-            tensor = actions if isinstance(actions, Tensor) else torch.as_tensor(np.array(actions, order="C"))
-            odd = tensor.is_meta or tensor.is_quantized or tensor.is_nested or tensor.layout is not torch.strided
-        except Exception as error:  # of somebody's __array__, or of a ragged list
-            raise InvalidActionError(f"actions cannot be read as an array of {what}: {error}.") from error
-        if odd:
-            raise InvalidActionError(f"actions are a {type(tensor).__name__} that holds no dense numbers; pass {what}.")
-        if tuple(tensor.shape) != shape:
-            raise InvalidActionError(
-                f"actions have the shape {list(tensor.shape)}; expected {list(shape or ())}, one row per slot."
-            )
-        if tensor.dtype.is_complex or tensor.dtype == torch.bool or (tensor.dtype.is_floating_point and not real):
-            raise InvalidActionError(
-                f"actions are {tensor.dtype}; expected {what}." + ("" if real else " Convert with actions.astype(int).")
-            )
-        tensor = tensor.to(self.device, torch.float32 if real else torch.int64)
-        low, high = (torch.as_tensor(limit, device=self.device) for limit in self._action_limits)
-        within = live.view(-1, *(1,) * (tensor.ndim - 1))
-        wrong = ~((tensor >= low) & (tensor <= high)) & within
-        if bool(wrong.any()):
-            where = wrong.nonzero()[0].tolist()
-            value = tensor[tuple(where)].item()
-            least, most = (limit.expand(tensor.shape)[tuple(where)].item() for limit in (low, high))
-            raise InvalidActionError(
-                f"The action of slot {where[0]} is {value}; expected {least}..{most}. "
-                f"{int(wrong.sum())} of {tensor.numel()} entries are out of range."
-            )
-        return tensor
-
-    @property
-    def _action_limits(self) -> tuple[Any, Any]:
-        """Least and largest of each action entry, broadcastable to the actions' shape."""
-        space: Any = self.single_action_space
-        if isinstance(space, Box):
-            return space.low, space.high
-        return 0, (space.nvec if hasattr(space, "nvec") else int(space.n)) - 1

@@ -3,46 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from gar_env.errors import CheckpointError, ConfigurationError, StaleTapeError
 from gar_env.functional import own_surroundings
 from gar_env.learner.stack_passes import Changes, Losses, Passes
-from gar_env.learner.update_rules import Memory, Tensors, UpdateRule, added, build_rule, per_row
+from gar_env.learner.stack_rows import Block, Rows
+from gar_env.learner.update_rules import Tensors, UpdateRule, added, build_rule, per_row
 from gar_env.registry import shown
 from gar_env.seeding import lend_to_global, named_generator
 
 BLOCK_BYTES = 2**23
 """Of parameters that are worked on at a time: more falls out of a CPU's caches, and is mapped anew at every step."""
-
-
-class Rows(Mapping[str, Tensor]):
-    """Stacked tensors by name, ``[R, ...]`` each, in blocks of rows.
-
-    Args:
-        blocks: One after the other, all with the same names.
-    """
-
-    def __init__(self, blocks: list[dict[str, Tensor]]) -> None:
-        self.blocks = blocks
-
-    def __getitem__(self, name: str) -> Tensor:
-        """All rows; a copy if there are several blocks."""
-        parts = [block[name] for block in self.blocks]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.blocks[0])
-
-    def __len__(self) -> int:
-        """How many names."""
-        return len(self.blocks[0])
 
 
 @dataclass(eq=False)
@@ -65,29 +43,6 @@ class StackPass:
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     """Each example's, of logits ``[m, classes]`` and labels ``[m]``."""
     return F.cross_entropy(outputs, targets, reduction="none")
-
-
-@dataclass(eq=False)
-class _Block:
-    """Some rows: all that their next steps depend on."""
-
-    parameters: dict[str, Tensor]
-    buffers: dict[str, Tensor]
-    memory: Memory
-    steps: Tensor
-    generators: list[Generator]
-    remembered: Memory
-
-    def move(self, direction: Tensors, step_sizes: Tensor, live: Tensor | None) -> None:
-        def where(moved: Tensor, before: Tensor) -> Tensor:
-            return moved if live is None else torch.where(live.view(-1, *(1,) * (moved.ndim - 1)), moved, before)
-
-        for name, d in direction.items():
-            before = self.parameters[name]
-            self.parameters[name] = where((per_row(step_sizes, d) * d).add_(before), before)
-        for kind, values in self.remembered.items():
-            self.memory[kind] = {name: where(value, self.memory[kind][name]) for name, value in values.items()}
-        self.steps = self.steps + (1 if live is None else live.long())
 
 
 class LearnerStack:
@@ -307,7 +262,7 @@ class LearnerStack:
         for block, chosen in zip(self._blocks, self._split(rows), strict=True):
             for row in chosen.nonzero().flatten().tolist():
                 module, seed = next(fresh)
-                _put(block, row, self._block([module], [seed]))
+                block.put(row, self._block([module], [seed]))
         self._moves += 1
 
     def network(self, row: int) -> nn.Module:
@@ -366,12 +321,12 @@ class LearnerStack:
         with lend_to_global(named_generator(seed, "initialisation")):
             return self._build().to(self.device)
 
-    def _block(self, modules: list[nn.Module], seeds: list[int]) -> _Block:
+    def _block(self, modules: list[nn.Module], seeds: list[int]) -> Block:
         def stacked(named: list[dict[str, Any]]) -> dict[str, Tensor]:
             return {name: torch.stack([one[name].detach() for one in named]) for name in named[0]}
 
         parameters = stacked([dict(module.named_parameters()) for module in modules])
-        return _Block(
+        return Block(
             parameters,
             stacked([dict(module.named_buffers()) for module in modules]),
             self.rule.start({name: parameters[name] for name in self.passes.trained}),
@@ -393,23 +348,6 @@ class LearnerStack:
             {name: part[i].clone() if copied else part[i] for name, part in parts.items()}
             for i in range(len(self._blocks))
         ]
-
-
-def _put(block: _Block, row: int, fresh: _Block) -> None:
-    """A run of its own in the place of one row; tensors that others may hold are not written into."""
-
-    def put(into: dict[str, Tensor], values: dict[str, Tensor]) -> None:
-        for name, value in values.items():
-            into[name] = into[name].clone()
-            into[name][row] = value[0]
-
-    put(block.parameters, fresh.parameters)
-    put(block.buffers, fresh.buffers)
-    for kind, values in fresh.memory.items():
-        put(block.memory[kind], values)
-    block.steps = block.steps.clone()
-    block.steps[row] = 0
-    block.generators[row] = fresh.generators[0]
 
 
 def _check_alike(modules: list[nn.Module]) -> None:
