@@ -48,6 +48,7 @@ class Passes:
             UnsupportedLayerError: If neither way is right.
         """
         check_choice("way", way, WAYS)
+        _check_untied(module)
         trained = tuple(name for name, p in module.named_parameters() if p.requires_grad)
         if not trained:
             raise ConfigurationError("The network has no trainable parameter.")
@@ -140,6 +141,18 @@ def _changes_by_layers(calls: list[tuple[Kept, Tensor]], direction: Tensors) -> 
     n = calls[0][1].shape[1]
     parts = [(delta * kept.tangent(direction)).flatten(2).sum(2) for kept, delta in calls]
     return added(parts) * n  # of each example's own loss, not of its share of the mean
+
+
+def _check_untied(module: nn.Module) -> None:
+    everywhere = [module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)]
+    names = [name for named in everywhere for name, _ in named]
+    once = {name for name, _ in [*module.named_parameters(), *module.named_buffers()]}
+    tied = [name for name in names if name not in once]
+    if tied:
+        raise UnsupportedLayerError(
+            f"{tied[0]} is a tensor that stands under another name too, which a stack cannot run yet. Give each layer "
+            "its own, or use one Learner for each run."
+        )
 
 
 def _way_for(module: nn.Module, way: str) -> str:

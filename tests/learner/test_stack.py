@@ -286,6 +286,17 @@ class Branches(nn.Module):
         return self.layer(x) if float(x.sum()) > 0 else -self.layer(x)
 
 
+def twice() -> nn.Module:
+    layer = nn.Linear(4, 4)
+    return nn.Sequential(layer, nn.ReLU(), layer)
+
+
+def tied() -> nn.Module:
+    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    network[1].weight = network[0].weight
+    return network
+
+
 widths = iter(range(3, 99))
 
 
@@ -306,6 +317,8 @@ widths = iter(range(3, 99))
             lambda: LearnerStack(lambda: nn.Sequential(Attends(), nn.Dropout(0.1)), [0]),
             "1 draws dropout, and torch.func.vmap has no random stream for each row",
         ),
+        (lambda: LearnerStack(twice, [0]), "2.weight is a tensor that stands under another name too"),
+        (lambda: LearnerStack(tied, [0]), "1.weight is a tensor that stands under another name too"),
         (lambda: LearnerStack(Attends, [0], way="layers"), "not so for Attends, GroupNorm, MultiheadAttention"),
         (
             lambda: LearnerStack(Branches, [0, 1]).run(torch.randn(2, 3, 4), torch.zeros(2, 3, dtype=torch.int64)),
