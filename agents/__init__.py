@@ -1,4 +1,4 @@
-"""Controllers for :mod:`gar_env`, and the experiments that use them; loaded when they are first asked for."""
+"""Controllers for :mod:`gar_env`, and the studies that use them; loaded when they are first asked for."""
 
 import lazy_loader
 

@@ -33,8 +33,8 @@ from contenders import (  # pyright: ignore[reportMissingImports]
 )
 from workloads import WORKLOADS, Workload  # pyright: ignore[reportMissingImports]
 
-from agents.experiments.measuring import interleaved, median_and_quartiles, peak_bytes  # pyright: ignore[reportMissingImports]
-from agents.experiments.results import provenance
+from agents.jobs.provenance import provenance
+from agents.measures.timing import interleaved, median_and_quartiles, peak_bytes  # pyright: ignore[reportMissingImports]
 
 CONTENDERS: dict[str, Callable[[Workload, str], Contender]] = {
     "hooks": Ours,

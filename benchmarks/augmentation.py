@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from augmentation_contenders import Kornia, torchvision_per_image
 from torch import Tensor
 
-from agents.experiments.measuring import interleaved, median_and_quartiles, seconds
-from agents.experiments.results import provenance
+from agents.jobs.provenance import provenance
+from agents.measures.timing import interleaved, median_and_quartiles, seconds
 from agents.policies import OnlineAugmentation
 from gar_env.augment import SPACES, Plan, apply
 from gar_env.data import Batch, load_dataset, normalisation

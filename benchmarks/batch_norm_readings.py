@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from agents.experiments.results import provenance
+from agents.jobs.provenance import provenance
 from gar_env.alignment import FiniteDifferenceTape, align, gradient, record
 from gar_env.data import load_dataset
 from gar_env.functional import preserve

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 import gar_env  # noqa: F401 - registers the environments
-from agents.experiments.results import provenance
+from agents.jobs.provenance import provenance
 from gar_env.networks import build_network
 
 CASES = {

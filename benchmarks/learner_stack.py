@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from agents.experiments.measuring import interleaved, median_and_quartiles
-from agents.experiments.results import provenance
+from agents.jobs.provenance import provenance
+from agents.measures.timing import interleaved, median_and_quartiles
 from gar_env.errors import UnsupportedLayerError
 from gar_env.learner import LearnerStack
 from gar_env.networks import build_network

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import gar_env  # noqa: F401 - registers the environments
-from agents.experiments.results import provenance
+from agents.jobs.provenance import provenance
 from agents.sb3 import make_sb3_env
 
 LENGTH = 20

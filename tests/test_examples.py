@@ -142,18 +142,18 @@ def test_a_package_of_ones_own_is_found_by_module_and_name(tmp_path):
     [("digits", "splits"), ("digits", "weights"), ("asymmetric", "weights"), ("cifar10", "weights")],
 )
 def test_the_readmes_study_of_controllers_is_that_of_the_committed_results(folder, study):
-    from agents.experiments.controllers_study import study_table
-    from agents.experiments.results import read_rows
+    from agents.jobs.results import read_rows
+    from agents.studies.controllers.jobs import controllers_table
 
     rows = read_rows(ROOT / "examples" / "results" / "controllers" / folder / f"{study}.jsonl")
-    for line in study_table(rows, study).markdown().splitlines():
+    for line in controllers_table(rows, study).markdown().splitlines():
         assert line in (ROOT / "README.md").read_text()
 
 
 def test_the_readmes_table_is_that_of_the_committed_results():
     """Every row that the README prints can be made again from examples/results."""
-    from agents.experiments.results import read_rows
-    from agents.experiments.table1 import accuracy_table, auc_table
+    from agents.jobs.results import read_rows
+    from agents.studies.table1.jobs import accuracy_table, auc_table
 
     readme = (ROOT / "README.md").read_text()
     for recipe in ("paper", "best", "paper-derivative", "best-derivative"):
@@ -171,9 +171,9 @@ def test_the_costs_of_alignment_in_the_documentation_are_those_of_the_committed_
 
 def test_the_tables_on_augmentation_are_those_of_the_code_and_the_committed_results(capsys):
     from agents.cli import main
-    from agents.experiments.invariances import invariance_table
-    from agents.experiments.results import read_rows
-    from agents.experiments.table2 import table2_table
+    from agents.jobs.results import read_rows
+    from agents.studies.invariances.jobs import invariance_table
+    from agents.studies.table2.jobs import table2_table
 
     folder = ROOT / "examples" / "results" / "augmentation"
     page, readme = (ROOT / "docs" / "augmentation.md").read_text(), (ROOT / "README.md").read_text()

@@ -4,8 +4,8 @@ import csv
 
 from rich.console import Console
 
-from agents.experiments.train_arguments import parse
-from agents.experiments.training import Training
+from agents.train.arguments import parse
+from agents.train.training import Training
 
 SMALL = ["--num-envs", "16", "--no-tensorboard", "--log-every", "3", "--env-options.num-steps", "12"]
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from agents.cli.tables import show
 from gar_env.errors import ConfigurationError
 
 
@@ -25,7 +24,7 @@ def augment(
         plot: The PNG to write.
         markdown: Print the table as Markdown.
     """
-    from agents.experiments.tables import Table
+    from agents.measures.tables import Table, show
     from gar_env.augment import STRENGTHS, load_space
 
     console = Console()
@@ -44,8 +43,9 @@ def augment(
     if image is not None and plot is None:
         raise ConfigurationError(f"{image} is there to be drawn on. Say where to: --plot operations.png.")
     if plot is not None:
-        from agents.plots import operations_grid, save
-        from agents.plots.picture import read_picture, shrunk
+        from agents.measures.augmentation_figures import operations_grid
+        from agents.measures.figures import save
+        from agents.measures.picture import read_picture, shrunk
 
         whole = read_picture(image)
         pixels = shrunk(whole)

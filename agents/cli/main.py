@@ -13,10 +13,9 @@ import tyro
 from rich.console import Console
 
 from agents.cli.augment import augment
-from agents.cli.bench import bench_invariances, bench_rewards
 from agents.cli.names import NAMES, PATTERNS
 from agents.cli.plot import plot_run
-from agents.cli.reproduce import reproduce_controllers, reproduce_table1, reproduce_table2
+from agents.studies import STUDIES, Study, run_study
 from gar_env import __version__
 from gar_env.errors import ConfigurationError, GarEnvError
 from gar_env.registry import shown
@@ -31,7 +30,7 @@ def demo(seeds: int = 5, out: Path = Path("runs/demo")) -> None:
     """
     if seeds < 1:
         raise ConfigurationError(f"seeds={seeds} must be at least 1.")
-    from agents.experiments.demo import run_demo
+    from agents.studies.demo import run_demo
 
     run_demo(seeds=seeds, out=out, console=Console())
 
@@ -45,27 +44,10 @@ def plot(results: tyro.conf.Positional[Path], out: Path | None = None) -> None:
     """
     if results.is_dir():
         return plot_run(results, out)
-    from agents.experiments.results import check_columns, read_rows, reading
-    from agents.experiments.table1 import RECIPES
-    from agents.plots import figure2, save
+    from agents.studies.table1.figures import draw_figure2
 
-    columns = ("recipe", "network", "arm", "config", "keep", "losses", "noisy_auc")
-    rows = check_columns(results, read_rows(results), columns)
-    if not rows:
-        raise ConfigurationError(f"{results} holds no rows to draw.")
-    recipes = sorted({str(row["recipe"]) for row in rows})
-    if recipes == [""] or (out and len(recipes) > 1):
-        raise ConfigurationError(
-            f"{results} holds the recipes {', '.join(recipes) or 'none'}; "
-            + ("leave out --out: each gets a figure." if len(recipes) > 1 else "it is no file of reproduce table1.")
-        )
-    odd = [recipe for recipe in recipes if recipe not in RECIPES]
-    if odd:
-        raise ConfigurationError(f"{results} holds the recipe {shown(odd[0])}: it is no file of reproduce table1.")
-    for recipe in recipes:
-        with reading(results):
-            figure = figure2(rows, recipe)
-        print(save(figure, out or results.with_name(f"figure2_{recipe}.png")))
+    for path in draw_figure2(results, out):
+        print(path)
 
 
 def train(resume: Path | None = None) -> None:
@@ -80,8 +62,8 @@ def train(resume: Path | None = None) -> None:
 
 def run_train(args: list[str]) -> None:
     """``gar-env train``: the command line as it was typed."""
-    from agents.experiments.train_arguments import parse
-    from agents.experiments.training import Interrupted, Training
+    from agents.train.arguments import parse
+    from agents.train.training import Interrupted, Training
 
     console = Console()
     config, resume = parse(args)
@@ -125,7 +107,7 @@ def check(id: tyro.conf.Positional[str], num_envs: int = 8, steps: int = 5) -> N
     """
     import gymnasium
 
-    from agents.experiments.train_config import env_options_of
+    from agents.train.config import env_options_of
     from gar_env.envs.checks import check_vector_env
 
     env_options_of(id)
@@ -142,11 +124,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "list": list_all,
     "check": check,
     "augment": augment,
-    "reproduce table1": reproduce_table1,
-    "reproduce table2": reproduce_table2,
-    "reproduce controllers": reproduce_controllers,
-    "bench invariances": bench_invariances,
-    "bench rewards": bench_rewards,
+    **STUDIES,
     "plot": plot,
 }
 
@@ -170,9 +148,11 @@ def main(args: list[str] | None = None) -> None:
             raise ConfigurationError("'--' ends no options here: every argument has a name. Leave it out.")
         if args[:1] == ["train"]:
             return run_train(args[1:])
-        tyro.extras.subcommand_cli_from_dict(
+        chosen = tyro.extras.subcommand_cli_from_dict(
             commands, prog=prog, args=args, description="Gymnasium environments of the inner training loop."
         )
+        if isinstance(chosen, Study):
+            run_study(chosen, Console())
     except GarEnvError as error:
         print(f"gar-env: {error}", file=sys.stderr)
         sys.exit(2)

@@ -21,9 +21,10 @@ def plot_run(folder: Path, out: Path | None) -> None:
     """
     import torch
 
-    from agents.experiments.invariances import lies
-    from agents.plots import augmented_grid, policy_figure, save, strengths_figure
+    from agents.measures.augmentation_figures import augmented_grid, policy_figure, strengths_figure
+    from agents.measures.figures import save
     from agents.policies import OnlineAugmentation
+    from agents.studies.invariances.jobs import lies
     from gar_env.augment import ActionLayout, SearchSpace
     from gar_env.data import load_dataset
 

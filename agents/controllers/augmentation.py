@@ -48,7 +48,7 @@ class OnlineLearner(Reinforce):
         return Distribution(*(part.cpu() for part in self.policy.distribution()))
 
     def save(self, folder: Path) -> None:
-        """Write ``policy.npz``: arrays as :func:`agents.plots.policy_figure` takes them."""
+        """Write ``policy.npz``: arrays as :func:`agents.measures.augmentation_figures.policy_figure` takes them."""
         steps, distributions = zip(*self.history, (self.steps, self._now()), strict=True)
         parts = {
             name: np.stack([getattr(distribution, name).numpy() for distribution in distributions])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from agents.experiments.aggregates import interquartile_mean, probability_of_improvement
+from agents.measures.aggregates import interquartile_mean, probability_of_improvement
 
 
 def test_the_interquartile_mean_ignores_the_outer_halves():

@@ -4,18 +4,21 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from agents.experiments.results import ResultsFile, fingerprint, read_rows
-from agents.experiments.runner import JobsFailedError, rows_of, run_jobs
-from agents.experiments.statistics import share_of_gain, summarise
-from agents.experiments.table1 import RECIPES, Table1Job, accuracy_table, auc_table, table1_jobs
-from agents.plots import figure2, save
+from agents.jobs.job import rows_of
+from agents.jobs.provenance import fingerprint
+from agents.jobs.results import ResultsFile, read_rows
+from agents.jobs.run import JobsFailedError, run_jobs
+from agents.measures.figures import save
+from agents.measures.intervals import share_of_gain, summarise
+from agents.studies.table1.figures import figure2
+from agents.studies.table1.jobs import RECIPES, Table1Job, accuracy_table, auc_table, table1_jobs
 from gar_env.errors import CheckpointError, ConfigurationError, UnknownNameError
+from some_jobs import Run
 
 
 def tiny_jobs(**options):
@@ -137,7 +140,7 @@ def test_a_row_is_counted_once_and_other_seeds_are_not(rows):
 
 
 def test_a_run_that_diverged_has_whole_curves_and_a_figure(rows, monkeypatch):
-    from agents.experiments import table1
+    from agents.studies.table1 import jobs as table1
 
     monkeypatch.setitem(table1.RECIPES["paper"].env, "step_size", 1e18)
     job = next(job for job in tiny_jobs() if job.arm == "gar")
@@ -174,41 +177,22 @@ def test_no_workers_are_refused(tmp_path):
         run_jobs(tiny_jobs(), ResultsFile(tmp_path / "r.jsonl"), workers=0, console=Console(quiet=True))
 
 
-@dataclass(frozen=True)
-class Failing:
-    seed: int
-    steps: int = 1
-
-    @property
-    def identity(self):
-        return {"seed": self.seed}
-
-    def run(self, on_step):
-        on_step()
-        if self.seed == 1:
-            raise ValueError("seed 1 is unlucky")
-        return {"value": self.seed}
+def test_a_worker_that_is_killed_is_replaced_and_its_run_started_again(tmp_path):
+    results = ResultsFile(tmp_path / "rows.jsonl")
+    run_jobs([Run(i, str(tmp_path), kills=i) for i in range(3)], results, workers=2, console=Console(quiet=True))
+    assert sorted(row["square"] for row in results.rows) == [0, 1, 4]
 
 
-def test_a_run_that_fails_is_named_and_the_others_are_kept(tmp_path):
-    results = ResultsFile(tmp_path / "r.jsonl")
-    with pytest.raises(JobsFailedError, match=r"1 of 3 runs failed(.|\n)*1: ValueError: seed 1 is unlucky"):
-        run_jobs([Failing(seed) for seed in range(3)], results, workers=2, console=Console(quiet=True))
-    assert sorted(row["seed"] for row in results.rows) == [0, 2]
-
-
-class Killed(Failing):
-    def run(self, on_step):
-        if self.seed == 1:
-            os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does when memory runs out
-        return {"value": self.seed}
-
-
-def test_a_worker_that_is_killed_takes_its_own_run_with_it_and_no_other(tmp_path):
-    results = ResultsFile(tmp_path / "r.jsonl")
-    with pytest.raises(JobsFailedError, match=r"1 of 3 runs failed(.|\n)*1: its worker was killed"):
-        run_jobs([Killed(seed) for seed in range(3)], results, workers=1, console=Console(quiet=True))
-    assert sorted(row["seed"] for row in results.rows) == [0, 2]
+def test_a_run_that_kills_every_worker_takes_no_other_with_it(tmp_path):
+    jobs = [Run(i, str(tmp_path), kills=99 if i == 1 else 0) for i in range(5)]
+    results = ResultsFile(tmp_path / "rows.jsonl")
+    raising = Run(5, str(tmp_path), raises=True)
+    with pytest.raises(JobsFailedError, match="2 of 6 runs failed") as raised:
+        run_jobs([*jobs, raising], results, workers=2, console=Console(quiet=True))
+    assert "1: its worker was killed 4 times" in str(raised.value)
+    assert "5: ValueError: of its own" in str(raised.value)
+    assert sorted(row["number"] for row in results.rows) == [0, 2, 3, 4]
+    assert len((tmp_path / "1.txt").read_text().splitlines()) == 4
 
 
 def test_a_killed_reproduction_goes_on_where_it_was(tmp_path):

@@ -14,10 +14,10 @@ from contextlib import nullcontext
 import pytest
 
 from agents.cli import main
-from agents.experiments.checkpoints import read_header
-from agents.experiments.metrics_log import MetricsLog
-from agents.experiments.results import ResultsFile
 from agents.files import append, check_writable, lock, read_regular, sweep, write_whole
+from agents.jobs.results import ResultsFile
+from agents.train.checkpoints import read_header
+from agents.train.metrics import MetricsLog
 from gar_env.errors import CheckpointError
 from trainings import run
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from agents.cli import main
-from agents.experiments.invariances import ARMS, InvarianceJob, invariance_jobs, invariance_table, lies, score
+from agents.studies.invariances.jobs import ARMS, InvarianceJob, invariance_jobs, invariance_table, lies, score
 from gar_env.augment import SPACES
 from gar_env.errors import ConfigurationError, UnknownNameError
 

@@ -2,50 +2,24 @@
 
 import os
 import re
-import signal
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from agents.experiments.results import ResultsFile
-from agents.experiments.rewards.outcome import OutcomeJob
-from agents.experiments.runner import JobsFailedError, run_jobs
+from agents.cli.main import main
+from agents.jobs.results import ResultsFile, read_rows
+from agents.jobs.run import JobsFailedError, run_jobs
+from agents.studies.rewards.outcome import OutcomeJob
 from gar_env.errors import ConfigurationError
+from some_jobs import Run
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'gar-env[ray]'")
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run that leaves a mark each time it starts, and may kill its worker the first time, or raise."""
-
-    number: int
-    folder: str
-    kills: bool = False
-    raises: bool = False
-    steps: int = 1
-
-    @property
-    def identity(self):
-        return {"number": self.number, "config": "x"}
-
-    def run(self, on_step):
-        marks = Path(self.folder) / f"{self.number}.txt"
-        with marks.open("a") as file:
-            file.write(f"{os.getpid()}\n")
-        if self.kills and len(marks.read_text().splitlines()) == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self.raises:
-            raise ValueError("of its own")
-        on_step()
-        return {"square": self.number**2}
-
-
 @pytest.fixture(scope="module")
 def cluster():
-    root = str(Path(__file__).parent)
+    root = str(Path(__file__).parents[1])
     ray.init(
         num_cpus=2,
         include_dashboard=False,
@@ -58,7 +32,7 @@ def cluster():
 
 
 def test_a_killed_worker_s_run_is_started_again_and_one_that_raises_is_not(cluster, tmp_path):
-    jobs = [Run(1, str(tmp_path)), Run(2, str(tmp_path), kills=True), Run(3, str(tmp_path), raises=True)]
+    jobs = [Run(1, str(tmp_path)), Run(2, str(tmp_path), kills=1), Run(3, str(tmp_path), raises=True)]
     results = ResultsFile(tmp_path / "rows.jsonl")
     with pytest.raises(JobsFailedError, match=r"1 of 3 runs failed(.|\n)*3: ValueError: of its own"):
         run_jobs(jobs, results, workers=2, console=Console(), engine="ray")
@@ -79,6 +53,29 @@ def test_the_benchmark_s_own_runs_are_the_same_on_ray(cluster, tmp_path):
     run_jobs(jobs, results, workers=2, console=Console(), engine="ray")
     found = {row["signal"]: row["score"] for row in results.rows}
     assert found == {job.signal: job.run(lambda: None)["score"] for job in jobs}
+
+
+STUDIES = {
+    "table1": "reproduce table1 --dataset digits --seeds 1 --networks fc_bn --arms gar nslr --batch-size 16 --steps 20",
+    "table2": (
+        "reproduce table2 --dataset synthetic_invariances --network fc --epochs 1 --batch-size 16 --subset 100 "
+        "--seeds 1 --device cpu --policies flip-crop ola"
+    ),
+    "controllers": "reproduce controllers splits --seeds 1 --arms uniform sb3-ppo --batch-size 16 --steps 12",
+    "invariances": "bench invariances --seeds 1 --arms gar random --batch-size 16 --steps 4",
+}
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_study_is_the_same_on_ray(cluster, study, tmp_path):
+    found = {}
+    for engine in ("local", "ray"):
+        main([*STUDIES[study].split(), "--engine", engine, "--workers", "2", "--out", str(tmp_path / engine)])
+        (file,) = (tmp_path / engine).glob("*.jsonl")
+        rows = [{k: v for k, v in row.items() if k != "seconds"} for row in read_rows(file)]
+        found[engine] = sorted(rows, key=str)
+    assert len(found["ray"]) == 2
+    assert found["ray"] == found["local"]
 
 
 def test_another_engine_is_refused(tmp_path):

@@ -2,18 +2,20 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from agents.cli import main
-from agents.experiments.results import read_rows
-from agents.experiments.rewards.jobs import RewardBench, tasks_of
-from agents.experiments.rewards.outcome import OutcomeJob
-from agents.experiments.rewards.tables import all_tables, comparable, signals_of, strata
-from agents.experiments.runner import rows_of
-from agents.plots.rewards import all_figures
+from agents.jobs.job import rows_of
+from agents.jobs.results import read_rows
+from agents.studies.rewards.figures import all_figures
+from agents.studies.rewards.jobs import cost_jobs, parallel_jobs, tasks_of
+from agents.studies.rewards.outcome import OutcomeJob
+from agents.studies.rewards.study import RewardsStudy
+from agents.studies.rewards.tables import all_tables, comparable, signals_of, strata
 from gar_env.data import load_dataset
 from gar_env.errors import ConfigurationError, UnknownNameError
 from gar_env.rewards import REWARDS
@@ -51,11 +53,12 @@ def test_it_goes_on_where_it_stopped_and_never_mixes_configurations(bench_folder
     main(["bench", "rewards", *TINY, "--steps", "21", *options])
     printed = capsys.readouterr().out
     assert "3 of 13 runs are in" in printed, "fidelity does not depend on the length of outcomes"
-    bench = RewardBench(("gar", "nslr"), ("noisy", "labels"), 1, (8,), (8,), "digits", "fc_bn", (), 20)
-    rows = rows_of(read_rows(bench_folder / "rewards.jsonl"), bench.parallel_jobs())
+    same = {"seeds": 1, "batch_sizes": (8,), "fidelity_batch_sizes": (8,), "steps": 20}
+    study = RewardsStudy(signals=("gar", "nslr"), tasks=("noisy", "labels"), **same)
+    rows = rows_of(read_rows(bench_folder / "rewards.jsonl"), parallel_jobs(study))
     assert len(rows) == 13
-    other = RewardBench(("gar",), ("noisy",), 1, (8,), (8,), network="fc").parallel_jobs()
-    assert rows_of(rows, other) == []
+    other = RewardsStudy(signals=("gar",), tasks=("noisy",), network="fc", **same)
+    assert rows_of(rows, parallel_jobs(other)) == []
 
 
 WRONG = """
@@ -192,28 +195,30 @@ def test_wrong_options_are_refused():
         ({"dataset": "synthetic_invariances"}, ConfigurationError, "Leave it out: --tasks noisy trivial redundant"),
     ):
         with pytest.raises(error, match=re.escape(message)):
-            RewardBench(**options)
-    assert tasks_of([], ["GAR/DataWeight-v0"]) == ("labels",)
+            RewardsStudy(**options).jobs()
+    assert tasks_of(RewardsStudy(env=("GAR/DataWeight-v0",))) == ("labels",)
     with pytest.raises(ConfigurationError, match="None of the tasks noisy is on GAR/Augment-v0"):
-        tasks_of(["noisy"], ["GAR/Augment-v0"])
+        tasks_of(RewardsStudy(tasks=("noisy",), env=("GAR/Augment-v0",)))
     with pytest.raises(ConfigurationError, match=re.escape("env='GAR/DataSplit' is unknown. Did you mean")):
-        tasks_of([], ["GAR/DataSplit"])
+        tasks_of(RewardsStudy(env=("GAR/DataSplit",)))
 
 
 def test_a_name_that_tables_cannot_hold_is_refused():
     REWARDS.register("a|b")(REWARDS["gar"])
     try:
         with pytest.raises(ConfigurationError, match=re.escape("The signal's name 'a|b' would break tables")):
-            RewardBench(("a|b",))
+            RewardsStudy(signals=("a|b",)).jobs()
     finally:
         del REWARDS._objects["a|b"]
 
 
 def test_what_is_asked_for_twice_is_run_once():
-    once = RewardBench(("gar",), ("noisy",), 1, (8,), (8,))
-    twice = RewardBench(("gar", "gar"), ("noisy", "noisy"), 1, (8, 8), (8, 8), cost_networks=("fc", "fc"))
-    assert twice.parallel_jobs() == once.parallel_jobs()
-    assert len(twice.cost_jobs()) == 2
+    once = RewardsStudy(signals=("gar",), tasks=("noisy",), seeds=1, batch_sizes=(8,), fidelity_batch_sizes=(8,))
+    twice = replace(
+        once, signals=("gar", "gar"), tasks=("noisy", "noisy"), batch_sizes=(8, 8), cost_networks=("fc", "fc")
+    )
+    assert parallel_jobs(twice) == parallel_jobs(once)
+    assert len(cost_jobs(twice)) == 2
 
 
 def test_other_test_data_are_another_configuration(tmp_path):
@@ -233,8 +238,10 @@ def test_other_test_data_are_another_configuration(tmp_path):
 
 
 def test_exact_signals_are_left_out_of_large_batches():
-    bench = RewardBench(("gar", "leave_one_out"), ("noisy",), 1, (64, 128), (16, 256))
-    sizes = {(job.signal, job.batch_size) for job in [*bench.parallel_jobs(), *bench.cost_jobs()]}
+    study = RewardsStudy(
+        signals=("gar", "leave_one_out"), tasks=("noisy",), batch_sizes=(64, 128), fidelity_batch_sizes=(16, 256)
+    )
+    sizes = {(job.signal, job.batch_size) for job in [*parallel_jobs(study), *cost_jobs(study)]}
     assert ("leave_one_out", 64) in sizes
     assert not sizes & {("leave_one_out", 128), ("leave_one_out", 256)}
     assert ("gar", 256) in sizes

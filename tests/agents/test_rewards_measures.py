@@ -5,17 +5,17 @@ import itertools
 import pytest
 import torch
 
-from agents.experiments.rewards.cost import CostJob
-from agents.experiments.rewards.fidelity import (
+from agents.policies import InvertedSoftmax
+from agents.studies.rewards.cost import CostJob
+from agents.studies.rewards.fidelity import (
     FidelityJob,
     cosine,
     exact_meta_gradients,
     policy_gradients,
     rank_correlation,
 )
-from agents.experiments.rewards.outcome import OutcomeJob
-from agents.experiments.rewards.tasks import ENVIRONMENTS, SPLIT_TASKS, hard_and_easy
-from agents.policies import InvertedSoftmax
+from agents.studies.rewards.outcome import OutcomeJob
+from agents.studies.rewards.tasks import ENVIRONMENTS, SPLIT_TASKS, hard_and_easy
 from gar_env.data import load_dataset
 from rollouts import make
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from agents.cli import main
-from agents.experiments import table2
-from agents.experiments.results import read_rows
-from agents.experiments.table2 import ARMS, table2_jobs, table2_table
+from agents.jobs.results import read_rows
+from agents.studies.table2 import jobs as table2
+from agents.studies.table2.jobs import ARMS, table2_jobs, table2_table
 from gar_env.augment import SPACES
 from gar_env.errors import ConfigurationError, UnknownNameError
 
@@ -42,7 +42,7 @@ def test_the_command_trains_resumes_and_prints_a_table(tmp_path, capsys):
     ]  # fmt: skip
     main(["reproduce", "table2", *options, "--policies", "flip-crop", "ola"])
     printed = capsys.readouterr().out
-    assert "2 runs of 8 SGD steps: 2 policies, 1 seeds, fc on cpu." in printed
+    assert "2 runs, 12 steps in all: 2 policies, 1 seeds, fc on cpu." in printed
     assert "| flip-crop |" in printed
     main(["reproduce", "table2", *options, "--policies", *ARMS])
     printed = capsys.readouterr().out

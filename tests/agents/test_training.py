@@ -9,8 +9,8 @@ import time
 import pytest
 
 from agents.cli import main
-from agents.experiments.checkpoints import read_header
-from agents.experiments.metrics_log import STEP, MetricsLog, read_metrics
+from agents.train.checkpoints import read_header
+from agents.train.metrics import STEP, MetricsLog, read_metrics
 from gar_env.errors import CheckpointError, ConfigurationError
 from trainings import Killed, arguments, kill_at, metrics, run
 

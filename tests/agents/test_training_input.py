@@ -4,9 +4,9 @@ import sys
 import pytest
 
 from agents.cli import main
-from agents.experiments.checkpoints import load_checkpoint, previous, read_header, save_checkpoint
-from agents.experiments.metrics_log import MetricsLog
-from agents.experiments.train_arguments import parse
+from agents.train.arguments import parse
+from agents.train.checkpoints import load_checkpoint, previous, read_header, save_checkpoint
+from agents.train.metrics import MetricsLog
 from gar_env.errors import CheckpointError, ConfigurationError, MissingExtraError, UnknownNameError
 from trainings import metrics, run
 
@@ -95,7 +95,7 @@ def test_a_checkpoint_of_another_run_or_version_is_refused(tmp_path, monkeypatch
     with pytest.raises(SystemExit):
         main(["train", "--resume", str(tmp_path / "a")])
     assert "belongs to another run: seed was 1, config.json has 0" in capsys.readouterr().err
-    monkeypatch.setattr("agents.experiments.checkpoints.__version__", "9.0")
+    monkeypatch.setattr("agents.train.checkpoints.__version__", "9.0")
     with pytest.raises(CheckpointError, match=r"was written by gar-env 0.1.0; this is 9.0"):
         read_header(tmp_path / "a" / "checkpoint.pkl")
 

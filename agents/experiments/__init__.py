@@ -1,1 +1,0 @@
-"""Experiments: one file per table, a runner, results as JSON lines."""

@@ -1,0 +1,1 @@
+"""Many runs: a job, an engine that runs it, a file of results."""

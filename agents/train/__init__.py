@@ -1,0 +1,1 @@
+"""``gar-env train``: one controller on one environment, logged, saved, resumed."""
