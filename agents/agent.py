@@ -12,7 +12,11 @@ from gar_env.errors import ConfigurationError
 
 
 class Agent(Protocol):
-    """Anything with these three methods can be trained with :func:`train`."""
+    """Anything with these three methods can be trained with :func:`train`.
+
+    ``gar-env train`` saves it by ``state_dict()``, which returns numbers, text and tensors in lists, tuples and dicts,
+    and goes on with it by ``load_state_dict(state)``.
+    """
 
     def begin(self, env: VectorEnv) -> None:
         """An episode starts: forget what belonged to the last one."""
@@ -22,8 +26,15 @@ class Agent(Protocol):
         """Choose an action for each slot, from observations ``[n, d]``."""
         ...
 
-    def learn(self, rewards: Any, infos: dict[str, Any]) -> None:
-        """Take in the rewards ``[n]`` of one step. With ``next_step`` timing they pay the actions before the last."""
+    def learn(self, rewards: Any, ended: Any, infos: dict[str, Any]) -> None:
+        """Take in what one step came to.
+
+        Args:
+            rewards: ``[n]``. With ``next_step`` timing they pay the actions before the last.
+            ended: bool ``[n]``: whose episode is over, by termination or truncation. Where rows end together,
+                :meth:`begin` is called next; where they end apart, these rows go on with a new episode by themselves.
+            infos: Of the environment.
+        """
         ...
 
 
@@ -54,10 +65,10 @@ def train(
     done, final = None, {}
     while done is None or not done.all():
         observations, rewards, terminations, truncations, infos = env.step(agent.act(observations))
-        agent.learn(rewards, infos)
+        ended = terminations | truncations
+        agent.learn(rewards, ended, infos)
         if on_step:
             on_step(rewards, infos)
-        ended = terminations | truncations
         fresh = ended if done is None else ended & ~done
         done = ended if done is None else done | ended
         if fresh.any():

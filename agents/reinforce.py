@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from datetime import timedelta
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
@@ -13,7 +13,7 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from gar_env.envs.config import REWARD_TIMINGS
-from gar_env.errors import ConfigurationError, DistributedError, RewardError
+from gar_env.errors import CheckpointError, ConfigurationError, DistributedError, RewardError
 from gar_env.registry import check_choice, check_positive, shown
 from gar_env.seeding import named_generator
 
@@ -41,6 +41,20 @@ class Policy(Protocol):
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """int64 ``[n, ...]``."""
         ...
+
+
+class Unpaid(NamedTuple):
+    """Actions that wait for their rewards.
+
+    Args:
+        actions: int64 ``[n, ...]``.
+        logits: That they were drawn with.
+        waiting: bool ``[n]``: whose reward may still come.
+    """
+
+    actions: Tensor
+    logits: Tensor
+    waiting: Tensor
 
 
 class Reinforce:
@@ -109,9 +123,9 @@ class Reinforce:
         self.gradient_clip = gradient_clip
         self.optimizer = torch.optim.Adam([policy.logits], lr=step_size)
         self.generator = named_generator(seed, "policy", policy.logits.device)
-        self._unpaid: deque[tuple[Tensor, Tensor]] = deque()  # (actions, logits they were drawn with)
+        self._unpaid: deque[Unpaid] = deque()
         self._gradient = torch.zeros_like(policy.logits)
-        self._collected = 0
+        self._collected = self._rows = 0  # steps and rewards in it
         # Welford's running statistics over all slots of all steps.
         self._count, self._mean, self._spread = 0, 0.0, 0.0
 
@@ -156,27 +170,62 @@ class Reinforce:
         # All processes draw for all slots, each takes its own: the actions do not depend on how many there are.
         everywhere = self.policy.sample(self.world * self.num_envs, self.generator)
         actions = everywhere[self.rank * self.num_envs : (self.rank + 1) * self.num_envs]
-        self._unpaid.append((actions, self.policy.logits.detach().clone()))
+        waiting = torch.ones(self.num_envs, dtype=torch.bool, device=actions.device)
+        self._unpaid.append(Unpaid(actions, self.policy.logits.detach().clone(), waiting))
         return actions
 
-    def learn(self, rewards: Any, infos: dict[str, Any]) -> None:
+    def learn(self, rewards: Any, ended: Any, infos: dict[str, Any]) -> None:
         """Add one step's policy gradient; every ``aggregate``-th time, move the logits.
 
-        A step that only reset the environment teaches nothing, and ``infos["reward_valid"]`` is obeyed.
+        A row that was only reset teaches nothing, nor does one whose ``infos["reward_valid"]`` is False; the last
+        actions of an episode are never paid with late rewards, and are forgotten.
+
+        Args:
+            rewards: ``[n]``.
+            ended: bool ``[n]``: whose episode is over; False in a loop of your own that has no episodes.
+            infos: Of the environment; :class:`agents.Agent`.
 
         Raises:
             DistributedError: If another process did not answer within the timeout.
             RewardError: If a reward is NaN or infinite, in any process, or there is not one for each slot.
         """
-        ended_within = "final_info" in infos  # SameStep: these infos are the new episode's, the rewards the old one's
-        paid = infos["final_info"] if ended_within else infos
-        if "reward_valid" in paid and not bool(paid["_reward_valid"].all()):
-            self._unpaid.clear()  # NextStep: this call only reset; its actions were ignored
-            return
-        if len(self._unpaid) > self.delay and ("reward_valid" not in paid or bool(paid["reward_valid"].all())):
-            self._add(self._as_numbers(rewards))
-        if ended_within:
-            self._unpaid.clear()
+        acted, valid = self._told(ended, infos)
+        if acted is not None:
+            self._unpaid[-1].waiting.logical_and_(acted)
+        if len(self._unpaid) > self.delay:
+            paid = self._unpaid[-1 - self.delay]
+            waiting = paid.waiting if valid is None else paid.waiting & valid
+            whole = bool(waiting.all())
+            if whole or bool(waiting.any()):
+                self._add(self._as_numbers(rewards), paid, None if whole else waiting)
+            while len(self._unpaid) > self.delay:
+                self._unpaid.popleft()
+        over = self._as_flags(ended)
+        if over.any():
+            for one in self._unpaid:
+                one.waiting.logical_and_(~over)
+            if over.all():
+                self._unpaid.clear()
+
+    def _told(self, ended: Any, infos: dict[str, Any]) -> tuple[Tensor | None, Tensor | None]:
+        """Whose actions counted, and whose rewards do; ``None`` for all.
+
+        With SameStep autoreset the infos of rows that ended are those of their next episode; what their last step came
+        to stands in ``final_info``.
+        """
+        if "reward_valid" not in infos and "final_info" not in infos:
+            return None, None
+        found = []
+        for key in ("_reward_valid", "reward_valid"):
+            flags = self._as_flags(infos[key]) if key in infos else torch.ones(self.num_envs, dtype=torch.bool)
+            final = infos.get("final_info", {})
+            if key in final:
+                flags = torch.where(self._as_flags(ended), self._as_flags(final[key]), flags)
+            found.append(flags.to(self.policy.logits.device))
+        return found[0], found[0] & found[1]
+
+    def _as_flags(self, flags: Any) -> Tensor:
+        return torch.as_tensor(flags, dtype=torch.bool, device=self.policy.logits.device)
 
     def _as_numbers(self, rewards: Any) -> Tensor:
         try:
@@ -187,39 +236,42 @@ class Reinforce:
         except (TypeError, ValueError, RuntimeError) as error:
             raise RewardError(f"rewards={shown(rewards)} cannot be read as real numbers: {error}") from error
 
-    def _add(self, rewards: Tensor) -> None:
+    def _add(self, rewards: Tensor, paid: Unpaid, waiting: Tensor | None) -> None:
         n = self.num_envs
         if rewards.shape != (n,):
             raise RewardError(f"rewards have the shape {list(rewards.shape)}; expected [{n}], one number per slot.")
         if not self._peers_are_alike:
             self._check_peers()
             self._peers_are_alike = True
+        actions, logits = paid.actions, paid.logits
+        if waiting is not None:
+            rewards, actions = rewards[waiting], actions[waiting]
+        count = n * self.world if waiting is None else int(self._summed(waiting.sum()))
         # Asked of all processes before anything else is: one that raised alone would leave the others waiting.
-        wrong, count = int(self._summed((~rewards.isfinite()).sum())), n * self.world
+        wrong = int(self._summed((~rewards.isfinite()).sum()))
         if wrong:
             raise RewardError(
                 f"{wrong} of {count} rewards are NaN or infinite{', counted over all processes' * (self.world > 1)}."
             )
-        actions, logits = self._unpaid.popleft()
         logits.requires_grad_()
-        objective = (self._normalised(rewards) * self.policy.log_probability(actions, logits)).sum()
+        objective = (self._normalised(rewards, count) * self.policy.log_probability(actions, logits)).sum()
         self._gradient += torch.autograd.grad(objective, logits)[0]
         self._collected += 1
+        self._rows += count
         if self._collected == self.aggregate:
             gradient = self._summed(self._gradient)
             if self.gradient_clip is not None:
-                bound = self.gradient_clip * len(rewards) * self.world * self.aggregate
+                bound = self.gradient_clip * self._rows
                 gradient = gradient.clamp(-bound, bound)
             self.policy.logits.grad = -gradient
             self.optimizer.step()
             self._gradient = torch.zeros_like(self._gradient)
-            self._collected = 0
+            self._collected = self._rows = 0
 
-    def _normalised(self, rewards: Tensor) -> Tensor:
+    def _normalised(self, rewards: Tensor, count: int) -> Tensor:
         if self.normalise == "none":
             return rewards
-        count = len(rewards) * self.world
-        largest = self._largest(rewards.abs().max())
+        largest = self._largest(rewards.abs().max() if len(rewards) else rewards.new_zeros(()))
         mean = self._summed(rewards.sum(dtype=torch.float64)) / count
         spread = self._summed((rewards - mean).square().sum(dtype=torch.float64))
         if self.normalise == "running":
@@ -229,6 +281,39 @@ class Reinforce:
             self._count = total
             mean, spread, count = torch.tensor(self._mean), torch.tensor(self._spread), total
         return _standardised(rewards, mean.to(rewards), (spread / count).sqrt().to(rewards), largest)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that its next actions and updates depend on."""
+        return {
+            "logits": self.policy.logits.detach().clone(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "unpaid": [tuple(one) for one in self._unpaid],
+            "gradient": self._gradient.clone(),
+            "collected": (self._collected, self._rows),
+            "running": (self._count, self._mean, self._spread),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a :meth:`state_dict` of an agent that was built alike, bit for bit on the CPU.
+
+        Raises:
+            CheckpointError: If the policy has other logits.
+        """
+        logits, device = self.policy.logits, self.policy.logits.device
+        if state["logits"].shape != logits.shape:
+            raise CheckpointError(
+                f"The state is of a policy with {list(state['logits'].shape)} logits; here there are "
+                f"{list(logits.shape)}."
+            )
+        with torch.no_grad():
+            logits.copy_(state["logits"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self._unpaid = deque(Unpaid(*(tensor.to(device) for tensor in one)) for one in state["unpaid"])
+        self._gradient = state["gradient"].to(device)
+        self._collected, self._rows = state["collected"]
+        self._count, self._mean, self._spread = state["running"]
 
     def _summed(self, tensor: Tensor) -> Tensor:
         """Over all processes."""

@@ -47,7 +47,7 @@ def train() -> InvertedSoftmax:
         else:
             with aligning(tape) as paid:
                 tape = alignment.record(*batch)
-            agent.learn(paid.entries, {})
+            agent.learn(paid.entries, False, {})
         optimizer.step()
         optimizer.zero_grad()
     return agent.policy

@@ -14,7 +14,7 @@ ended = False
 while not ended:
     actions = agent.act(observations)
     observations, rewards, terminations, truncations, infos = env.step(actions)
-    agent.learn(rewards, infos)
+    agent.learn(rewards, terminations | truncations, infos)
     ended = terminations.all()
 
 for name, probability in zip(env.unwrapped.split_names, agent.policy.probabilities().tolist(), strict=True):

@@ -119,6 +119,10 @@ class UnsupportedLayerError(AlignmentError):
     """A layer no rule covers and the fallback cannot replay."""
 
 
+class UntrustedNameError(GarEnvError):
+    """A name in a file would import a module."""
+
+
 class CheckpointError(GarEnvError, ValueError):
     """A state that belongs to something else."""
 

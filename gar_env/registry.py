@@ -5,10 +5,13 @@ from __future__ import annotations
 import difflib
 import importlib
 import reprlib
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Generic, TypeVar
 
-from gar_env.errors import ConfigurationError, DuplicateNameError, UnknownNameError
+from gar_env.errors import ConfigurationError, DuplicateNameError, UnknownNameError, UntrustedNameError
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -76,6 +79,37 @@ def check_positive(option: str, value: object) -> None:
         raise ConfigurationError(f"{option}={shown(value)} must be above 0, and a number below 1e+37.")
 
 
+_NAMES = ContextVar("what names may do", default="import")
+
+
+@contextmanager
+def known_names_only() -> Iterator[None]:
+    """Inside, a name never imports a module: for names that stand in files, which anybody may have written.
+
+    Example:
+        >>> with known_names_only():
+        ...     import_module_of("reward signal", "somebody.elses:signal")
+        Traceback (most recent call last):
+        gar_env.errors.UntrustedNameError: Reward signal 'somebody.elses:signal' stands in a file, and importing its \
+module runs it. Import somebody.elses first, or say that you trust the file: --trust.
+    """
+    token = _NAMES.set(_NAMES.get() if _NAMES.get() == "trusted" else "known only")
+    try:
+        yield
+    finally:
+        _NAMES.reset(token)
+
+
+@contextmanager
+def trusted_names() -> Iterator[None]:
+    """Inside, names in files may import modules too."""
+    token = _NAMES.set("trusted")
+    try:
+        yield
+    finally:
+        _NAMES.reset(token)
+
+
 def import_module_of(kind: str, name: str) -> str:
     """Import the module of ``"package.module:name"``, whose decorators register what it has.
 
@@ -88,6 +122,7 @@ def import_module_of(kind: str, name: str) -> str:
 
     Raises:
         UnknownNameError: If there is no such module, or it cannot be read.
+        UntrustedNameError: Inside :func:`known_names_only`, if it is not imported already.
     """
     if not isinstance(name, str):
         raise UnknownNameError(f"A {kind} is named by a string; found {shown(name)}.")
@@ -95,6 +130,11 @@ def import_module_of(kind: str, name: str) -> str:
     if colon and not all(part.isidentifier() for part in module.split(".")):
         raise UnknownNameError(
             f"{kind.capitalize()} {shown(name)} names no module before the colon. Write package.module:name."
+        )
+    if module and _NAMES.get() == "known only" and module not in sys.modules:
+        raise UntrustedNameError(
+            f"{kind.capitalize()} {shown(name)} stands in a file, and importing its module runs it. "
+            f"Import {module} first, or say that you trust the file: --trust."
         )
     if module:
         try:

@@ -45,7 +45,7 @@ def test_every_public_name_is_there(package):
 REGISTERED = """
 import json
 from agents.controllers import CONTROLLERS
-from agents.train.config import slot_environments
+from agents.training.config import slot_environments
 from gar_env.augment import OPERATIONS, SPACES
 from gar_env.data import CORRUPTIONS, DATASETS
 from gar_env.networks import NETWORKS

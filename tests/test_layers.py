@@ -7,11 +7,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT_LAYERS = (
-    "errors", "registry", "seeding", "functional", "data", "networks", "augment", "alignment", "learner", "rewards",
-    "envs", "registration", "command",
+    "errors", "registry", "seeding", "state", "functional", "data", "networks", "augment", "alignment", "learner",
+    "rewards", "envs", "registration", "command",
 )  # fmt: skip
 AGENT_LAYERS = (
-    "files", "agent", "policies", "reinforce", "sb3", "controllers", "jobs", "measures", "train", "studies", "cli",
+    "files", "container", "agent", "policies", "reinforce", "sb3", "controllers", "jobs", "measures", "training",
+    "studies", "cli",
 )  # fmt: skip
 
 

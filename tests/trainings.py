@@ -4,8 +4,8 @@ import csv
 
 from rich.console import Console
 
-from agents.train.arguments import parse
-from agents.train.training import Training
+from agents.training.arguments import parse
+from agents.training.training import Training
 
 SMALL = ["--num-envs", "16", "--no-tensorboard", "--log-every", "3", "--env-options.num-steps", "12"]
 
@@ -15,8 +15,8 @@ def arguments(out, *more, agent="reinforce", env="GAR/DataSplit-v0"):
 
 
 def run(out, *more, **chosen):
-    config, resume = parse(arguments(out, *more, **chosen))
-    return Training(config, Console(quiet=True), resume=resume).run()
+    config, resume, trust = parse(arguments(out, *more, **chosen))
+    return Training(config, Console(quiet=True), resume=resume, trust=trust).run()
 
 
 def metrics(folder):

@@ -62,12 +62,12 @@ def train(resume: Path | None = None) -> None:
 
 def run_train(args: list[str]) -> None:
     """``gar-env train``: the command line as it was typed."""
-    from agents.train.arguments import parse
-    from agents.train.training import Interrupted, Training
+    from agents.training.arguments import parse
+    from agents.training.training import Interrupted, Training
 
     console = Console()
-    config, resume = parse(args)
-    training = Training(config, console, resume=resume)
+    config, resume, trust = parse(args)
+    training = Training(config, console, resume=resume, trust=trust)
     try:
         finished = training.run()
     except Interrupted as interrupted:
@@ -107,7 +107,7 @@ def check(id: tyro.conf.Positional[str], num_envs: int = 8, steps: int = 5) -> N
     """
     import gymnasium
 
-    from agents.train.config import env_options_of
+    from agents.training.config import env_options_of
     from gar_env.envs.checks import check_vector_env
 
     env_options_of(id)

@@ -10,6 +10,7 @@ import numpy as np
 
 from agents.files import read_regular
 from gar_env.errors import CheckpointError, ConfigurationError
+from gar_env.registry import known_names_only
 
 
 def plot_run(folder: Path, out: Path | None) -> None:
@@ -52,7 +53,8 @@ def plot_run(folder: Path, out: Path | None) -> None:
     policy = OnlineAugmentation(space, history["num_operations"].shape[1])
     final = [torch.from_numpy(history[name][-1]) for name in ("num_operations", "keep", "strengths")]
     policy.set_distribution(*final)
-    images = load_dataset(dataset).x_test[:24]
+    with known_names_only():
+        images = load_dataset(dataset).x_test[:24]
     generator = torch.Generator().manual_seed(0)
     plan = ActionLayout(space, policy.layout.places).plan(
         policy.sample(len(images), generator), height=images.shape[2], width=images.shape[3], generator=generator

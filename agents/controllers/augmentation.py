@@ -35,14 +35,25 @@ class OnlineLearner(Reinforce):
         self.steps, self.every = 0, 1
         self.history: list[tuple[int, Distribution]] = []
 
-    def learn(self, rewards: Any, infos: dict[str, Any]) -> None:
+    def learn(self, rewards: Any, ended: Any, infos: dict[str, Any]) -> None:
         """As :meth:`Reinforce.learn`; of a long run every second, fourth, ... step is remembered."""
         if self.steps % self.every == 0:
             self.history.append((self.steps, self._now()))
-        super().learn(rewards, infos)
+        super().learn(rewards, ended, infos)
         self.steps += 1
         if len(self.history) >= KEPT:
             self.history, self.every = self.history[::2], 2 * self.every
+
+    def state_dict(self) -> dict[str, Any]:
+        """As :meth:`Reinforce.state_dict`, and what is remembered."""
+        history = [(step, tuple(distribution)) for step, distribution in self.history]
+        return {**super().state_dict(), "history": history, "steps": (self.steps, self.every)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """As :meth:`Reinforce.load_state_dict`."""
+        super().load_state_dict(state)
+        self.history = [(step, Distribution(*parts)) for step, parts in state["history"]]
+        self.steps, self.every = state["steps"]
 
     def _now(self) -> Distribution:
         return Distribution(*(part.cpu() for part in self.policy.distribution()))

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from agents.jobs.results import Row
-from gar_env.data import load_dataset
+from gar_env.data import Dataset, load_dataset
 
 
 def fingerprint(value: Any) -> str:
@@ -30,7 +30,11 @@ def fingerprint(value: Any) -> str:
 @lru_cache(maxsize=4)
 def data_fingerprint(dataset: str) -> str:
     """Tells one data set from another, whatever its file is called."""
-    data = load_dataset(dataset)
+    return fingerprint_of(load_dataset(dataset))
+
+
+def fingerprint_of(data: Dataset) -> str:
+    """Likewise, of a data set that is there."""
     arrays = [data.x_train, data.y_train, data.x_test, data.y_test]
     if data.group_train is not None:
         arrays.append(data.group_train)

@@ -233,8 +233,17 @@ class FixedAugmentation:
         keep = torch.rand(operations.shape, generator=generator, device=device) < self.keep_probability
         return self.layout.write(Choices(count, operations, keep, strengths))
 
-    def learn(self, rewards: Any, infos: dict[str, Any]) -> None:
+    def learn(self, rewards: Any, ended: Any, infos: dict[str, Any]) -> None:
         """Nothing to learn."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its draws."""
+        return {"generator": None if self.generator is None else self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a :meth:`state_dict`."""
+        if state["generator"] is not None and self.generator is not None:
+            self.generator.set_state(state["generator"])
 
 
 def layout_of(env: VectorEnv) -> ActionLayout:

@@ -62,5 +62,13 @@ class FixedPolicy:
         """int64 ``[n]``."""
         return torch.multinomial(self.probabilities, self.num_envs, replacement=True, generator=self.generator)
 
-    def learn(self, rewards: Any, infos: dict[str, Any]) -> None:
+    def learn(self, rewards: Any, ended: Any, infos: dict[str, Any]) -> None:
         """Nothing to learn."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its draws."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a :meth:`state_dict`."""
+        self.generator.set_state(state["generator"])

@@ -53,8 +53,15 @@ class SmallLoss:
         lower = (observations[:, self._rank] * (n - 1)).round()
         return (lower < round((1 - self.drop_share * grown) * n)).long() * self._keep
 
-    def learn(self, rewards: Any, infos: dict[str, Any]) -> None:
+    def learn(self, rewards: Any, ended: Any, infos: dict[str, Any]) -> None:
         """Nothing to learn."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: it goes by what it sees."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to do."""
 
 
 class DropSpoiled:
@@ -75,8 +82,15 @@ class DropSpoiled:
         """int64 ``[n]``."""
         return (~self._slots.spoiled).long() * self._keep
 
-    def learn(self, rewards: Any, infos: dict[str, Any]) -> None:
+    def learn(self, rewards: Any, ended: Any, infos: dict[str, Any]) -> None:
         """Nothing to learn."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: it goes by what it sees."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to do."""
 
 
 def _highest(env: VectorEnv) -> int:

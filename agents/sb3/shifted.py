@@ -11,8 +11,10 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 
 from gar_env.errors import ConfigurationError
+from gar_env.state import plain
 
 
+@plain
 class Unpaid(NamedTuple):
     """The last transition, whose reward has not come yet; arguments of :meth:`RolloutBuffer.add`."""
 

@@ -1,34 +1,36 @@
-"""Saving and loading a controller together with what it was trained on."""
+"""Saving and loading a controller together with what it was trained on: as data, nothing of which is executed."""
 
 from __future__ import annotations
 
-import importlib
-import io
-import pickle
-import zipfile
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
-import gar_env
+from agents import container
 from agents.files import write_whole
+from agents.sb3.arguments import algorithm_of, arguments_of, build_again
 from agents.sb3.checks import check_controller, slots_of
 from agents.sb3.vec_env import SB3VecEnv
 from gar_env.errors import CheckpointError, GarEnvError
+from gar_env.state import attributes, set_attributes
+
+NORMALISATION = ("training", "norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon")
+COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_current_progress_remaining")
 
 
 def save_controller(model: BaseAlgorithm, path: str | Path) -> Path:
     """Save an SB3 model, its ``VecNormalize`` statistics, and which environment it belongs to.
 
-    The file is SB3's own zip (``PPO.load`` reads it too) and is written aside first: an interrupted call leaves the
-    file that was there.
+    The file holds numbers, text and tensors; SB3's own ``model.save`` holds pickles. It is written aside first: an
+    interrupted call leaves the file that was there.
 
     Args:
         model: On an :class:`~agents.sb3.SB3VecEnv`.
-        path: Ends in ``.zip``; SB3's suffix is added otherwise.
+        path: Ends in ``.gar``; that suffix is added otherwise.
 
     Returns:
         The path.
@@ -46,32 +48,33 @@ def save_controller(model: BaseAlgorithm, path: str | Path) -> Path:
             "save_controller saves models on SB3VecEnv, or on VecNormalize around it. Use model.save(path) for others."
         )
     path = Path(path)
-    path = path if path.suffix == ".zip" else path.with_name(path.name + ".zip")
-    model.gar_env = {  # pyright: ignore[reportAttributeAccessIssue] - SB3 saves every attribute of a model
-        **_identity(adapter),
-        "algorithm": f"{type(model).__module__}:{type(model).__qualname__}",
-        "normalize": None if normalize is None else pickle.dumps(normalize),
+    path = path if path.suffix == ".gar" else path.with_name(path.name + ".gar")
+    state = {
+        "arguments": arguments_of(model),
+        "parameters": {name: attrgetter(name)(model).state_dict() for name in model._get_torch_save_params()[0]},
+        "counters": {name: getattr(model, name) for name in COUNTERS if hasattr(model, name)},
+        "normalize": None if normalize is None else _normalisation(normalize),
     }
-    buffer = io.BytesIO()
-    model.save(buffer)
-    del model.gar_env  # pyright: ignore[reportAttributeAccessIssue] - a later model.save must not carry old statistics
-    write_whole(path, buffer.getvalue())
+    header = {**_identity(adapter), "algorithm": type(model).__name__}
+    write_whole(path, container.packed("controller", header, state))
     return path
 
 
-def load_controller(path: str | Path, env: SB3VecEnv, **options: Any) -> BaseAlgorithm:
+def load_controller(
+    path: str | Path, env: SB3VecEnv, *, algorithm: type[BaseAlgorithm] | None = None, **options: Any
+) -> BaseAlgorithm:
     """Load a controller that :func:`save_controller` saved.
 
-    Unpickles the file's contents: load only files that you trust.
-
     Args:
-        path: The file.
+        path: The file; nothing in it is executed.
         env: An environment of the same id with the same observations and actions. If the controller was trained with
             ``VecNormalize``, it is wrapped so again, with its statistics.
-        **options: Of the algorithm's own ``load``, such as ``device``.
+        algorithm: The class, if it is neither Stable-Baselines3's nor sb3-contrib's.
+        **options: In place of what it was built with, such as ``device``; what is no data, a schedule for example, has
+            to be given again.
 
     Raises:
-        CheckpointError: If the file is not there, cut short, or belongs to another environment or version.
+        CheckpointError: If the file is not there, cut short, or belongs to another environment.
     """
     if not isinstance(env, SB3VecEnv):
         raise CheckpointError(
@@ -79,35 +82,29 @@ def load_controller(path: str | Path, env: SB3VecEnv, **options: Any) -> BaseAlg
             "make_sb3_env(...)."
         )
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"No controller at {path}.")
-    try:
-        # A cut file may still end in a whole zip, that of a tensor inside it; then it has no entry "data".
-        with zipfile.ZipFile(path) as archive:
-            archive.getinfo("data")
-        found = (load_from_zip_file(path, device="cpu")[0] or {}).get("gar_env")
-    except Exception as error:  # of zipfile, json, pickle, and what they lead to
-        raise CheckpointError(f"{path} is no saved controller, or is cut short: {error}. Save it again.") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} was not written by save_controller. Load it with its algorithm's own load().")
+    header = container.read_header(path, "controller")
     for key, here in _identity(env).items():
-        if found.get(key) != here:
+        if header.get(key) != here:
             raise CheckpointError(
-                f"{path} belongs to {key}={found.get(key)!r}; here it is {here!r}. "
-                + ("Train again, or install that version." if key == "version" else "Make the environment as then.")
+                f"{path} belongs to {key}={header.get(key)!r}; here it is {here!r}. Make the environment as then."
             )
-    module, _, name = str(found.get("algorithm")).partition(":")
+    kind = algorithm or algorithm_of(str(header.get("algorithm")))
+    if kind is None or kind.__name__ != header.get("algorithm"):
+        raise CheckpointError(
+            f"{path} holds a {header.get('algorithm')}, which is no algorithm of Stable-Baselines3 or sb3-contrib. "
+            "Pass its class: load_controller(path, env, algorithm=...)."
+        )
+    state = container.read_state(path, "controller")
     try:
-        algorithm = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise CheckpointError(f"{path} holds a {name} of {module}, which cannot be imported: {error}.") from error
-    whole: Any = env
-    try:
-        if found["normalize"] is not None:
-            normalize: VecNormalize = pickle.loads(found["normalize"])
-            normalize.set_venv(env)
-            whole = normalize
-        model = algorithm.load(path, env=whole, **options)
+        whole: Any = env if state["normalize"] is None else _normalised(env, state["normalize"])
+        model = build_again(kind, whole, state["arguments"], {"device": "cpu", **options})
+        for name, values in state["parameters"].items():
+            if name not in model._get_torch_save_params()[0]:
+                raise CheckpointError(f"{path} holds {name!r}, which a {kind.__name__} does not have.")
+            attrgetter(name)(model).load_state_dict(values)
+        for name in COUNTERS:
+            if name in state["counters"]:
+                setattr(model, name, state["counters"][name])
     except GarEnvError:
         raise
     except Exception as error:  # of SB3, and of what a damaged file makes of its objects
@@ -119,10 +116,25 @@ def load_controller(path: str | Path, env: SB3VecEnv, **options: Any) -> BaseAlg
     return model
 
 
+def _normalisation(normalize: VecNormalize) -> dict[str, Any]:
+    statistics = {name: value for name, value in vars(normalize).items() if isinstance(value, RunningMeanStd)}
+    return {
+        "options": {name: getattr(normalize, name) for name in NORMALISATION},
+        "statistics": {name: attributes(value) for name, value in statistics.items()},
+    }
+
+
+def _normalised(env: SB3VecEnv, saved: dict[str, Any]) -> VecNormalize:
+    normalize = VecNormalize(env, **{name: saved["options"][name] for name in NORMALISATION})
+    for name in ("obs_rms", "ret_rms"):
+        if name in saved["statistics"]:
+            set_attributes(getattr(normalize, name), saved["statistics"][name])
+    return normalize
+
+
 def _identity(adapter: SB3VecEnv) -> dict[str, Any]:
     slots: Any = adapter.env.unwrapped
     return {
-        "version": gar_env.__version__,
         "environment": getattr(adapter.env.spec, "id", type(slots).__name__),
         "observations": list(getattr(slots, "observation_names", ())),
         "actions": str(adapter.action_space),

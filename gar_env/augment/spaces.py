@@ -14,7 +14,7 @@ import numpy as np
 
 from gar_env.augment.operation import OPERATIONS, Operation
 from gar_env.errors import ConfigurationError, GarEnvError, UnknownNameError
-from gar_env.registry import Registry, did_you_mean, shown
+from gar_env.registry import Registry, did_you_mean, known_names_only, shown
 
 STRENGTHS = 31
 """How many strengths every operation has: k = 0..30."""
@@ -209,10 +209,12 @@ class SearchSpace:
         Raises:
             ConfigurationError: If it is no search space.
             UnknownNameError: If it names an operation that is not registered.
+            UntrustedNameError: If it names one of a module that is not imported.
         """
         try:
             plain = json.loads(text)
-            return cls(plain["name"], tuple(Choice(**choice) for choice in plain["choices"]))
+            with known_names_only():
+                return cls(plain["name"], tuple(Choice(**choice) for choice in plain["choices"]))
         except GarEnvError:
             raise
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from gar_env.registry import check_choice
+from gar_env.state import plain
 
 SCALINGS = ("unit", "symmetric", "standardised")
 
 
+@plain
 class Batch(NamedTuple):
     """What a network sees in one step: ``inputs`` float32 ``[n, channels, height, width]``, ``targets`` ``[n]``."""
 

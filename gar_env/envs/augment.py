@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -179,9 +179,7 @@ class AugmentVectorEnv(SlotVectorEnv):
         # From a seed of its own: every run, whatever its seed, has the same examples.
         return dataset.taking(torch.randperm(examples, generator=named_generator(0, "subset"))[:subset])
 
-    def made_again(self) -> dict[str, Any]:
-        """See :meth:`SlotVectorEnv.made_again`."""
-        return {**super().made_again(), "training_data": self._training_data}
+    left_out = (*SlotVectorEnv.left_out, "_training_data", "plan")
 
     def make_pool(self, seed: int) -> Pool:
         """See :class:`SlotVectorEnv`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -18,15 +19,17 @@ from gar_env.envs.dashboard import Dashboard
 from gar_env.envs.features import LAST_REWARD, PROGRESS, RUNNING, Feature, RunningSize, observation_box, observe
 from gar_env.envs.paying import Collected, Paying, Trained
 from gar_env.envs.vector import Infos, Outcome, RowVectorEnv
-from gar_env.errors import ConfigurationError
+from gar_env.errors import CheckpointError, ConfigurationError
 from gar_env.functional import own_surroundings
 from gar_env.learner import Pass, SidePass
 from gar_env.networks import build_network
 from gar_env.registry import shown
 from gar_env.rewards import REWARDS, Evidence, Need
 from gar_env.seeding import named_generator
+from gar_env.state import as_data, from_data, plain
 
 
+@plain
 class SlotBatch(NamedTuple):
     """What slots are trained on, or paid by.
 
@@ -105,6 +108,7 @@ class SlotVectorEnv(RowVectorEnv):
         """The data set's images on a GPU, once for all episodes; on the CPU the data set's own are used."""
         self.dashboard = Dashboard(type(self).__name__, self.dashboard_shares) if self.render_mode else None
         self.prepare()
+        self._made = tuple(vars(self))
         # A first episode starts here, so that a wrong option fails when the environment is made, not at reset.
         self.start(torch.ones(num_envs, dtype=torch.bool, device=self.device), [0])
         self.single_action_space = self.action()
@@ -267,6 +271,8 @@ class SlotVectorEnv(RowVectorEnv):
                 "is 1."
             )
         self.paying.begin(self.learner, seed)
+        late = self.config.reward_timing == "next_step" and self.paying.reads_tape
+        self.learner.remembers = self.resumable and late
         self.steps = 0
         self._unpaid: Trained | None = None  # next_step: the last batch, whose slots wait to be paid
         # A network that knows nothing answers uniformly; its loss is a fair value before the first step.
@@ -285,9 +291,31 @@ class SlotVectorEnv(RowVectorEnv):
             self._network_fits = True
         self.look()
 
-    def made_again(self) -> dict[str, Any]:
-        """Large objects that the options and :attr:`episode_seed` make again, and checkpoints leave out, by name."""
-        return {"dataset": self.dataset, "pool": self.pool, "device_images": self.device_images}
+    left_out = (*RowVectorEnv.left_out, "observation_space", "dataset", "pool", "device_images", "_unpaid", "_origin")
+
+    resumable = False
+    """Whether the state of an environment whose rewards come a step late can be taken: the batch that waits to be paid
+    is then remembered, with copies of the parameters that it was trained at. Set it before :meth:`reset`."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """See :meth:`RowVectorEnv.state_dict`.
+
+        Raises:
+            CheckpointError: If a batch waits to be paid and the environment is not :attr:`resumable`.
+        """
+        waiting, origin = self._unpaid, self.learner.origin
+        if waiting and waiting.tape and origin is None:
+            raise CheckpointError("A batch waits to be paid. Set env.resumable = True before reset().")
+        unpaid = waiting and (waiting.slots, waiting.passed, waiting.start, origin if waiting.tape else None)
+        return {**super().state_dict(), "_unpaid": as_data(unpaid)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See :meth:`RowVectorEnv.load_state_dict`."""
+        super().load_state_dict({name: value for name, value in state.items() if name != "_unpaid"})
+        unpaid = from_data(state["_unpaid"], device=self.device)
+        if unpaid is not None:
+            slots, passed, start, origin = unpaid
+            self._unpaid = Trained(origin and self.learner.record_again(origin), slots, passed, start)
 
     def on_device(self, pool: Any) -> Any:
         """A pool made on the CPU; images that it shares with the data set are moved once."""

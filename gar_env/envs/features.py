@@ -11,6 +11,7 @@ from gymnasium.spaces import Box
 from torch import Tensor
 
 from gar_env.errors import NonFiniteObservationError
+from gar_env.state import plain
 
 
 class Feature(NamedTuple):
@@ -37,6 +38,7 @@ LAST_REWARD = Feature("last_reward", -1, 1, "tanh of the slot's last reward / ru
 RUNNING = 0.9  # decay per step of running means
 
 
+@plain
 class RunningSize:
     """Root mean square of what it was shown, decay 0.9 per call, corrected for its start from 0.
 

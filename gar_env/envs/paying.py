@@ -18,6 +18,7 @@ from gar_env.registry import shown
 from gar_env.rewards import READS_EXAMPLES, REWARDS, Evidence, Need, RewardSignal
 from gar_env.rewards.signal import AskedEvidence
 from gar_env.seeding import named_generator
+from gar_env.state import as_data, attributes, from_data, set_attributes
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -65,6 +66,7 @@ class Paying:
                 f"Reward signal {shown(self.name)} is no signal: it must have needs, a gar_env.rewards.Need, and be "
                 "called with an Evidence. Derive it from gar_env.RewardSignal."
             )
+        self._made = tuple(getattr(self.signal, "__dict__", ()))
         self.num_envs = num_envs
         self.alignment_error: float | None = None  # of a finite difference, as estimated
         self.learner: Learner | None = None
@@ -85,6 +87,25 @@ class Paying:
         self.generator = named_generator(seed, "rewards", learner.device)
         learner.keeps_last_layer = Need.LAST_LAYER in self.signal.needs
         learner.keeps_passes = bool(self.signal.needs & (READS_EXAMPLES & ~(Need.TAPE | Need.ALIGNMENT)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its draws, and what the signal keeps, as data.
+
+        Raises:
+            NotDataError: If the signal keeps something else.
+        """
+        own = getattr(self.signal, "state_dict", None)
+        signal = as_data(own()) if own else attributes(self.signal, made=self._made)
+        return {"generator": self.generator.get_state(), "signal": signal, "alignment_error": self.alignment_error}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a :meth:`state_dict`."""
+        self.generator.set_state(state["generator"])
+        self.alignment_error = state["alignment_error"]
+        if own := getattr(self.signal, "load_state_dict", None):
+            own(from_data(state["signal"]))
+        else:
+            set_attributes(self.signal, state["signal"], device=self.generator.device)
 
     @property
     def replays(self) -> bool:

@@ -7,6 +7,7 @@ own for example, end apart. This is the one file that knows about autoreset.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -18,12 +19,14 @@ from torch import Tensor
 from gar_env.envs.calls import checked_actions, mask_of
 from gar_env.envs.options import check_device, parse_autoreset_mode
 from gar_env.errors import (
+    CheckpointError,
     ClosedEnvironmentError,
     ConfigurationError,
     ResetNeededError,
 )
 from gar_env.functional import own_surroundings
 from gar_env.registry import check_choice, shown
+from gar_env.state import attributes, set_attributes
 
 OUTPUTS = ("numpy", "torch")
 
@@ -98,6 +101,8 @@ class RowVectorEnv(VectorEnv):
         self._spec: EnvSpec | None = None
         self._started = np.zeros(num_envs, bool)  # by a reset, once
         self._ended = np.zeros(num_envs, bool)
+        self._made: tuple[str, ...] = ()  # names of attributes that building it makes
+        self._running: list[int] = []  # the seed of each row's present episode; one where they end together
         self._seeds = [0] * num_envs
         self._episodes = [0] * num_envs
 
@@ -216,6 +221,35 @@ class RowVectorEnv(VectorEnv):
         found[4].update({"final_info": final_infos, "_final_info": self._info_array(ended)})
         return found
 
+    left_out: ClassVar[tuple[str, ...]] = ("_spec", "single_action_space", "action_space", "single_observation_space")
+    """Attributes that the options make again: no part of the state."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next steps depend on, as data: see :func:`gar_env.state.attributes`.
+
+        What a subclass keeps in its attributes is in it, if it is made of numbers and tensors.
+
+        Raises:
+            NotDataError: If an attribute that came after the environment was made is no data.
+        """
+        self._check_started("state_dict")
+        return attributes(self, made=self._made, left_out=self.left_out)
+
+    @own_surroundings()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a :meth:`state_dict` of an environment that was made alike, bit for bit on the CPU.
+
+        Raises:
+            CheckpointError: If the state is damaged, or belongs to another environment.
+        """
+        self._check_open()
+        try:
+            seeds = list(state["_running"])
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"{shown(state)} is no state of {type(self).__name__}.") from error
+        self.start(torch.ones(self.num_envs, dtype=torch.bool, device=self.device), seeds)
+        set_attributes(self, state, device=self.device)
+
     def action_masks(self) -> np.ndarray:
         """Which actions each row may take, for agents that ask: bool ``[n, choices]``, all True unless overridden.
 
@@ -250,6 +284,11 @@ class RowVectorEnv(VectorEnv):
                 seeds.append(int(sequence.generate_state(1, np.uint64)[0] >> 2))
                 self._episodes[row] += 1
         self.start(torch.as_tensor(rows, device=self.device), seeds)
+        if rows.all():
+            self._running = seeds
+        else:
+            for row, seed in zip(np.flatnonzero(rows), seeds, strict=True):
+                self._running[row] = seed
         self._started |= rows
         self._ended &= ~rows
 

@@ -22,6 +22,7 @@ from gar_env.learner.replay import Pass, Start
 from gar_env.networks import LastLinearInputs
 from gar_env.registry import check_positive, shown
 from gar_env.seeding import lend_to_global, named_generator
+from gar_env.state import plain
 
 
 class SidePass(NamedTuple):
@@ -36,6 +37,27 @@ class SidePass(NamedTuple):
     logits: Tensor
     losses: Tensor
     gradient: dict[str, Tensor]
+
+
+@plain
+class Origin(NamedTuple):
+    """What a pass can be recorded again from.
+
+    Args:
+        batch: ``n`` examples.
+        weights: As in :meth:`Learner.recorded_pass`.
+        loss_scale: Likewise.
+        random_state: Of the learner's generator before it.
+        buffers: Before it, by name.
+        parameters: By name, at which it was made.
+    """
+
+    batch: Batch
+    weights: Tensor | None
+    loss_scale: float
+    random_state: Tensor
+    buffers: dict[str, Tensor]
+    parameters: dict[str, Tensor]
 
 
 class Learner:
@@ -125,6 +147,10 @@ class Learner:
         self.network.train()
         self.alignment = Alignment(self.network, way=way, batch_norm=batch_norm)
         self.keeps_passes = self.keeps_last_layer = False
+        self.remembers = False
+        """Whether :attr:`origin` is kept of each recorded pass."""
+        self.origin: Origin | None = None
+        """Of the last recorded pass, after its :meth:`update`."""
         self.last_pass: Pass | None = None
         """The last pass with a gradient, if :attr:`keeps_passes`; with its last layer, if :attr:`keeps_last_layer`."""
 
@@ -137,9 +163,12 @@ class Learner:
             loss_scale: What the gradient is multiplied by; the tape is not.
         """
         state = self._random_state()
+        if self.remembers:
+            buffers = {name: b.clone() for name, b in self.network.named_buffers()}
+            self.origin = Origin(batch, weights, loss_scale, self.generator.get_state(), buffers, {})
         with own_surroundings(), self._last_layer() as last, lend_to_global(self.generator), self.autocast():
             tape = self.alignment.record(self._laid_out(batch), losses_of(batch, weights), loss_scale=loss_scale)
-        self._keep(Pass(batch, weights, loss_scale, state, tape.losses, last))
+        self._keep(Pass(batch, weights, loss_scale, state, tape.losses, last and last.seen))
         return tape
 
     def plain_pass(self, batch: Batch, weights: Tensor | None = None, *, loss_scale: float = 1.0) -> Tensor:
@@ -153,8 +182,33 @@ class Learner:
             with self.autocast():
                 losses = losses_of(batch, weights)(self.network(self._laid_out(batch)))
             (losses.mean() * loss_scale).backward()
-        self._keep(Pass(batch, weights, loss_scale, state, losses.detach(), last))
+        self._keep(Pass(batch, weights, loss_scale, state, losses.detach(), last and last.seen))
         return losses.detach()
+
+    def record_again(self, origin: Origin) -> Tape:
+        """The tape of an earlier pass, recorded at the parameters that it was recorded at; nothing else changes.
+
+        Args:
+            origin: :attr:`origin`, of a learner that was built alike.
+        """
+        findings = self.alignment.findings.state_dict()
+        held = [*self.network.parameters(), *self.network.buffers()]
+        then = {**origin.parameters, **origin.buffers}
+        names = [name for name, _ in (*self.network.named_parameters(), *self.network.named_buffers())]
+        now = [tensor.detach().clone() for tensor in held]
+        spare = torch.Generator(self.device)
+        spare.set_state(origin.random_state)
+        with torch.no_grad():
+            torch._foreach_copy_(held, [then[name] for name in names])
+        try:
+            with own_surroundings(), lend_to_global(spare), self.autocast():
+                losses = losses_of(origin.batch, origin.weights)
+                return self.alignment.record(self._laid_out(origin.batch), losses, loss_scale=origin.loss_scale)
+        finally:
+            self.optimizer.zero_grad(set_to_none=True)
+            with torch.no_grad():
+                torch._foreach_copy_(held, now)
+            self.alignment.findings.load_state_dict(findings)
 
     def start(self, *, optimizer: bool) -> Start:
         """Copies of the parameters, and of the optimizer's state if asked for: what a step could be repeated from."""
@@ -194,6 +248,9 @@ class Learner:
         """One optimizer step along the gradient of the last pass."""
         if self.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_clip)
+        if self.origin and not self.origin.parameters:
+            parameters = {name: p.detach().clone() for name, p in self.network.named_parameters()}
+            self.origin = self.origin._replace(parameters=parameters)
         factor = step_size_factor(self.steps, self.schedule, warmup_steps=self.warmup_steps, num_steps=self.num_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = self.step_size * factor

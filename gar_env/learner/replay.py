@@ -16,8 +16,9 @@ from gar_env.errors import ConfigurationError
 from gar_env.functional import call_with
 from gar_env.learner.losses import losses_of
 from gar_env.learner.precision import laid_out
-from gar_env.networks import LastLinearInputs
+from gar_env.networks import LastLayer
 from gar_env.seeding import lend_to_global
+from gar_env.state import plain
 
 if TYPE_CHECKING:
     from gar_env.learner.learner import Learner
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 Parameters = Mapping[str, Tensor]
 
 
+@plain
 @dataclass(frozen=True, eq=False)
 class Pass:
     """What a learner keeps of a pass, if it is told to (:attr:`Learner.keeps_passes`).
@@ -43,9 +45,10 @@ class Pass:
     loss_scale: float
     random_state: Tensor
     losses: Tensor
-    last_layer: LastLinearInputs | None = None
+    last_layer: LastLayer | None = None
 
 
+@plain
 @dataclass(frozen=True, eq=False)
 class Start:
     """Copies of what a step starts from.

@@ -4,8 +4,18 @@ The module maps float32 ``[n, channels, height, width]`` to logits ``[n, num_cla
 """
 
 from gar_env.networks.build import NETWORKS, build_network, register_network
-from gar_env.networks.last_linear import LastLinearInputs
+from gar_env.networks.last_linear import LastLayer, LastLinearInputs
 from gar_env.networks.paper import CNN_BN, FC, FC_BN
 from gar_env.networks.wide_resnet import WideResNet
 
-__all__ = ["CNN_BN", "FC", "FC_BN", "NETWORKS", "LastLinearInputs", "WideResNet", "build_network", "register_network"]
+__all__ = [
+    "CNN_BN",
+    "FC",
+    "FC_BN",
+    "NETWORKS",
+    "LastLayer",
+    "LastLinearInputs",
+    "WideResNet",
+    "build_network",
+    "register_network",
+]

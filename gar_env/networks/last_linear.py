@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gar_env.errors import ConfigurationError
+from gar_env.state import plain
+
+
+@plain
+class LastLayer(NamedTuple):
+    """The last linear layer that a pass called.
+
+    Args:
+        name: In the network.
+        inputs: ``[n, width]``, detached.
+        output: ``[n, ...]``, likewise.
+    """
+
+    name: str
+    inputs: Tensor
+    output: Tensor
 
 
 class LastLinearInputs:
@@ -35,11 +51,8 @@ class LastLinearInputs:
                 "The network has no linear layer, whose input would be its penultimate features. Give it a linear "
                 "output layer, or leave out what reads them: penultimate=True, reward='last_layer_gar'."
             )
-        self._seen: Tensor | None = None
-        self.name: str | None = None
-        """Of the layer in the network; ``None`` if none was called."""
-        self.output: Tensor | None = None
-        """Of the layer, detached."""
+        self.seen: LastLayer | None = None
+        """Of the last pass; ``None`` if it called no linear layer."""
         self._handles: list[RemovableHandle] = []
 
     @property
@@ -49,12 +62,12 @@ class LastLinearInputs:
         Raises:
             ConfigurationError: If the pass called no linear layer.
         """
-        if self._seen is None:
+        if self.seen is None:
             raise ConfigurationError(
                 "The network has linear layers, but its forward calls none of them, so there are no penultimate "
                 "features. Leave out penultimate=True, or call the layer itself instead of F.linear."
             )
-        return self._seen
+        return self.seen.inputs
 
     @property
     def width(self) -> int:
@@ -71,5 +84,12 @@ class LastLinearInputs:
         self._handles = []
 
     def _keep(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        self._seen = args[0].detach().flatten(1)
-        self.name, self.output = self.layers[layer], output.detach()  # pyright: ignore[reportArgumentType]
+        self.seen = LastLayer(self.layers[layer], args[0].detach().flatten(1), output.detach())  # pyright: ignore[reportArgumentType]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen."""
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a :meth:`state_dict`."""
+        self.seen = state["seen"]

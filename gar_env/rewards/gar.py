@@ -99,7 +99,7 @@ class LastLayerGAR(RewardSignal):
         assert paid is not None
         assert direction is not None
         last, targets = paid.last_layer, paid.batch.targets
-        if last is None or last.name is None or last.output is None:
+        if last is None:
             raise RewardError("last_layer_gar found no call of a linear layer in the pass. Choose another reward.")
         logits = last.output.float()
         fits = logits.ndim == 2 and logits.shape[1] > int(targets.max())
@@ -115,7 +115,7 @@ class LastLayerGAR(RewardSignal):
             raise RewardError(f"last_layer_gar reads {last.name!r}, which is frozen. Choose another reward.")
         tangent = torch.zeros_like(logits)
         if f"{prefix}weight" in direction:
-            tangent = tangent + last.value.float() @ direction[f"{prefix}weight"].T
+            tangent = tangent + last.inputs.float() @ direction[f"{prefix}weight"].T
         if f"{prefix}bias" in direction:
             tangent = tangent + direction[f"{prefix}bias"]
         return (deltas * tangent).sum(1)

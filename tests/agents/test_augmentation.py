@@ -102,7 +102,7 @@ def bandit(agent, layout, pay, steps=150, n=128):
     space = gymnasium.spaces.MultiDiscrete(np.array(layout.nvec))
     agent.begin(SimpleNamespace(num_envs=n, unwrapped=SimpleNamespace(layout=layout), single_action_space=space))
     for _ in range(steps):
-        agent.learn(pay(layout.read(agent.act(None))), {})
+        agent.learn(pay(layout.read(agent.act(None))), False, {})
 
 
 def test_reinforce_learns_keep_strength_and_number_of_operations():
@@ -256,4 +256,4 @@ def test_ppo_takes_the_environment_as_it_is(tmp_path):
     options = [*OPTIONS]
     options[options.index("ola")] = "sb3-ppo"
     main(["train", *options, "--out", str(tmp_path / "ppo")])
-    assert (tmp_path / "ppo" / "controller.zip").exists()
+    assert (tmp_path / "ppo" / "controller.gar").exists()

@@ -16,8 +16,8 @@ import pytest
 from agents.cli import main
 from agents.files import append, check_writable, lock, read_regular, sweep, write_whole
 from agents.jobs.results import ResultsFile
-from agents.train.checkpoints import read_header
-from agents.train.metrics import MetricsLog
+from agents.training.checkpoints import read_header
+from agents.training.metrics import MetricsLog
 from gar_env.errors import CheckpointError
 from trainings import run
 
@@ -81,7 +81,7 @@ def finished(whole, tmp_path):
     return shutil.copytree(whole, tmp_path / "whole")
 
 
-LINKS = ["run.lock", "progress.csv.tmp", "progress.csv", "config.json", "checkpoint.pkl", "checkpoint.previous.pkl"]
+LINKS = ["run.lock", "progress.csv.tmp", "progress.csv", "config.json", "checkpoint.gar", "checkpoint.previous.gar"]
 
 
 @pytest.mark.parametrize("name", LINKS)
@@ -111,7 +111,7 @@ def refused(folder, capsys) -> str:
 
 
 def test_a_flipped_bit_anywhere_in_a_checkpoint_is_seen(finished, capsys):
-    path = finished / "checkpoint.pkl"
+    path = finished / "checkpoint.gar"
     content = path.read_bytes()
     header_end = content.index(b"\n", content.index(b"\n", content.index(b"\n") + 1) + 1)
     for position in [*range(0, header_end, 37), header_end + 10, len(content) // 2, len(content) - 1]:
@@ -125,9 +125,14 @@ def test_a_flipped_bit_anywhere_in_a_checkpoint_is_seen(finished, capsys):
 
 
 def test_a_checkpoint_of_an_older_format_is_named(finished, capsys):
-    path = finished / "checkpoint.pkl"
-    path.write_bytes(b"gar-env checkpoint\n{}\nabc")
-    assert "has format 1; this version reads format 2" in refused(finished, capsys)
+    path = finished / "checkpoint.gar"
+    for written, number in ((b"gar-env checkpoint\n{}\nabc", 1), (b"gar-env checkpoint 2\nabc\n{}\nabc", 2)):
+        path.write_bytes(written)
+        said = refused(finished, capsys)
+        assert f"has format {number}" in said
+        assert "a pickle, which could run any code. This version reads format 3." in said
+    path.rename(path.with_suffix(".pkl"))
+    assert "is of an older format, a pickle" in refused(finished, capsys)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +240,7 @@ def test_results_with_a_second_name_elsewhere_are_replaced_not_written_into(tmp_
 
 
 def test_a_header_is_read_without_the_rest(finished):
-    assert read_header(finished / "checkpoint.pkl")["steps"] == 12
+    assert read_header(finished / "checkpoint.gar")["steps"] == 12
 
 
 def test_what_a_killed_writer_left_is_swept_by_who_holds_the_lock(tmp_path):

@@ -33,7 +33,7 @@ for step in range(4):
             os._exit(8)
         if fault == "nan":
             rewards[3] = torch.nan
-    agent.learn(rewards, {})
+    agent.learn(rewards, False, {})
 print("finished", flush=True)
 """
 

@@ -46,7 +46,7 @@ def bandit(agent, pay, steps, delay=0, n=64):
     for _ in range(steps):
         taken.append(agent.act(None))
         due = len(taken) - 1 - delay
-        agent.learn(pay(taken[due]) if due >= 0 else torch.zeros(n), {})
+        agent.learn(pay(taken[due]) if due >= 0 else torch.zeros(n), False, {})
 
 
 @pytest.mark.parametrize(("timing", "delay"), [("same_step", 0), ("next_step", 1)])
@@ -78,7 +78,7 @@ def test_one_update_is_adam_on_the_summed_score_function_estimate():
         actions = agent.act(None)
         log_p = torch.log((1 - torch.softmax(reference, 0)) / 3)
         objective = objective + sum(r * log_p[a] for r, a in zip(reward, actions, strict=True))
-        agent.learn(reward, {})
+        agent.learn(reward, False, {})
     (-objective).backward()
     optimizer.step()
     torch.testing.assert_close(agent.policy.logits, reference)
@@ -89,12 +89,12 @@ def test_late_rewards_use_the_logits_that_the_actions_were_drawn_with():
 
     agent.begin(fake_env(4, 3))
     agent.act(None)
-    agent.learn(torch.zeros(4), {})
-    kept_actions, kept_logits = agent._unpaid[0]
+    agent.learn(torch.zeros(4), False, {})
+    kept_actions, kept_logits, _ = agent._unpaid[0]
     with torch.no_grad():
         agent.policy.logits.copy_(torch.tensor([2.0, 0.0, -2.0]))
     agent.act(None)
-    agent.learn(torch.ones(4), {})
+    agent.learn(torch.ones(4), False, {})
     assert torch.equal(kept_logits, torch.zeros(3))
     assert kept_actions.shape == (4,)
 
@@ -103,7 +103,7 @@ def test_running_normalisation_keeps_a_reward_that_all_slots_share():
     agent = Reinforce(InvertedSoftmax(3), normalise="running")
     values = [torch.full((4,), v) for v in (1.0, 3.0, 8.0)]
     for value in values:
-        found = agent._normalised(value)
+        found = agent._normalised(value, len(value))
     seen = torch.cat(values)
     torch.testing.assert_close(found, (values[-1] - seen.mean()) / seen.std(correction=0))
 
@@ -112,7 +112,7 @@ def test_running_normalisation_keeps_a_reward_that_all_slots_share():
 @pytest.mark.parametrize("n", [4, 128, 1000])
 def test_step_normalisation_erases_a_reward_that_all_slots_share(value, n):
     """A float32 mean of equal numbers misses them by a rounding, which must not be scaled up to 1."""
-    normalised = Reinforce(InvertedSoftmax(3), normalise="step")._normalised(torch.full((n,), value))
+    normalised = Reinforce(InvertedSoftmax(3), normalise="step")._normalised(torch.full((n,), value), n)
     assert normalised.abs().max() == 0
 
 
@@ -126,8 +126,8 @@ def test_over_two_episodes_only_valid_rewards_are_learned_from(timing, expected,
     observations, _ = env.reset(seed=0)
     agent.begin(env)
     for _ in range(7 if mode == "NextStep" else 6):
-        observations, rewards, *_, infos = env.step(agent.act(observations))
-        agent.learn(rewards, infos)
+        observations, rewards, terminations, truncations, infos = env.step(agent.act(observations))
+        agent.learn(rewards, terminations | truncations, infos)
     assert agent._collected == expected
 
 
@@ -192,7 +192,7 @@ def test_rewards_that_are_nan_are_refused():
     agent.begin(fake_env(4, 3))
     agent.act(None)
     with pytest.raises(RewardError, match="1 of 4 rewards are NaN"):
-        agent.learn(torch.tensor([0.0, 1.0, torch.nan, 2.0]), {})
+        agent.learn(torch.tensor([0.0, 1.0, torch.nan, 2.0]), False, {})
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ class Sways:
         self.steps += 1
         return np.full(self.env.num_envs, self.steps % 2)
 
-    def learn(self, rewards, infos):
+    def learn(self, rewards, ended, infos):
         assert rewards.shape == (self.env.num_envs,)
 
 

@@ -164,7 +164,7 @@ COMMAND = [
 def test_stopping_saves_what_runs_starts_nothing_and_leaves_no_process(tmp_path, number):
     command = [*COMMAND, "--workers", "1", "--out", str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
-    assert wait_for(lambda: list(tmp_path.glob("none-0-*/checkpoint.pkl")))
+    assert wait_for(lambda: list(tmp_path.glob("none-0-*/checkpoint.gar")))
     os.kill(process.pid, number)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -176,7 +176,7 @@ def test_stopping_saves_what_runs_starts_nothing_and_leaves_no_process(tmp_path,
 def test_workers_end_when_their_parent_is_killed(tmp_path):
     command = [*COMMAND, "--workers", "2", "--out", str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
-    assert wait_for(lambda: len(list(tmp_path.glob("*/checkpoint.pkl"))) == 2)
+    assert wait_for(lambda: len(list(tmp_path.glob("*/checkpoint.gar"))) == 2)
     workers = workers_of(tmp_path)
     assert len(workers) == 2
     process.kill()

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from agents.cli import main
-from agents.train.checkpoints import read_header
-from agents.train.metrics import STEP, MetricsLog, read_metrics
+from agents.training.checkpoints import read_header
+from agents.training.metrics import STEP, MetricsLog, read_metrics
 from gar_env.errors import CheckpointError, ConfigurationError
 from trainings import Killed, arguments, kill_at, metrics, run
 
@@ -38,7 +38,7 @@ def test_a_killed_run_goes_on_to_the_same_metrics(tmp_path, monkeypatch, env, ag
     with pytest.raises(Killed):
         run(tmp_path / "cut", *more, agent=agent, env=env)
     monkeypatch.undo()
-    assert 0 < read_header(tmp_path / "cut" / "checkpoint.pkl")["steps"] < 14
+    assert 0 < read_header(tmp_path / "cut" / "checkpoint.gar")["steps"] < 14
     main(["train", "--resume", str(tmp_path / "cut")])
     assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
     assert len(metrics(tmp_path / "whole")) == 8
@@ -50,7 +50,7 @@ def started(out, steps, *more):
     command = [sys.executable, "-m", "agents.cli", "train", *arguments(out, *more)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     limit = time.time() + 60
-    while not (out / "checkpoint.pkl").exists() or read_header(out / "checkpoint.pkl")["steps"] < steps:
+    while not (out / "checkpoint.gar").exists() or read_header(out / "checkpoint.gar")["steps"] < steps:
         assert time.time() < limit, "the run did not start"
         assert process.poll() is None, "the run is over already"
         time.sleep(0.01)
@@ -63,8 +63,8 @@ def test_kill_9_loses_nothing_and_ctrl_c_saves(tmp_path):
     process = started(tmp_path / "killed", 50, *long)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert 50 <= read_header(tmp_path / "killed" / "checkpoint.pkl")["steps"] < 400
-    main(["train", "--resume", str(tmp_path / "killed" / "checkpoint.pkl")])
+    assert 50 <= read_header(tmp_path / "killed" / "checkpoint.gar")["steps"] < 400
+    main(["train", "--resume", str(tmp_path / "killed" / "checkpoint.gar")])
     process = started(tmp_path / "stopped", 50, *long)
     process.send_signal(signal.SIGINT)
     error = process.communicate(timeout=60)[1]
@@ -123,11 +123,11 @@ def test_two_processes_do_not_share_a_folder(tmp_path):
 
 def test_a_run_without_a_checkpoint_says_how_to_start_again(tmp_path, capsys):
     run(tmp_path)
-    (tmp_path / "checkpoint.pkl").unlink()
+    (tmp_path / "checkpoint.gar").unlink()
     with pytest.raises(SystemExit):
         main(["train", "--resume", str(tmp_path)])
-    assert f"Rename {tmp_path / 'checkpoint.previous.pkl'} to it" in capsys.readouterr().err
-    (tmp_path / "checkpoint.previous.pkl").unlink()
+    assert f"Rename {tmp_path / 'checkpoint.previous.gar'} to it" in capsys.readouterr().err
+    (tmp_path / "checkpoint.previous.gar").unlink()
     with pytest.raises(SystemExit):
         main(["train", "--resume", str(tmp_path)])
     assert "stopped before its first checkpoint. Start it again with the same command line" in capsys.readouterr().err

@@ -40,7 +40,7 @@ def train(way, bucket_view, normalise):
             with aligning(tape) as paid:
                 tape = alignment.record(inputs, loss)
             rewards.append(paid.entries)
-            agent.learn(paid.entries, {})
+            agent.learn(paid.entries, False, {})
         optimizer.step()
         optimizer.zero_grad()
     return torch.stack(rewards), agent.policy.logits.detach()

@@ -25,7 +25,7 @@ from agents.jobs.provenance import data_fingerprint, fingerprint, provenance
 from agents.jobs.results import Row
 from agents.measures.intervals import summarise
 from agents.measures.tables import Table
-from agents.train.loops import start_session
+from agents.training.loops import start_session
 from gar_env.data import parse_shares
 from gar_env.envs import DataSplitVectorEnv, DataWeightVectorEnv
 from gar_env.errors import ConfigurationError
@@ -130,7 +130,7 @@ class ControllerJob:
 
 
 class Watch:
-    """Counts of decisions after each step of the first episode; see :class:`~agents.train.loops.Hooks`."""
+    """Counts of decisions after each step of the first episode; see :class:`~agents.training.loops.Hooks`."""
 
     def __init__(self, slots: Any, on_step: Callable[[], None]) -> None:
         self.slots, self.tell = slots, on_step

@@ -22,7 +22,7 @@ from agents.studies.controllers.jobs import Watch, weights_row
 from agents.studies.invariances.jobs import ENV_OPTIONS as ARROWS, online, run_arrows
 from agents.studies.rewards.signals import code_of, normalisation_of, short
 from agents.studies.rewards.tasks import ENVIRONMENTS, HELDOUT_SHARE, SPLIT_TASKS, TRAINING
-from agents.train.loops import start_session
+from agents.training.loops import start_session
 from gar_env.envs import DataSplitVectorEnv, DataWeightVectorEnv
 
 UNIFORM, ORACLE = "uniform", "oracle"

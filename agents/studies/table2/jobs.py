@@ -29,8 +29,8 @@ from agents.jobs.provenance import data_fingerprint, fingerprint, provenance
 from agents.jobs.results import Row
 from agents.measures.intervals import summarise
 from agents.measures.tables import Table
-from agents.train.config import TrainConfig
-from agents.train.training import Training
+from agents.training.config import TrainConfig
+from agents.training.training import Training
 from gar_env.augment import load_space
 from gar_env.data import load_dataset
 from gar_env.envs import AugmentConfig
@@ -134,7 +134,7 @@ class Table2Job:
             checkpoint_every=max(FEWEST_STEPS_BETWEEN, self.steps // CHECKPOINTS),
             tensorboard=False,
         )
-        resume = (self.folder / "checkpoint.pkl").exists()
+        resume = (self.folder / "checkpoint.gar").exists()
         training = _Counted(config, Console(quiet=True), resume=resume, count=on_step)
         finished = training.run()
         applied = {name: round(value, 4) for name, value in finished.items() if name.startswith("applied_")}

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -17,14 +18,15 @@ from rich.console import Console
 
 from agents.files import lock, sweep, write_whole
 from agents.jobs.progress import step_progress
-from agents.jobs.provenance import provenance
+from agents.jobs.provenance import fingerprint_of, provenance
 from agents.jobs.results import Row
-from agents.train.checkpoints import load_checkpoint, previous, read_header, save_checkpoint
-from agents.train.config import TrainConfig, make_env
-from agents.train.loops import NativeSession, Session, start_session
-from agents.train.metrics import MetricsLog
+from agents.training.checkpoints import load_checkpoint, previous, read_header, save_checkpoint
+from agents.training.config import TrainConfig, make_env
+from agents.training.loops import NativeSession, Session, start_session
+from agents.training.metrics import MetricsLog
 from gar_env.envs import SlotVectorEnv
 from gar_env.errors import CheckpointError, ConfigurationError, GarEnvError
+from gar_env.registry import known_names_only, trusted_names
 
 LINES = 10
 """How often a run says where it is, where there is no terminal to draw a bar on."""
@@ -42,17 +44,20 @@ class Training:
         config: What to run.
         console: For the progress bar and the closing words.
         resume: Whether to go on from the folder's checkpoint.
+        trust: Whether names in the folder's files may import modules, and a controller without a state of its own is
+            pickled.
     """
 
     config: TrainConfig[Any, Any]
     console: Console
     resume: bool = False
+    trust: bool = False
     stop: bool = field(default=False, init=False)
 
     @property
     def checkpoint(self) -> Path:
         """The file to resume from."""
-        return self.config.folder / "checkpoint.pkl"
+        return self.config.folder / "checkpoint.gar"
 
     def run(self) -> dict[str, float]:
         """Train to the end.
@@ -71,7 +76,9 @@ class Training:
         signals = (signal.SIGINT, signal.SIGTERM) if main else ()
         handlers = {number: signal.signal(number, self._ask_to_stop) for number in signals}
         try:
-            self._prepare()
+            names = trusted_names() if self.trust else known_names_only() if self.resume else nullcontext()
+            with names:
+                self._prepare()
             with step_progress(self.console) as self._bar:
                 self._task = self._bar.add_task(self.config.agent, total=self.total, completed=self.session.steps)
                 self.session.run(self.total, self)
@@ -142,10 +149,14 @@ class Training:
     def _prepare(self) -> None:
         config, folder = self.config, self.config.folder
         env = make_env(config)
+        unwrapped: Any = env.unwrapped
+        unwrapped.resumable = True
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = lock(folder / "run.lock", folder)
         sweep(self.checkpoint, previous(self.checkpoint), folder / "config.json", folder / "progress.csv")
         self._seal: Row | None = None
+        dataset = getattr(env.unwrapped, "dataset", None)
+        self._data = None if dataset is None else fingerprint_of(dataset)
         self.total = config.episodes * config.env_options.num_steps
         self._started = self._clock = time.monotonic()  # a clock that is set back must not count
         if self.resume:
@@ -156,8 +167,7 @@ class Training:
                     f"{folder} holds a run already. Go on with it by gar-env train --resume {folder}, or choose "
                     "another --out."
                 )
-            options = config.agent_options
-            self.session = start_session(env, options.build, config.seed)
+            self.session = self._start(env)
             text = json.dumps({**config.as_json(), "provenance": provenance()}, indent=2)
             write_whole(folder / "config.json", f"{text}\n".encode())
         self._steps_before = self._say_at = self.session.steps
@@ -189,15 +199,22 @@ class Training:
         header = {
             "config": self.config.as_json(),
             "steps": self.session.steps,
-            "episode_seed": self.slots.episode_seed,
+            "data": self._data,
+            "pickles": self.session.pickles,
             "log": self.log.seal,
         }
-        save_checkpoint(self.checkpoint, header, self.session, {**_left_out(self.slots), **self.session.leave_out()})
+        save_checkpoint(self.checkpoint, header, self.session.state_dict())
         self._saved_at = self.session.steps
 
     def _load(self, env: Any) -> Session:
         if not self.checkpoint.exists():
             before = previous(self.checkpoint)
+            older = self.checkpoint.with_suffix(".pkl")
+            if older.exists():
+                raise CheckpointError(
+                    f"{older} is of an older format, a pickle, which could run any code. Go on with the version that "
+                    "wrote it, or train again in another folder."
+                )
             raise CheckpointError(
                 f"{self.checkpoint} is not there. Rename {before} to it, to go on from the one before."
                 if before.exists()
@@ -212,11 +229,29 @@ class Training:
             raise CheckpointError(
                 f"{self.checkpoint} belongs to another run: {'; '.join(different)}. Put its own config.json back."
             )
-        fresh = env.unwrapped
-        fresh.pool = fresh.on_device(fresh.make_pool(header["episode_seed"]))
-        session = load_checkpoint(self.checkpoint, {**_left_out(fresh), "logger": None})
-        env.close()
+        if header["data"] != self._data:
+            raise CheckpointError(
+                f"The data are not those that the run in {self.config.folder} began with: their fingerprint was "
+                f"{header['data']}, and is {self._data} now. Put them back, or train again in another folder."
+            )
+        if header["pickles"] and not self.trust:
+            raise CheckpointError(
+                f"{self.checkpoint} holds a pickled controller, which could run any code. If you trust it, go on with "
+                f"gar-env train --resume {self.config.folder} --trust."
+            )
+        session = self._start(env)
+        state, restore = load_checkpoint(self.checkpoint)
+        try:
+            session.load_state_dict(state)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{self.checkpoint} does not fit this run: {type(error).__name__}: {str(error)[:200]}"
+            ) from error
+        restore()
         return session
+
+    def _start(self, env: Any) -> Session:
+        return start_session(env, self.config.agent_options.build, self.config.seed, trust=self.trust)
 
     def _differences(self, saved: Row, here: Row) -> list[str]:
         """In which options a checkpoint's run is another than this one, in words."""
@@ -227,7 +262,7 @@ class Training:
         if not isinstance(self.session, NativeSession):
             from agents.sb3 import save_controller
 
-            save_controller(self.session.model, self.config.folder / "controller.zip")
+            save_controller(self.session.model, self.config.folder / "controller.gar")
         elif save := getattr(self.session.agent, "save", None):
             save(self.config.folder)
 
@@ -238,8 +273,3 @@ class Training:
             sys.exit(130)
         self.stop = True
         self.console.print("Stopping as soon as the state is whole; once more stops at once ...")
-
-
-def _left_out(slots: SlotVectorEnv) -> dict[str, Any]:
-    """The large objects that are left out of checkpoints; a name for nothing would stand for every ``None``."""
-    return {name: thing for name, thing in slots.made_again().items() if thing is not None}

@@ -8,12 +8,12 @@ import inspect
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 import tyro
 
 from agents.controllers import CONTROLLERS
-from agents.train.config import (
+from agents.training.config import (
     SET_HERE,
     AgentOptions,
     EnvOptions,
@@ -22,20 +22,31 @@ from agents.train.config import (
     env_options_of,
 )
 from gar_env.errors import ConfigurationError
-from gar_env.registry import shown
+from gar_env.registry import known_names_only, shown, trusted_names
 
 BY_NAME = ("dataset", "network", "reward")
 """Options that may be objects in code; on a command line they are named."""
 
 
-def parse(args: list[str]) -> tuple[TrainConfig[Any, Any], bool]:
+class Parsed(NamedTuple):
+    """What was asked for.
+
+    Args:
+        config: What to run.
+        resume: Whether it is the run of a folder, to be gone on with.
+        trust: Whether the folder's files are trusted, or a controller may be pickled.
+    """
+
+    config: TrainConfig[Any, Any]
+    resume: bool
+    trust: bool
+
+
+def parse(args: list[str]) -> Parsed:
     """Read a command line.
 
     Args:
-        args: ``--env``, ``--agent``, options of both; or ``--resume FOLDER`` alone.
-
-    Returns:
-        The configuration, and whether it is that of a run to go on with.
+        args: ``--env``, ``--agent``, options of both; or ``--resume FOLDER`` alone; each with ``--trust`` or without.
 
     Raises:
         ConfigurationError: If ``--resume`` comes with other options, or options do not fit.
@@ -45,6 +56,7 @@ def parse(args: list[str]) -> tuple[TrainConfig[Any, Any], bool]:
     first = argparse.ArgumentParser(prog="gar-env train", add_help=False, allow_abbrev=False, exit_on_error=False)
     for name in ("--env", "--agent", "--resume"):
         first.add_argument(name)
+    trust, args = "--trust" in args, [arg for arg in args if arg != "--trust"]
     try:
         chosen, others = first.parse_known_args(args)
     except argparse.ArgumentError as error:
@@ -55,7 +67,9 @@ def parse(args: list[str]) -> tuple[TrainConfig[Any, Any], bool]:
                 "--resume goes on with exactly the run that its folder holds. Leave the other options out."
             )
         folder = Path(chosen.resume)
-        return config_of(folder.parent if folder.name == "checkpoint.pkl" else folder), True
+        with trusted_names() if trust else known_names_only():
+            config = config_of(folder.parent if folder.name == "checkpoint.gar" else folder)
+        return Parsed(config, resume=True, trust=trust)
     defaults: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
     env, agent = chosen.env or defaults["env"], chosen.agent or defaults["agent"]
     env_kind, agent_kind = env_options_of(env), CONTROLLERS[agent]
@@ -76,7 +90,7 @@ def parse(args: list[str]) -> tuple[TrainConfig[Any, Any], bool]:
     for name, own in (("env_options", env_kind), ("agent_options", agent_kind)):
         typed = chosen_options[name]
         chosen_options[name] = own(**{f.name: getattr(typed, f.name) for f in dataclasses.fields(typed)})
-    return TrainConfig(**chosen_options), False
+    return Parsed(TrainConfig(**chosen_options), resume=False, trust=trust)
 
 
 @dataclass(frozen=True)
@@ -91,7 +105,9 @@ class _Typed(TrainConfig[EnvOptions, AgentOptions]):
 
 _HELP = (
     "Train a controller while it trains a network. Choose with --env and --agent (gar-env list), then add their "
-    "options. gar-env train --resume FOLDER goes on with a run that was stopped."
+    "options. gar-env train --resume FOLDER goes on with a run that was stopped. Its files are data: names in them "
+    "import no module, and nothing in them is executed. With --trust names may, and a controller of your own that has "
+    "no state_dict() is pickled."
 )
 
 

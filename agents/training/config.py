@@ -17,7 +17,7 @@ from agents.controllers import CONTROLLERS
 from agents.files import read_regular
 from agents.jobs.results import Row
 from gar_env.envs import SlotVectorEnv
-from gar_env.errors import CheckpointError, ConfigurationError, GarEnvError, UnknownNameError
+from gar_env.errors import CheckpointError, ConfigurationError, GarEnvError, UnknownNameError, UntrustedNameError
 from gar_env.registry import did_you_mean, import_module_of, shown
 
 EnvOptions = TypeVar("EnvOptions")
@@ -148,7 +148,7 @@ def config_of(folder: Path) -> TrainConfig[Any, Any]:
         return TrainConfig(env_options=env_options, agent_options=agent_options, **{**saved, "out": folder})
     except FileNotFoundError as error:
         raise CheckpointError(f"No run at {folder}: there is no {path}.") from error
-    except CheckpointError:
+    except (CheckpointError, UntrustedNameError):
         raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, GarEnvError) as error:
         raise CheckpointError(f"{path} does not fit this version's options: {type(error).__name__}: {error}") from error

@@ -1,17 +1,19 @@
 """A controller and an environment, running: the native loop, and Stable-Baselines3's.
 
-A session is pickled into checkpoints whole, at moments when nothing is half done.
+A session's state is taken at moments when nothing is half done.
 """
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import cloudpickle
 from gymnasium.vector import VectorEnv
 
 from agents.agent import Agent
-from gar_env.errors import ConfigurationError, GarEnvError
+from gar_env.errors import CheckpointError, ConfigurationError, GarEnvError
 from gar_env.registry import shown
 
 
@@ -28,15 +30,26 @@ class Hooks(Protocol):
 
 
 class NativeSession:
-    """Our own agents: act, step, learn; the environment resets itself.
+    """Our own agents: act, step, learn; rows reset themselves.
 
     Args:
         env: With ``SameStep`` autoreset and numpy output.
         agent: The controller.
-        seed: Of the first episode.
+        seed: Of the first episodes.
+        trust: Whether an agent without ``state_dict()`` is pickled instead.
+
+    Raises:
+        ConfigurationError: If it has none, and is not trusted.
     """
 
-    def __init__(self, env: VectorEnv, agent: Agent, seed: int) -> None:
+    def __init__(self, env: VectorEnv, agent: Agent, seed: int, *, trust: bool = False) -> None:
+        self.pickles = not has_state(agent)
+        if self.pickles and not trust:
+            raise ConfigurationError(
+                f"{type(agent).__name__} has no state_dict() and load_state_dict(), so its run could not be saved as "
+                "data. Give it both, or train with --trust: it is then pickled, and the run can be resumed only by "
+                "who trusts its files."
+            )
         self.env, self.agent, self.steps = env, agent, 0
         self.finished: dict[str, float] = {}  # what the last logged episode came to
         self.seconds = 0.0  # taken up to the last checkpoint
@@ -49,8 +62,9 @@ class NativeSession:
         while self.steps < steps:
             actions = self.agent.act(self.observations)
             self.observations, rewards, terminations, truncations, infos = self.env.step(actions)
-            self.agent.learn(rewards, infos)
-            if (terminations | truncations).all():
+            ended = terminations | truncations
+            self.agent.learn(rewards, ended, infos)
+            if ended.all() and getattr(self.env.unwrapped, "rows_end_together", False):
                 self.agent.begin(self.env)
             self.steps += 1
             hooks.on_step()
@@ -60,9 +74,28 @@ class NativeSession:
         """What the controller says of its own learning: ours say nothing."""
         return {}
 
-    def leave_out(self) -> dict[str, Any]:
-        """Objects that belong to this process and not into a checkpoint."""
-        return {}
+    def state_dict(self) -> dict[str, Any]:
+        """All that goes on."""
+        agent: Any = self.agent
+        return {
+            **_progress(self),
+            "observations": self.observations,
+            "env": state_of(self.env),
+            "agent": cloudpickle.dumps(agent) if self.pickles else agent.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a :meth:`state_dict` of a session that was built alike."""
+        _set_progress(self, state)
+        self.observations = state["observations"]
+        load_state_of(self.env, state["env"])
+        if isinstance(state["agent"], bytes) is not self.pickles:
+            raise CheckpointError("The controller was saved in another way than this one is.")
+        if self.pickles:  # only where it is trusted: see above
+            self.agent = pickle.loads(state["agent"])
+        else:
+            agent: Any = self.agent
+            agent.load_state_dict(state["agent"])
 
 
 class SB3Session:
@@ -76,13 +109,14 @@ class SB3Session:
     def __init__(self, model: Any, seed: int) -> None:
         from agents.sb3.checks import slots_of
 
-        self.model, self.steps, self.started = model, 0, False
+        self.model, self.steps, self.started, self.pickles = model, 0, False, False
         self.finished: dict[str, float] = {}  # what the last logged episode came to
         self.seconds = 0.0  # taken up to the last checkpoint
         adapter = slots_of(model)
         assert adapter is not None
         self.env, self.num_envs = adapter.env, adapter.num_envs
         self.model.env.seed(seed)
+        self._made = frozenset(vars(model))
         self._logged: dict[str, float] = {}
         self._pending: tuple[dict, dict, dict] | None = None  # what SB3 recorded and has not dumped yet
 
@@ -134,23 +168,23 @@ class SB3Session:
         """SB3's latest ``train/`` values."""
         return {key: value for key, value in self._logged.items() if key.startswith("train/")}
 
-    def leave_out(self) -> dict[str, Any]:
-        """SB3's logger, which belongs to this process; a resumed session sets its own."""
-        return {"logger": self.model.logger}
+    def state_dict(self) -> dict[str, Any]:
+        """All that goes on."""
+        from agents.sb3.state import model_state
 
-    def __getstate__(self) -> dict[str, Any]:
-        # VecNormalize leaves its environment and its running returns out of its own state.
-        normalize = self.model.get_vec_normalize_env()
-        kept = None if normalize is None else (normalize.venv, normalize.returns)
-        return {**self.__dict__, "normalize": kept}
+        own = {"started": self.started, "logged": self._logged, "pending": self._pending}
+        return {**_progress(self), **own, "env": state_of(self.env), "model": model_state(self.model, self._made)}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        kept = state.pop("normalize")
-        self.__dict__.update(state)
-        if kept is not None:
-            normalize = self.model.get_vec_normalize_env()
-            normalize.set_venv(kept[0])
-            normalize.returns = kept[1]
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a :meth:`state_dict` of a session that was built alike."""
+        from agents.sb3.state import load_model_state
+
+        _set_progress(self, state)
+        self.started, self._logged, self._pending = state["started"], state["logged"], state["pending"]
+        if self.model.env is not None:
+            self.model.env.reset()  # its adapter is then where rows are running
+        load_state_of(self.env, state["env"])
+        load_model_state(self.model, state["model"])
 
 
 def _callback(session: SB3Session, hooks: Hooks) -> Any:
@@ -177,18 +211,56 @@ def _callback(session: SB3Session, hooks: Hooks) -> Any:
 Session = NativeSession | SB3Session
 
 
-def start_session(env: VectorEnv, build: Callable[[VectorEnv, int], Any], seed: int) -> Session:
+def start_session(env: VectorEnv, build: Callable[[VectorEnv, int], Any], seed: int, *, trust: bool = False) -> Session:
     """Build a controller and the session that runs it.
 
+    Args:
+        env: With ``SameStep`` autoreset and numpy output.
+        build: Of the controller's options.
+        seed: Of the first episodes.
+        trust: See :class:`NativeSession`.
+
     Raises:
-        ConfigurationError: If what was built is no controller.
+        ConfigurationError: If what was built is no controller, or one that cannot be saved.
     """
     controller = build(env, seed)
     if hasattr(controller, "act"):
-        return NativeSession(env, controller, seed)
+        return NativeSession(env, controller, seed, trust=trust)
     if not hasattr(controller, "get_env"):
         raise ConfigurationError(
             f"The controller's build returned {shown(controller)}; expected an agents.Agent, or an algorithm of "
             "Stable-Baselines3."
         )
     return SB3Session(controller, seed)
+
+
+def has_state(thing: Any) -> bool:
+    """Whether its state can be taken, and given back."""
+    return all(callable(getattr(thing, name, None)) for name in ("state_dict", "load_state_dict"))
+
+
+def state_of(env: VectorEnv) -> dict[str, Any]:
+    """Of an environment below its wrappers."""
+    return _stateful(env).state_dict()
+
+
+def load_state_of(env: VectorEnv, state: dict[str, Any]) -> None:
+    """Likewise."""
+    _stateful(env).load_state_dict(state)
+
+
+def _stateful(env: VectorEnv) -> Any:
+    if not has_state(env.unwrapped):
+        raise ConfigurationError(
+            f"{type(env.unwrapped).__name__} has no state_dict() and load_state_dict(), so its run cannot be saved. "
+            "Environments of gar_env have both."
+        )
+    return env.unwrapped
+
+
+def _progress(session: Session) -> dict[str, Any]:
+    return {"steps": session.steps, "finished": session.finished, "seconds": session.seconds}
+
+
+def _set_progress(session: Session, state: dict[str, Any]) -> None:
+    session.steps, session.finished, session.seconds = state["steps"], state["finished"], state["seconds"]
