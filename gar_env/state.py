@@ -20,14 +20,14 @@ from gar_env.errors import CheckpointError, DuplicateNameError
 from gar_env.registry import shown
 
 Data = Any
-"""``None``, bool, int, float, str, bytes, tensors; lists and tuples of such; dicts with an entry ``"is"``."""
+"""``None``, bool, int, float, str, tensors; lists and tuples of such; dicts with an entry ``"is"``."""
 
 PLAIN: dict[str, type] = {}
 """Classes whose instances are nothing but their fields, by name."""
 
 Kind = TypeVar("Kind", bound=type)
 
-_SIMPLE = (bool, int, float, str, bytes)
+_SIMPLE = (bool, int, float, str)
 _BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 
 
@@ -62,6 +62,8 @@ def as_data(value: Any) -> Data:
         return value
     if isinstance(value, Tensor):
         return _tensor(value)
+    if type(value) is bytes:
+        return {"is": "bytes", "value": torch.frombuffer(bytearray(value), dtype=torch.uint8) if value else None}
     if type(value) in (list, tuple):
         return type(value)(as_data(entry) for entry in value)
     if type(value) in (dict, OrderedDict):
@@ -242,7 +244,12 @@ def _read_deque(data: Data, there: Any, device: Any) -> deque[Any]:
     return deque((from_data(entry, device=device) for entry in data["items"]), data["maxlen"])
 
 
+def _read_bytes(data: Data, there: Any, device: Any) -> bytes:
+    return b"" if data["value"] is None else data["value"].numpy().tobytes()
+
+
 _READERS = {
+    "bytes": _read_bytes,
     "dict": _read_dict,
     "deque": _read_deque,
     "array": _read_array,

@@ -61,7 +61,7 @@ def read_rows(path: str | Path) -> list[Row]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError
-            if number == len(lines) and not line.endswith(b"\n"):
+            if number == len(lines) and line.startswith(b"{") and not line.endswith(b"\n"):
                 break
             raise CheckpointError(_foreign(path, number, str(error))) from error
         if not isinstance(row, dict):

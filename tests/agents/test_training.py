@@ -14,19 +14,23 @@ from agents.training.metrics import STEP, MetricsLog, read_metrics
 from gar_env.errors import CheckpointError, ConfigurationError
 from trainings import Killed, arguments, kill_at, metrics, run
 
+LATE = ["--env-options.reward-timing", "next_step"]
 COMBINATIONS = [
     ("GAR/DataSplit-v0", "reinforce", []),
-    (
-        "GAR/DataSplit-v0",
-        "reinforce",
-        ["--env-options.reward-timing", "next_step", "--env-options.network", "wrn-10-1"],
-    ),
+    ("GAR/DataSplit-v0", "reinforce", [*LATE, "--env-options.network", "wrn-10-1"]),
+    ("GAR/DataSplit-v0", "reinforce", ["--env-options.reward", "random", "--env-options.optimizer", "adam"]),
+    ("GAR/DataSplit-v0", "uniform", [*LATE, "--env-options.network", "fc", "--env-options.way", "forward"]),
+    ("GAR/DataSplit-v0", "oracle", [*LATE, "--env-options.reward", "meta_gradient"]),
     ("GAR/DataSplit-v0", "sb3-a2c", []),
     ("GAR/DataSplit-v0", "sb3-dqn", ["--agent-options.learning-starts", "32"]),
     ("GAR/DataSplit-v0", "sb3-maskable-ppo", ["--agent-options.gamma", "0.5"]),
-    ("GAR/DataSplit-v0", "sb3-ppo", ["--env-options.reward-timing", "next_step"]),
+    ("GAR/DataSplit-v0", "sb3-ppo", LATE),
     ("GAR/DataWeight-v0", "sb3-ppo", ["--env-options.penultimate"]),
     ("GAR/DataWeight-v0", "small-loss", ["--env-options.reference", "heldout", "--env-options.reward", "nslr"]),
+    ("GAR/DataWeight-v0", "random-drop", [*LATE, "--env-options.reward", "last_layer_gar"]),
+    ("GAR/Augment-v0", "ola", [*LATE, "--env-options.cutout", "4"]),
+    ("GAR/Augment-v0", "sb3-ppo", ["--env-options.dataset", "synthetic_invariances"]),
+    ("GAR/Augment-v0", "uniform-augment", ["--env-options.reference", "policy"]),
 ]
 
 
