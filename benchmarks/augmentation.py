@@ -26,7 +26,7 @@ from agents.measures.timing import interleaved, median_and_quartiles, seconds
 from agents.policies import OnlineAugmentation
 from gar_env.augment import SPACES, Plan, apply
 from gar_env.data import Batch, load_dataset, normalisation
-from gar_env.learner import Learner
+from gar_env.learner import Learner, TrainingOptions
 from gar_env.networks import build_network
 
 N, OPERATIONS, PLANS = 256, 2, 20
@@ -91,10 +91,10 @@ def step_share(images: Tensor, labels: Tensor, classes: int, args: argparse.Name
     channels, height, width = images.shape[1:]
     learner = Learner(
         lambda: build_network("wrn-16-2", (channels, height, width), classes),
+        TrainingOptions(channels_last=True),
         seed=0,
         num_steps=1000,
         device=args.device,
-        channels_last=True,
     )
     normalise = normalisation(images, "standardised")
 
@@ -104,7 +104,7 @@ def step_share(images: Tensor, labels: Tensor, classes: int, args: argparse.Name
         return apply(plan, images)
 
     def step() -> None:
-        learner.plain_pass(Batch(normalise(images), labels))
+        learner.run(Batch(normalise(images), labels))
         learner.update()
 
     ratios = interleaved({"step": step, "augmentation": augment}, "step", args.step_rounds, args.device)

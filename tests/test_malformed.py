@@ -17,7 +17,7 @@ from gar_env.augment import SPACES
 from gar_env.data import Batch, Dataset, load_dataset, register_corruption
 from gar_env.data.corruptions import CORRUPTIONS
 from gar_env.errors import CheckpointError, ConfigurationError, GarEnvError
-from gar_env.learner import Learner
+from gar_env.learner import Learner, TrainingOptions
 from gar_env.networks import build_network
 from gar_env.rewards import Need
 
@@ -353,14 +353,14 @@ def test_a_layer_whose_weight_is_a_plain_tensor_is_replayed(way):
 )
 def test_a_learner_that_cannot_learn_is_refused(options, message):
     with pytest.raises(ConfigurationError, match=message):
-        Learner(lambda: nn.Linear(2, 2), seed=0, num_steps=1, **options)
+        Learner(lambda: nn.Linear(2, 2), TrainingOptions(**options), seed=0, num_steps=1)
 
 
 @pytest.mark.parametrize("labels", [torch.full((3,), -100), torch.zeros(3), torch.zeros(0, dtype=torch.int64)])
 def test_labels_that_are_none_are_refused(labels):
     learner = Learner(lambda: nn.Linear(2, 2), seed=0, num_steps=1)
     with pytest.raises(ConfigurationError, match="expected labels from 0"):
-        learner.plain_pass(Batch(torch.ones(len(labels), 2), labels))
+        learner.run(Batch(torch.ones(len(labels), 2), labels))
 
 
 @pytest.mark.parametrize("odd", [float("nan"), -0.1, 2.0])

@@ -21,7 +21,7 @@ from gar_env.envs.paying import Collected, Paying, Trained
 from gar_env.envs.vector import Infos, Outcome, RowVectorEnv
 from gar_env.errors import CheckpointError, ConfigurationError
 from gar_env.functional import own_surroundings
-from gar_env.learner import Pass, SidePass
+from gar_env.learner import Learner, Pass, Start
 from gar_env.networks import build_network
 from gar_env.registry import shown
 from gar_env.rewards import REWARDS, Evidence, Need
@@ -236,9 +236,9 @@ class SlotVectorEnv(RowVectorEnv):
         """
         return torch.zeros((), device=self.device) if losses is None else losses.mean()
 
-    def look_at(self, batch: SlotBatch, *, gradient: bool = True, loss_scale: float = 1.0) -> SidePass:
+    def look_at(self, batch: SlotBatch, *, backward: bool = True, loss_scale: float = 1.0) -> Pass:
         """A pass over a batch that is not trained on."""
-        return self.learner.side_pass(batch.examples, batch.weights, gradient=gradient, loss_scale=loss_scale)
+        return self.learner.run(batch.examples, batch.weights, aside=True, backward=backward, loss_scale=loss_scale)
 
     def metrics(self) -> dict[str, float]:
         """What is worth logging about this episode so far, by name. Waits for the device."""
@@ -262,8 +262,12 @@ class SlotVectorEnv(RowVectorEnv):
         config = self.config
         shape, classes = self.dataset.image_shape, len(self.dataset.classes)
         self.data_generator = named_generator(seed, "data", self.device)
-        self.learner = config.build_learner(
-            lambda: build_network(config.network, shape, classes), seed=seed, device=self.device
+        self.learner = Learner(
+            lambda: build_network(config.network, shape, classes),
+            config.training,
+            seed=seed,
+            num_steps=config.sgd_steps,
+            device=self.device,
         )
         if self.num_envs == 1 and any(isinstance(m, nn.BatchNorm1d) for m in self.learner.network.modules()):
             raise ConfigurationError(
@@ -306,7 +310,8 @@ class SlotVectorEnv(RowVectorEnv):
         waiting, origin = self._unpaid, self.learner.origin
         if waiting and waiting.tape and origin is None:
             raise CheckpointError("A batch waits to be paid. Set env.resumable = True before reset().")
-        unpaid = waiting and (waiting.slots, waiting.passed, waiting.start, origin if waiting.tape else None)
+        passed = waiting and waiting.passed and replace(waiting.passed, tape=None)
+        unpaid = waiting and (passed, waiting.slots, waiting.start, origin if waiting.tape else None)
         return {**super().state_dict(), "_unpaid": as_data(unpaid)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -314,8 +319,10 @@ class SlotVectorEnv(RowVectorEnv):
         super().load_state_dict({name: value for name, value in state.items() if name != "_unpaid"})
         unpaid = from_data(state["_unpaid"], device=self.device)
         if unpaid is not None:
-            slots, passed, start, origin = unpaid
-            self._unpaid = Trained(origin and self.learner.record_again(origin), slots, passed, start)
+            passed, slots, start, origin = unpaid
+            if origin is not None:
+                passed = replace(passed, tape=self.learner.record_again(origin))
+            self._unpaid = Trained(passed, slots, start)
 
     def on_device(self, pool: Any) -> Any:
         """A pool made on the CPU; images that it shares with the data set are moved once."""
@@ -331,15 +338,14 @@ class SlotVectorEnv(RowVectorEnv):
         start = self.paying.start()
         self.acted(actions)
         if self.config.reward_timing == "same_step":
-            trained, loss = self._train(actions)
-            trained = self.paying.passed(trained, start)
+            trained, loss = self._train(actions, start)
             self.learner.update()
             rewards = self._pay_with_reference(trained, actions)
         else:
             paid = self._unpaid
             with self.paying.collecting(paid) as collected:
-                trained, loss = self._train(actions)
-            self._unpaid = trained = self.paying.passed(trained, start)
+                trained, loss = self._train(actions, start)
+            self._unpaid = trained
             rewards = self._pay(paid, loss, self.learner.gradient(), collected, trained.passed) if paid else None
             self.learner.update()
         self.steps += 1
@@ -390,36 +396,41 @@ class SlotVectorEnv(RowVectorEnv):
     def _error_infos(self) -> dict[str, tuple[Any, Any]]:
         return self.paying.infos() if self.config.way == "finite_difference" else {}
 
-    def _train(self, actions: Tensor) -> tuple[Trained, Tensor]:
+    def _train(self, actions: Tensor, start: Start | None) -> tuple[Trained, Tensor]:
         """The pass over the batch that the actions call for; its gradient is left waiting for the update."""
         batch = self.batch(actions)
-        m = len(batch.targets)
-        if m < self._fewest:  # no gradient waits, so the update leaves the parameters alone
+        passed = self._pass(batch, record=self.paying.reads_tape)
+        if passed is None:  # no gradient waits, so the update leaves the parameters alone
             return Trained(None, torch.zeros(0, dtype=torch.int64, device=self.device)), self.step_loss(None)
+        return Trained(passed, batch.slots, start), self.step_loss(passed.losses)
+
+    def _reference(self, actions: Tensor) -> tuple[Pass | None, Tensor, dict[str, Tensor]]:
+        """The reference batch's pass, loss and gradient; left waiting if it is trained on."""
+        if self.reference == "heldout":
+            aside = self._look_at_heldout()
+            return aside, aside.losses.mean(), aside.gradient
+        batch = self.reference_batch(actions)
+        if self.config.trains_on_reference:
+            passed = self._pass(batch)
+            return passed, self.step_loss(passed and passed.losses), self.learner.gradient()  # zeros if there is none
+        passed = self._pass(batch, aside=True)
+        return passed, self.step_loss(passed and passed.losses), passed.gradient if passed else self.learner.gradient()
+
+    def _pass(self, batch: SlotBatch, *, record: bool = False, aside: bool = False) -> Pass | None:
+        """A pass over a batch of slots; ``None`` if it holds too few examples."""
+        m = len(batch.targets)
+        if m < self._fewest:
+            return None
         # The pass takes the mean over m examples; over the whole batch it is m / n of that. The tape is of w_i times
         # the losses all the same.
         scale = m / self.num_envs
-        if self.paying.reads_tape:
-            tape = self.learner.recorded_pass(batch.examples, batch.weights, loss_scale=scale)
-            return Trained(tape, batch.slots), self.step_loss(tape.losses)
-        losses = self.learner.plain_pass(batch.examples, batch.weights, loss_scale=scale)
-        return Trained(None, batch.slots), self.step_loss(losses)
+        if aside:
+            return self.look_at(batch, loss_scale=scale)
+        return self.learner.run(batch.examples, batch.weights, record=record, loss_scale=scale)
 
-    def _reference(self, actions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and gradient of the reference batch; left waiting if it is trained on."""
-        batch = self.reference_batch(actions)
-        m = len(batch.targets)
-        if m < self._fewest:
-            return self.step_loss(None), self.learner.gradient()  # zeros: nothing points anywhere
-        scale = m / self.num_envs
-        if self.config.trains_on_reference:
-            losses = self.learner.plain_pass(batch.examples, batch.weights, loss_scale=scale)
-            return self.step_loss(losses), self.learner.gradient()
-        side = self.look_at(batch, loss_scale=scale)
-        return self.step_loss(side.losses), side.gradient
-
-    def _heldout_batch(self) -> Batch:
-        return self.gather(self.pool.draw_heldout(self.num_envs, self.data_generator)).examples
+    def _look_at_heldout(self) -> Pass:
+        examples = self.pool.draw_heldout(self.num_envs, self.data_generator)
+        return self.learner.run(self.gather(examples).examples, aside=True)
 
     def gather(self, examples: Tensor) -> SlotBatch:
         """These examples, by their numbers in the pool, int64 ``[m]``."""
@@ -428,12 +439,8 @@ class SlotVectorEnv(RowVectorEnv):
     def _pay_with_reference(self, trained: Trained, actions: Tensor) -> Tensor:
         """Pay the step before from a reference batch at theta_{t+1}, and train on that if it is training data."""
         with self.paying.collecting(trained) as collected:
-            if self.reference == "heldout":
-                side = self.learner.side_pass(self._heldout_batch())
-                loss, gradient = side.losses.mean(), side.gradient
-            else:
-                loss, gradient = self._reference(actions)
-        rewards = self._pay(trained, loss, gradient, collected, self.learner.last_pass)
+            following, loss, gradient = self._reference(actions)
+        rewards = self._pay(trained, loss, gradient, collected, following)
         if self.config.trains_on_reference:
             self.learner.update()
         return rewards
@@ -444,7 +451,7 @@ class SlotVectorEnv(RowVectorEnv):
         """Rewards of all slots, ``[n]``, from the pass that follows: its loss and gradient."""
         heldout = None
         if Need.HELDOUT_GRADIENT in self.signal.needs:
-            heldout = self.learner.side_pass(self._heldout_batch()).gradient
+            heldout = self._look_at_heldout().gradient
         evidence = Evidence(self.num_envs, loss, next_gradient=gradient, heldout_gradient=heldout)
         return self.paying.pay(trained, evidence, collected, step=self.steps + 1, following=following)
 

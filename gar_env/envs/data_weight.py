@@ -19,7 +19,7 @@ from gar_env.envs.features import PROGRESS, RUNNING, Feature, squashed
 from gar_env.envs.nearest import nearest_rows
 from gar_env.envs.single import SingleAgentEnv
 from gar_env.errors import ConfigurationError
-from gar_env.learner import SidePass
+from gar_env.learner import Pass
 from gar_env.networks import LastLinearInputs
 from gar_env.registry import shown
 from gar_env.seeding import named_generator
@@ -183,7 +183,7 @@ class DataWeightVectorEnv(SlotVectorEnv):
             return self._batch
         observed = self.observe()
         self._draw()
-        self.look_at(self._batch, gradient=False)
+        self.look_at(self._batch, backward=False)
         return self.batch(actions[nearest_rows(self.observe(), observed)])
 
     def step_loss(self, losses: Tensor | None) -> Tensor:
@@ -194,7 +194,7 @@ class DataWeightVectorEnv(SlotVectorEnv):
         """See :class:`SlotVectorEnv`."""
         if not self._drawn:
             self._draw()
-            self.look_at(self._batch, gradient=False)
+            self.look_at(self._batch, backward=False)
         self._drawn = False
         targets = self._batch.targets
         counts = torch.bincount(targets, minlength=len(self._class_losses))
@@ -207,13 +207,14 @@ class DataWeightVectorEnv(SlotVectorEnv):
         self._examples = self.pool.draw_uniformly(self.num_envs, self.data_generator)
         self._batch = self.gather(self._examples)
 
-    def look_at(self, batch: SlotBatch, *, gradient: bool = True, loss_scale: float = 1.0) -> SidePass:
+    def look_at(self, batch: SlotBatch, *, backward: bool = True, loss_scale: float = 1.0) -> Pass:
         """See :class:`SlotVectorEnv`; how the network answers to the batch to be weighed next is what slots observe."""
         shown = batch is self._batch
         with self._inputs_of_last if shown and self._inputs_of_last else nullcontext():
-            side = super().look_at(batch, gradient=gradient, loss_scale=loss_scale)
+            side = super().look_at(batch, backward=backward, loss_scale=loss_scale)
         if shown:
-            self._logits, self._losses = side.logits, side.losses
+            assert side.outputs is not None
+            self._logits, self._losses = side.outputs, side.losses
         return side
 
     def columns(self) -> list[float | Tensor]:

@@ -27,17 +27,19 @@ class Trained(NamedTuple):
     """What is kept of a controlled batch until its slots are paid.
 
     Args:
-        tape: Of the ``m`` examples that were trained on, if the signal needs it or their alignment; ``None`` if there
-            were none.
+        passed: The pass over the ``m`` examples that were trained on; ``None`` if there were too few.
         slots: int64 ``[m]``, the slots of those examples; ``None`` if they are all of them.
-        passed: The pass over them, if the signal needs it; filled in by :meth:`Paying.passed`.
-        start: What the step started from, likewise.
+        start: What the step started from, if the signal takes it again.
     """
 
-    tape: Tape | None
+    passed: Pass | None
     slots: Tensor | None = None
-    passed: Pass | None = None
     start: Start | None = None
+
+    @property
+    def tape(self) -> Tape | None:
+        """Of the pass, if it was recorded."""
+        return self.passed and self.passed.tape
 
 
 @dataclass(eq=False)
@@ -86,7 +88,6 @@ class Paying:
         self.learner, self.alignment_error = learner, None
         self.generator = named_generator(seed, "rewards", learner.device)
         learner.keeps_last_layer = Need.LAST_LAYER in self.signal.needs
-        learner.keeps_passes = bool(self.signal.needs & (READS_EXAMPLES & ~(Need.TAPE | Need.ALIGNMENT)))
 
     def state_dict(self) -> dict[str, Any]:
         """Its draws, and what the signal keeps, as data.
@@ -115,14 +116,7 @@ class Paying:
     def start(self) -> Start | None:
         """Copies of what the coming step starts from, if the signal replays it."""
         assert self.learner is not None
-        self.learner.last_pass = None
         return self.learner.start(optimizer=Need.STEP in self.signal.needs) if self.replays else None
-
-    def passed(self, trained: Trained, start: Start | None) -> Trained:
-        """With the pass that was just made, if the learner keeps passes."""
-        assert self.learner is not None
-        one, self.learner.last_pass = self.learner.last_pass, None
-        return trained._replace(passed=one, start=start)
 
     @contextmanager
     def collecting(self, trained: Trained | None) -> Iterator[Collected]:
@@ -163,36 +157,29 @@ class Paying:
             evidence: Of all slots: the next loss and gradient, and the held-out gradient if it is asked for.
             collected: Inside the backward pass of that gradient.
             step: For messages, from 1.
-            following: The pass that the next gradient is of, if the learner keeps passes.
+            following: The pass that the next gradient is of; ``None`` if too few examples were left for one.
 
         Returns:
             ``[n]``, detached.
 
         Raises:
-            ConfigurationError: If the next gradient is another than the one that was listened to, or the signal repeats
-                steps and the reference's pass was not made by the learner.
+            ConfigurationError: If the next gradient is another than the one that was listened to.
             RewardError: If the signal returns another shape, type or device, or NaN while training is finite.
         """
         evidence = replace(evidence, generator=self.generator)
         if not self.reads_examples:
             return _checked(self.signal, self.name, evidence, step)
         nothing = torch.zeros(self.num_envs, device=evidence.next_loss.device)
-        if trained.tape is None and trained.passed is None:  # nothing was trained on
-            return nothing
-        if Need.STEP in self.signal.needs and following is None:
-            if any(bool(g.any()) for g in (evidence.next_gradient or {}).values()):
-                raise ConfigurationError(
-                    f"Reward signal {self.name!r} takes the step again, and needs the pass that the environment's "
-                    "reference made. Return a loss and gradient of learner.plain_pass(batch) or side_pass(batch)."
-                )
-            return nothing
+        passed = trained.passed
+        if passed is None or (Need.STEP in self.signal.needs and following is None):
+            return nothing  # too few were trained on, or came after
         replay = None
-        if self.learner and trained.start and trained.passed:
-            replay = Replay(self.learner, trained.start, trained.passed, following)
+        if self.learner and trained.start:
+            replay = Replay(self.learner, trained.start, passed, following)
         alignment = self._alignment(trained.tape, evidence.next_gradient or {}, collected) if trained.tape else None
         tape = trained.tape if Need.TAPE in self.signal.needs else None
         n = self.num_envs if trained.slots is None else len(trained.slots)
-        evidence = replace(evidence, n=n, tape=tape, alignment=alignment, paid=trained.passed, replay=replay)
+        evidence = replace(evidence, n=n, tape=tape, alignment=alignment, paid=passed, replay=replay)
         paid = _checked(self.signal, self.name, evidence, step)
         if isinstance(trained.tape, FiniteDifferenceTape):
             self.alignment_error = trained.tape.error
@@ -211,8 +198,8 @@ class Paying:
         if collected.paid is not None and not collected.paid.is_of(gradient):
             raise ConfigurationError(
                 "The environment's reference returned another gradient than that of its one backward pass, so the "
-                "alignment computed inside that pass is not with it. Return learner.gradient() or side_pass(...)."
-                "gradient as they are (loss_scale= multiplies them), or use a reward that needs TAPE | NEXT_GRADIENT."
+                "alignment computed inside that pass is not with it. Return the pass of learner.run(..., aside=True) "
+                "as it is (loss_scale= multiplies its gradient), or use a reward that needs TAPE | NEXT_GRADIENT."
             )
         return collected.alignment
 

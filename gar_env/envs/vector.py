@@ -102,7 +102,7 @@ class RowVectorEnv(VectorEnv):
         self._started = np.zeros(num_envs, bool)  # by a reset, once
         self._ended = np.zeros(num_envs, bool)
         self._made: tuple[str, ...] = ()  # names of attributes that building it makes
-        self._running: list[int] = []  # the seed of each row's present episode; one where they end together
+        self._running = [0] * num_envs  # the seed of each row's present episode; one where they end together
         self._seeds = [0] * num_envs
         self._episodes = [0] * num_envs
 
@@ -284,7 +284,7 @@ class RowVectorEnv(VectorEnv):
                 seeds.append(int(sequence.generate_state(1, np.uint64)[0] >> 2))
                 self._episodes[row] += 1
         self.start(torch.as_tensor(rows, device=self.device), seeds)
-        if rows.all():
+        if self.rows_end_together:
             self._running = seeds
         else:
             for row, seed in zip(np.flatnonzero(rows), seeds, strict=True):

@@ -1,30 +1,45 @@
 """The inner SGD loop."""
 
-from gar_env.learner.learner import Learner, SidePass
-from gar_env.learner.losses import CrossEntropy, WeightedCrossEntropy, losses_of
+from gar_env.learner.learner import Learner
+from gar_env.learner.losses import (
+    LOSSES,
+    CrossEntropy,
+    Loss,
+    SquaredError,
+    TokenCrossEntropy,
+    losses_of,
+    register_loss,
+)
 from gar_env.learner.optimizers import SCHEDULES, build_optimizer, check_schedule, step_size_factor
+from gar_env.learner.options import TrainingOptions
+from gar_env.learner.passes import Origin, Pass, Start
 from gar_env.learner.precision import check_precision
-from gar_env.learner.replay import Pass, Replay, Start
+from gar_env.learner.replay import Replay
 from gar_env.learner.stack import LearnerStack, StackPass
 from gar_env.learner.stacked_layers import register_stacked_layer
 from gar_env.learner.update_rules import UpdateRule, register_update_rule
 
 __all__ = [
+    "LOSSES",
     "SCHEDULES",
     "CrossEntropy",
     "Learner",
     "LearnerStack",
+    "Loss",
+    "Origin",
     "Pass",
     "Replay",
-    "SidePass",
+    "SquaredError",
     "StackPass",
     "Start",
+    "TokenCrossEntropy",
+    "TrainingOptions",
     "UpdateRule",
-    "WeightedCrossEntropy",
     "build_optimizer",
     "check_precision",
     "check_schedule",
     "losses_of",
+    "register_loss",
     "register_stacked_layer",
     "register_update_rule",
     "step_size_factor",

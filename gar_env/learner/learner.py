@@ -4,86 +4,42 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from gar_env.alignment import Alignment, BatchNormReading, Tape, Way, gradient
 from gar_env.data import Batch
-from gar_env.errors import CheckpointError, ConfigurationError
+from gar_env.errors import CheckpointError
 from gar_env.functional import own_surroundings, preserve
-from gar_env.learner.losses import losses_of
+from gar_env.learner.losses import LOSSES, Loss, losses_of
 from gar_env.learner.optimizers import build_optimizer, check_schedule, step_size_factor
-from gar_env.learner.precision import autocast, check_precision, laid_out, lay_out
-from gar_env.learner.replay import Pass, Start
+from gar_env.learner.options import TrainingOptions
+from gar_env.learner.passes import Origin, Pass, Start
+from gar_env.learner.precision import autocast, laid_out, lay_out
 from gar_env.networks import LastLinearInputs
-from gar_env.registry import check_positive, shown
 from gar_env.seeding import lend_to_global, named_generator
-from gar_env.state import plain
-
-
-class SidePass(NamedTuple):
-    """A pass over a batch that is not trained on.
-
-    Args:
-        logits: ``[n, classes]``.
-        losses: Each example's cross entropy, ``[n]``.
-        gradient: Of the mean loss, by parameter name; empty if it was not asked for.
-    """
-
-    logits: Tensor
-    losses: Tensor
-    gradient: dict[str, Tensor]
-
-
-@plain
-class Origin(NamedTuple):
-    """What a pass can be recorded again from.
-
-    Args:
-        batch: ``n`` examples.
-        weights: As in :meth:`Learner.recorded_pass`.
-        loss_scale: Likewise.
-        random_state: Of the learner's generator before it.
-        buffers: Before it, by name.
-        parameters: By name, at which it was made.
-    """
-
-    batch: Batch
-    weights: Tensor | None
-    loss_scale: float
-    random_state: Tensor
-    buffers: dict[str, Tensor]
-    parameters: dict[str, Tensor]
 
 
 class Learner:
-    """One network in training. A step is a pass (forward and backward), then :meth:`update`.
+    """One network in training. A step is :meth:`run`, forward and backward, then :meth:`update`.
 
     Args:
         build: Makes the network; its parameters are drawn from the seed.
+        options: How it is trained.
         seed: Root of the generators ``initialisation`` and ``network`` (dropout).
-        device: Where the network lives.
-        optimizer: See :func:`~gar_env.learner.optimizers.build_optimizer`.
-        step_size: Of the optimizer, after the warm-up.
-        momentum: Likewise.
-        weight_decay: Likewise.
-        schedule: ``"constant"`` or ``"cosine"``.
-        warmup_steps: SGD steps of linear warm-up.
         num_steps: SGD steps in all, for the schedule.
-        gradient_clip: Largest Euclidean length of the gradient the optimizer sees. Rewards see the unclipped one.
-        way: How tapes are recorded, see :class:`gar_env.alignment.Alignment`.
-        batch_norm: What they measure under batch normalisation, likewise.
-        precision: ``"float32"``, or ``"bfloat16"``: passes under ``torch.autocast``; parameters stay float32.
-        channels_last: Whether images and convolutions are laid out channels-last, which is often faster.
+        device: Where the network lives.
+        loss: A registered loss by name: :data:`gar_env.learner.LOSSES`.
+
+    Raises:
+        ConfigurationError: If an option does not fit another, or the number of steps.
 
     Example:
         >>> learner = Learner(lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), seed=0, num_steps=1)
         >>> batch = Batch(torch.ones(3, 1, 2, 2), torch.tensor([0, 1, 1]))
-        >>> tape = learner.recorded_pass(batch)
+        >>> tape = learner.run(batch, record=True).tape
         >>> learner.update()
         >>> (tape.n, learner.steps, learner.diverged)
         (3, 1, False)
@@ -92,98 +48,101 @@ class Learner:
     def __init__(
         self,
         build: Callable[[], nn.Module],
+        options: TrainingOptions = TrainingOptions(),  # noqa: B008 - frozen
         *,
         seed: int,
         num_steps: int,
         device: torch.device | str = "cpu",
-        optimizer: str = "sgd",
-        step_size: float = 0.1,
-        momentum: float | None = None,
-        weight_decay: float = 5e-4,
-        schedule: str = "constant",
-        warmup_steps: int = 0,
-        gradient_clip: float | None = None,
-        way: Way = "auto",
-        batch_norm: BatchNormReading = "share",
-        precision: str = "float32",
-        channels_last: bool = False,
+        loss: str = "cross_entropy",
     ) -> None:
-        check_positive("step_size", step_size)
-        for name, value, most in (("momentum", momentum, 1.0), ("weight_decay", weight_decay, 1e37)):
-            if value is not None and not 0 <= value < most:
-                raise ConfigurationError(f"{name}={shown(value)} must be at least 0 and below {most:g}.")
-        if gradient_clip is not None:
-            check_positive("gradient_clip", gradient_clip)
+        check_schedule(options.schedule, warmup_steps=options.warmup_steps, num_steps=num_steps)
+        _ = LOSSES[loss]
+        self.options, self.num_steps, self.loss = options, num_steps, loss
         self.device = torch.device(device)
-        check_schedule(schedule, warmup_steps=warmup_steps, num_steps=num_steps)
-        check_precision(precision)
-        self.precision, self.channels_last = precision, channels_last
         # Always drawn on the CPU: the same seed starts the same network on every device.
         with own_surroundings(), lend_to_global(named_generator(seed, "initialisation")):
-            self.network = lay_out(build().to(self.device), channels_last=channels_last)
+            self.network = lay_out(build().to(self.device), channels_last=options.channels_last)
         self.generator: Generator = named_generator(seed, "network", self.device)
         self.optimizer = build_optimizer(
-            optimizer,
+            options.optimizer,
             [p for p in self.network.parameters() if p.requires_grad],
-            step_size=step_size,
-            momentum=momentum,
-            weight_decay=weight_decay,
+            step_size=options.step_size,
+            momentum=options.momentum,
+            weight_decay=options.weight_decay,
         )
-        self.step_size, self.schedule = step_size, schedule
-        self.warmup_steps, self.num_steps = warmup_steps, num_steps
-        self.gradient_clip = gradient_clip
-        self._built = {
-            "optimizer": optimizer.lower(),
-            "step_size": step_size,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "schedule": schedule,
-            "warmup_steps": warmup_steps,
-            "num_steps": num_steps,
-            "gradient_clip": gradient_clip,
-            "precision": precision,
-        }
         self.steps = 0
         self.network.train()
-        self.alignment = Alignment(self.network, way=way, batch_norm=batch_norm)
-        self.keeps_passes = self.keeps_last_layer = False
+        self.alignment = Alignment(
+            self.network, way=cast(Way, options.way), batch_norm=cast(BatchNormReading, options.batch_norm)
+        )
+        self.keeps_last_layer = False
+        """Whether a :class:`Pass` has the network's last linear layer."""
         self.remembers = False
         """Whether :attr:`origin` is kept of each recorded pass."""
         self.origin: Origin | None = None
         """Of the last recorded pass, after its :meth:`update`."""
-        self.last_pass: Pass | None = None
-        """The last pass with a gradient, if :attr:`keeps_passes`; with its last layer, if :attr:`keeps_last_layer`."""
 
-    def recorded_pass(self, batch: Batch, weights: Tensor | None = None, *, loss_scale: float = 1.0) -> Tape:
-        """Forward and backward of the mean loss, with a tape. The gradient waits for :meth:`update`.
+    def run(
+        self,
+        batch: Batch,
+        weights: Tensor | None = None,
+        *,
+        record: bool = False,
+        aside: bool = False,
+        backward: bool = True,
+        loss_scale: float = 1.0,
+    ) -> Pass:
+        """Forward and backward of the mean loss, in training mode. The gradient waits for :meth:`update`.
 
         Args:
             batch: ``n`` examples.
-            weights: ``[n]``: the loss is the mean of ``w_i l_i``, and the tape is of those.
+            weights: ``[n]``: the loss is the mean of ``w_i l_i``, and so is the tape's.
+            record: Whether to record a tape.
+            aside: A batch that is not trained on: gradient and outputs are in the pass; ``.grad`` and buffers stay as
+                they are.
+            backward: Whether to go backward at all; only of a pass aside is it left out.
             loss_scale: What the gradient is multiplied by; the tape is not.
+
+        Raises:
+            ConfigurationError: If the network's output does not fit the targets.
         """
-        state = self._random_state()
-        if self.remembers:
+        loss, state = losses_of(batch, weights, self.loss), self.generator.get_state()
+        if aside:
+            return self._aside(batch, loss, state, backward=backward, loss_scale=loss_scale)
+        if record and self.remembers:
             buffers = {name: b.clone() for name, b in self.network.named_buffers()}
-            self.origin = Origin(batch, weights, loss_scale, self.generator.get_state(), buffers, {})
-        with own_surroundings(), self._last_layer() as last, lend_to_global(self.generator), self.autocast():
-            tape = self.alignment.record(self._laid_out(batch), losses_of(batch, weights), loss_scale=loss_scale)
-        self._keep(Pass(batch, weights, loss_scale, state, tape.losses, last and last.seen))
-        return tape
+            self.origin = Origin(batch, weights, loss_scale, state, buffers, {})
+        last = LastLinearInputs(self.network) if self.keeps_last_layer else None
+        tape: Tape | None = None
+        with own_surroundings(), lend_to_global(self.generator):
+            if last is not None:
+                last.__enter__()
+            try:
+                with self.autocast():
+                    if record:
+                        tape = self.alignment.record(self._laid_out(batch), loss, loss_scale=loss_scale)
+                        losses = tape.losses
+                    else:
+                        losses = loss(self.network(self._laid_out(batch)))
+                if not record:
+                    (losses.mean() * loss_scale).backward()
+            finally:
+                if last is not None:
+                    last.__exit__()
+        seen = last and last.seen
+        return Pass(batch, weights, loss_scale, losses.detach(), state, tape, last_layer=seen)
 
-    def plain_pass(self, batch: Batch, weights: Tensor | None = None, *, loss_scale: float = 1.0) -> Tensor:
-        """Forward and backward of the mean loss, without a tape; arguments as in :meth:`recorded_pass`.
-
-        Returns:
-            Each example's loss, ``[n]``, detached.
-        """
-        state = self._random_state()
-        with own_surroundings(), self._last_layer() as last, lend_to_global(self.generator):
+    @own_surroundings()
+    def _aside(self, batch: Batch, loss: Loss, state: Tensor, *, backward: bool, loss_scale: float) -> Pass:
+        with preserve(self.network), lend_to_global(self.generator), torch.set_grad_enabled(backward):
             with self.autocast():
-                losses = losses_of(batch, weights)(self.network(self._laid_out(batch)))
-            (losses.mean() * loss_scale).backward()
-        self._keep(Pass(batch, weights, loss_scale, state, losses.detach(), last and last.seen))
-        return losses.detach()
+                outputs = self.network(self._laid_out(batch)).float()
+                losses = loss(outputs)
+            found: dict[str, Tensor] = {}
+            if backward:
+                (losses.mean() * loss_scale).backward()
+                found = self.gradient()
+        return Pass(batch, loss.weights, loss_scale, losses.detach(), state, outputs=outputs.detach(), gradient=found)
 
     def record_again(self, origin: Origin) -> Tape:
         """The tape of an earlier pass, recorded at the parameters that it was recorded at; nothing else changes.
@@ -202,8 +161,8 @@ class Learner:
             torch._foreach_copy_(held, [then[name] for name in names])
         try:
             with own_surroundings(), lend_to_global(spare), self.autocast():
-                losses = losses_of(origin.batch, origin.weights)
-                return self.alignment.record(self._laid_out(origin.batch), losses, loss_scale=origin.loss_scale)
+                loss = losses_of(origin.batch, origin.weights, self.loss)
+                return self.alignment.record(self._laid_out(origin.batch), loss, loss_scale=origin.loss_scale)
         finally:
             self.optimizer.zero_grad(set_to_none=True)
             with torch.no_grad():
@@ -224,20 +183,10 @@ class Learner:
 
     def autocast(self) -> torch.autocast:
         """The precision of its passes, as a context."""
-        return autocast(self.device, self.precision)
-
-    def _random_state(self) -> Tensor:
-        return self.generator.get_state() if self.keeps_passes else torch.empty(0)
-
-    def _last_layer(self) -> Any:
-        return LastLinearInputs(self.network) if self.keeps_last_layer else nullcontext()
-
-    def _keep(self, one: Pass) -> None:
-        if self.keeps_passes:
-            self.last_pass = one
+        return autocast(self.device, self.options.precision)
 
     def _laid_out(self, batch: Batch) -> Tensor:
-        return laid_out(batch.inputs, channels_last=self.channels_last)
+        return laid_out(batch.inputs, channels_last=self.options.channels_last)
 
     def gradient(self) -> dict[str, Tensor]:
         """The gradient that :meth:`update` will use, before clipping, without weight decay or momentum. Not copied."""
@@ -246,39 +195,20 @@ class Learner:
     @own_surroundings()
     def update(self) -> None:
         """One optimizer step along the gradient of the last pass."""
-        if self.gradient_clip is not None:
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_clip)
+        options = self.options
+        if options.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), options.gradient_clip)
         if self.origin and not self.origin.parameters:
             parameters = {name: p.detach().clone() for name, p in self.network.named_parameters()}
             self.origin = self.origin._replace(parameters=parameters)
-        factor = step_size_factor(self.steps, self.schedule, warmup_steps=self.warmup_steps, num_steps=self.num_steps)
+        factor = step_size_factor(
+            self.steps, options.schedule, warmup_steps=options.warmup_steps, num_steps=self.num_steps
+        )
         for group in self.optimizer.param_groups:
-            group["lr"] = self.step_size * factor
+            group["lr"] = options.step_size * factor
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.steps += 1
-
-    @own_surroundings()
-    def side_pass(
-        self, batch: Batch, weights: Tensor | None = None, *, gradient: bool = True, loss_scale: float = 1.0
-    ) -> SidePass:
-        """A pass in training mode over a batch that is not trained on; ``.grad`` and buffers stay as they are.
-
-        Args:
-            batch: ``n`` examples.
-            weights: As in :meth:`recorded_pass`.
-            gradient: Whether to go backward as well.
-            loss_scale: What the gradient is multiplied by.
-        """
-        state = self._random_state()
-        with preserve(self.network), lend_to_global(self.generator), torch.set_grad_enabled(gradient):
-            with self.autocast():
-                logits = self.network(self._laid_out(batch)).float()
-                losses = losses_of(batch, weights)(logits)
-            if gradient:
-                (losses.mean() * loss_scale).backward()
-                self._keep(Pass(batch, weights, loss_scale, state, losses.detach()))
-            return SidePass(logits.detach(), losses.detach(), self.gradient() if gradient else {})
 
     @own_surroundings()
     def trial(self, inputs: Tensor) -> Any:
@@ -286,7 +216,7 @@ class Learner:
         spare = torch.Generator(self.device)
         spare.set_state(self.generator.get_state())
         with preserve(self.network), lend_to_global(spare), self.autocast():
-            return self.network(laid_out(inputs, channels_last=self.channels_last))
+            return self.network(laid_out(inputs, channels_last=self.options.channels_last))
 
     @property
     def diverged(self) -> bool:
@@ -307,22 +237,22 @@ class Learner:
         """Accuracy and mean loss over ``batches`` in evaluation mode. Training goes on as if it had not been asked.
 
         Returns:
-            ``(share of right answers, mean cross entropy)``.
+            ``(accuracy, mean loss)``; what accuracy is says the loss, :class:`gar_env.learner.Loss`.
         """
-        right, loss, n = 0, 0.0, 0
+        right, total, n = 0.0, 0.0, 0
         spare = torch.Generator(self.device)
         spare.set_state(self.generator.get_state())
         self.network.eval()
         try:
             with lend_to_global(spare), self.autocast():
                 for batch in batches:
-                    logits = self.network(self._laid_out(batch)).float()
-                    right += int((logits.argmax(1) == batch.targets).sum())
-                    loss += float(F.cross_entropy(logits, batch.targets, reduction="sum"))
+                    outputs, loss = self.network(self._laid_out(batch)).float(), losses_of(batch, None, self.loss)
+                    right += float(loss.accuracy(outputs).sum(dtype=torch.float64))
+                    total += float(loss(outputs).sum())
                     n += len(batch.targets)
         finally:
             self.network.train()
-        return right / n, loss / n
+        return right / n, total / n
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of all that the next steps depend on; a loaded learner goes on bit-equal on the CPU.
@@ -340,6 +270,7 @@ class Learner:
                 "steps": self.steps,
                 "findings": self.alignment.findings.state_dict(),
                 "built": self._built,
+                "buffers": self._unsaved_buffers(),
             }
         )
 
@@ -366,9 +297,20 @@ class Learner:
                 f"The state belongs to another network or optimizer: {error}\nBuild the learner as it was built then."
             ) from error
 
+    @property
+    def _built(self) -> dict[str, Any]:
+        return {**self.options.as_dict(), "loss": self.loss, "num_steps": self.num_steps}
+
+    def _unsaved_buffers(self) -> dict[str, Tensor]:
+        """Buffers that ``network.state_dict()`` leaves out."""
+        saved = self.network.state_dict().keys()
+        return {name: buffer for name, buffer in self.network.named_buffers() if name not in saved}
+
     def _load(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self.generator.set_state(state["generator"])
+        for name, buffer in self._unsaved_buffers().items():
+            buffer.copy_(state["buffers"][name])
         self.steps = int(state["steps"])
         self.alignment.findings.load_state_dict(state["findings"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,51 +14,14 @@ from gar_env.data import Batch
 from gar_env.errors import ConfigurationError
 from gar_env.functional import call_with
 from gar_env.learner.losses import losses_of
+from gar_env.learner.passes import Pass, Start
 from gar_env.learner.precision import laid_out
-from gar_env.networks import LastLayer
 from gar_env.seeding import lend_to_global
-from gar_env.state import plain
 
 if TYPE_CHECKING:
     from gar_env.learner.learner import Learner
 
 Parameters = Mapping[str, Tensor]
-
-
-@plain
-@dataclass(frozen=True, eq=False)
-class Pass:
-    """What a learner keeps of a pass, if it is told to (:attr:`Learner.keeps_passes`).
-
-    Args:
-        batch: ``n`` examples.
-        weights: ``[n]``, or ``None``: the loss is the mean of ``w_i l_i``.
-        loss_scale: What its gradient was multiplied by.
-        random_state: Of the learner's generator before it: dropout.
-        losses: ``w_i l_i``, ``[n]``, detached.
-        last_layer: The last linear layer's input and output, if the learner keeps them.
-    """
-
-    batch: Batch
-    weights: Tensor | None
-    loss_scale: float
-    random_state: Tensor
-    losses: Tensor
-    last_layer: LastLayer | None = None
-
-
-@plain
-@dataclass(frozen=True, eq=False)
-class Start:
-    """Copies of what a step starts from.
-
-    Args:
-        parameters: By name, at theta_t.
-        optimizer_states: One per trainable parameter, in order; ``None`` if the update is not to be repeated.
-    """
-
-    parameters: dict[str, Tensor]
-    optimizer_states: list[dict[str, Any]] | None
 
 
 class Replay:
@@ -131,7 +93,7 @@ class Replay:
         whole = self.paid
         batch = Batch(whole.batch.inputs[kept], whole.batch.targets[kept])
         weights = None if whole.weights is None else whole.weights[kept]
-        some = Pass(batch, weights, whole.loss_scale, whole.random_state, whole.losses[kept])
+        some = Pass(batch, weights, whole.loss_scale, whole.losses[kept], whole.random_state)
         leaves = self._leaves()
         total = self._run(some, leaves).sum() * (whole.loss_scale / self.n)
         return self._updated(leaves, total, through=False)
@@ -143,15 +105,15 @@ class Replay:
     def _run(self, one: Pass, parameters: Parameters) -> Tensor:
         network, spare = self.learner.network, torch.Generator(self.learner.device)
         spare.set_state(one.random_state)
-        inputs = laid_out(one.batch.inputs, channels_last=self.learner.channels_last)
+        inputs = laid_out(one.batch.inputs, channels_last=self.learner.options.channels_last)
         with lend_to_global(spare), self.learner.autocast():
-            return losses_of(one.batch, one.weights)(call_with(network, parameters, inputs))
+            return losses_of(one.batch, one.weights, self.learner.loss)(call_with(network, parameters, inputs))
 
     def _updated(self, leaves: dict[str, Tensor], total: Tensor, *, through: bool) -> dict[str, Tensor]:
         """The optimizer's step from ``theta_t`` along the gradient of ``total``; ``through``: differentiable."""
         trained = {name: p for name, p in leaves.items() if p.requires_grad}
         found = torch.autograd.grad(total, list(trained.values()), create_graph=through, allow_unused=True)
-        gradients = clipped(dict(zip(trained, found, strict=True)), self.learner.gradient_clip)
+        gradients = clipped(dict(zip(trained, found, strict=True)), self.learner.options.gradient_clip)
         with torch.set_grad_enabled(through):
             moved = self._optimized({name: p.detach().clone() for name, p in trained.items()}, gradients, through)
         return {**{name: p.detach() for name, p in leaves.items()}, **moved}
@@ -164,7 +126,7 @@ class Replay:
         if states is None:
             raise ConfigurationError("This replay has no optimizer state. A signal that repeats steps needs Need.STEP.")
         kind = type(optimizer)
-        options: dict[str, Any] = {"lr": self.learner.step_size}
+        options: dict[str, Any] = {"lr": self.learner.options.step_size}
         if through:
             if "differentiable" not in inspect.signature(kind).parameters:
                 raise ConfigurationError(

@@ -32,14 +32,14 @@ def passes(monkeypatch):
     from gar_env.learner import Learner
 
     seen = []
-    for name in ("recorded_pass", "plain_pass"):
-        usual = getattr(Learner, name)
+    usual = Learner.run
 
-        def remember(self, batch, *args, _usual=usual, _name=name, **options):
-            seen.append((_name, batch, {n: p.detach().clone() for n, p in self.network.named_parameters()}))
-            return _usual(self, batch, *args, **options)
+    def remember(self, batch, *args, record=False, **options):
+        parameters = {n: p.detach().clone() for n, p in self.network.named_parameters()}
+        seen.append(("recorded" if record else "plain", batch, parameters))
+        return usual(self, batch, *args, record=record, **options)
 
-        monkeypatch.setattr(Learner, name, remember)
+    monkeypatch.setattr(Learner, "run", remember)
     return seen
 
 
@@ -52,7 +52,7 @@ def test_the_network_trains_on_exactly_what_the_plan_says(monkeypatch):
     env.step(np.stack([env.single_action_space.sample() for _ in range(12)]))
     (kind, batch, _), (reference_kind, reference, _) = seen
     images = slots.pool.images[examples]
-    assert (kind, reference_kind) == ("recorded_pass", "plain_pass")
+    assert (kind, reference_kind) == ("recorded", "plain")
     assert torch.equal(batch.inputs, slots.normalise(apply(slots.plan, images, backend="pillow")))
     assert torch.equal(batch.targets, slots.pool.labels[examples])
     # The reference is other examples as they are.

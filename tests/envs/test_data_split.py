@@ -19,9 +19,8 @@ class Spy(DataSplitVectorEnv):
     def start(self, rows, seeds):
         super().start(rows, seeds)
         self.passes = []
-        for name in ("recorded_pass", "plain_pass", "side_pass"):
-            inner = getattr(self.learner, name)
-            setattr(self.learner, name, lambda batch, *args, inner=inner, **kw: self._spy(inner, batch, args, kw))
+        inner = self.learner.run
+        self.learner.run = lambda batch, *args, **kw: self._spy(inner, batch, args, kw)
 
     def _spy(self, inner, batch, args, kw):
         network = build_network(self.config.network, self.dataset.image_shape, len(self.dataset.classes))

@@ -83,8 +83,8 @@ def test_finite_differences_say_how_far_they_are_off():
 def test_an_environment_that_pays_by_another_gradient_is_refused():
     class Doubled(DataSplitVectorEnv):
         def _reference(self, actions):
-            loss, gradient = super()._reference(actions)
-            return loss, {name: 2 * g for name, g in gradient.items()}
+            passed, loss, gradient = super()._reference(actions)
+            return passed, loss, {name: 2 * g for name, g in gradient.items()}
 
     with pytest.raises(ConfigurationError, match="another gradient than that of its one backward pass"):
         rollout(Doubled(8, num_steps=2), 1)

@@ -7,7 +7,7 @@ from torch import nn
 
 from gar_env.data import Batch
 from gar_env.errors import CheckpointError, ConfigurationError, UnknownNameError
-from gar_env.learner import Learner
+from gar_env.learner import Learner, TrainingOptions
 
 
 def network():
@@ -15,7 +15,7 @@ def network():
 
 
 def learner(seed=0, build=network, **options):
-    return Learner(build, seed=seed, num_steps=20, **options)
+    return Learner(build, TrainingOptions(**options), seed=seed, num_steps=20)
 
 
 def batch(step):
@@ -26,7 +26,7 @@ def batch(step):
 def train(learner, steps):
     losses = []
     for step in steps:
-        losses.append(learner.recorded_pass(batch(step)).losses if step % 2 else learner.plain_pass(batch(step)))
+        losses.append(learner.run(batch(step), record=bool(step % 2)).losses)
         learner.update()
     return torch.stack(losses)
 
@@ -55,7 +55,7 @@ def test_the_seed_decides_the_network_and_its_dropout():
 def test_a_recorded_pass_trains_like_a_plain_one():
     plain, recorded = learner(), learner()
     for step in range(4):
-        torch.testing.assert_close(plain.plain_pass(batch(step)), recorded.recorded_pass(batch(step)).losses)
+        torch.testing.assert_close(plain.run(batch(step)).losses, recorded.run(batch(step), record=True).losses)
         plain.update()
         recorded.update()
     for a, b in zip(plain.network.parameters(), recorded.network.parameters(), strict=True):
@@ -67,7 +67,7 @@ def test_sgd_is_torchs_with_nesterov_momentum_and_weight_decay():
     theirs = copy.deepcopy(ours.network)
     optimizer = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
     for step in range(5):
-        ours.plain_pass(batch(step))
+        ours.run(batch(step))
         ours.update()
         optimizer.zero_grad()
         nn.functional.cross_entropy(theirs(batch(step).inputs), batch(step).targets).backward()
@@ -80,7 +80,7 @@ def test_the_gradient_is_read_before_clipping_and_clipping_bounds_the_step():
     clipped = learner(build=lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), step_size=1.0, momentum=0,
                       weight_decay=0, gradient_clip=1e-3)  # fmt: skip
     before = [p.detach().clone() for p in clipped.network.parameters()]
-    clipped.plain_pass(batch(0))
+    clipped.run(batch(0))
     assert torch.stack([g.norm() for g in clipped.gradient().values()]).norm() > 0.1
     clipped.update()
     moved = [p - b for p, b in zip(clipped.network.parameters(), before, strict=True)]
@@ -90,9 +90,10 @@ def test_the_gradient_is_read_before_clipping_and_clipping_bounds_the_step():
 def test_a_side_pass_leaves_the_training_run_as_it_was():
     quiet, asked = learner(build=lambda: network()[:3]), learner(build=lambda: network()[:3])
     for step in range(3):
-        quiet.plain_pass(batch(step))
-        asked.plain_pass(batch(step))
-        _, losses, gradient = asked.side_pass(batch(50))
+        quiet.run(batch(step))
+        asked.run(batch(step))
+        aside = asked.run(batch(50), aside=True)
+        losses, gradient = aside.losses, aside.gradient
         assert losses.shape == (len(batch(50).targets),)
         assert set(gradient) == {name for name, _ in asked.network.named_parameters()}
         quiet.update()
@@ -128,7 +129,8 @@ def test_a_state_of_another_network_is_refused_and_nothing_is_lost():
     with pytest.raises(CheckpointError, match="belongs to another network or optimizer"):
         run.load_state_dict(other.state_dict())
     with pytest.raises(
-        CheckpointError, match="has the entries built, findings, generator, network, optimizer, steps; found network"
+        CheckpointError,
+        match="has the entries buffers, built, findings, generator, network, optimizer, steps; found network",
     ):
         run.load_state_dict({"network": {}})
     for name, value in run.network.state_dict().items():
@@ -163,7 +165,7 @@ def test_a_broken_generator_state_leaves_the_learner_as_it_was():
 
 def test_a_state_with_a_waiting_gradient_is_refused():
     run = learner()
-    run.plain_pass(batch(0))
+    run.run(batch(0))
     with pytest.raises(CheckpointError, match=r"waiting for update\(\)"):
         run.state_dict()
 
@@ -178,18 +180,18 @@ def test_evaluation_draws_from_no_global_generator_and_goes_back_after_an_error(
             return self.layer(nn.functional.dropout(x.flatten(1), 0.5, training=True))
 
     run, state = learner(build=Noisy), torch.get_rng_state()
-    expected = learner(build=Noisy).plain_pass(batch(0))
+    expected = learner(build=Noisy).run(batch(0)).losses
     run.evaluate([batch(0)])
     assert torch.equal(torch.get_rng_state(), state)
     with pytest.raises(ZeroDivisionError):
         run.evaluate(1 / 0 for _ in range(1))
     assert run.network.training
-    assert torch.equal(run.plain_pass(batch(0)), expected)
+    assert torch.equal(run.run(batch(0)).losses, expected)
 
 
 def test_a_network_that_returns_no_logits_is_refused():
     with pytest.raises(ConfigurationError, match=r"returned \[6, 2\] for 6 examples with labels up to"):
-        learner(build=lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 2))).plain_pass(batch(0))
+        learner(build=lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 2))).run(batch(0))
 
 
 @pytest.mark.parametrize(

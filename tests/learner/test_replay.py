@@ -9,7 +9,7 @@ from torch import nn
 
 from gar_env.data import Batch
 from gar_env.errors import ConfigurationError
-from gar_env.learner import Learner, Replay
+from gar_env.learner import Learner, Replay, TrainingOptions
 
 OPTIMIZERS = [
     {"optimizer": "sgd", "step_size": 0.1},
@@ -33,17 +33,14 @@ def batch(step, n=6, dtype=torch.float32):
 
 def replayed(build, options, *, loss_scale=1.0, dtype=torch.float32, before=3):
     """A learner after some steps and one more that can be taken again, paid for by another batch."""
-    learner = Learner(lambda: build().to(dtype), seed=0, num_steps=20, **options)
-    learner.keeps_passes = True
+    learner = Learner(lambda: build().to(dtype), TrainingOptions(**options), seed=0, num_steps=20)
     for step in range(before):
-        learner.plain_pass(batch(step, dtype=dtype))
+        learner.run(batch(step, dtype=dtype))
         learner.update()
     start = learner.start(optimizer=True)
-    learner.plain_pass(batch(3, dtype=dtype), loss_scale=loss_scale)
-    paid = learner.last_pass
+    paid = learner.run(batch(3, dtype=dtype), loss_scale=loss_scale)
     learner.update()
-    learner.plain_pass(batch(4, dtype=dtype))
-    return Replay(learner, start, paid, learner.last_pass)
+    return Replay(learner, start, paid, learner.run(batch(4, dtype=dtype)))
 
 
 @pytest.mark.parametrize("options", OPTIMIZERS, ids=str)
@@ -98,10 +95,9 @@ def test_under_batch_normalisation_an_example_that_is_left_out_is_in_no_statisti
 def test_where_too_few_are_left_there_is_no_step():
     build = NETWORKS["dropout, batch norm"]
     learner = Learner(build, seed=0, num_steps=20)
-    learner.keeps_passes = True
     start = learner.start(optimizer=True)
-    learner.plain_pass(batch(0, n=2))
-    replay = Replay(learner, start, learner.last_pass, learner.last_pass)
+    passed = learner.run(batch(0, n=2))
+    replay = Replay(learner, start, passed, passed)
     assert all(torch.equal(replay.step_without(0)[name], p) for name, p in start.parameters.items())
 
 
@@ -114,9 +110,3 @@ def test_what_cannot_be_repeated_or_differentiated_is_refused():
     replay.step(torch.ones(6))
     with pytest.raises(ConfigurationError, match="'adafactor' cannot be differentiated through"):
         replay.step(torch.ones(6, requires_grad=True))
-
-
-def test_a_learner_keeps_passes_only_when_told():
-    learner = Learner(NETWORKS["plain"], seed=0, num_steps=20)
-    learner.plain_pass(batch(0))
-    assert learner.last_pass is None

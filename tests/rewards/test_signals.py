@@ -210,28 +210,6 @@ def test_a_frozen_last_layer_is_refused():
         rewards_of("last_layer_gar", network=frozen)
 
 
-class OwnReference(DataSplitVectorEnv):
-    """Comes to its reference's gradient by itself, not by a pass of the learner."""
-
-    def _reference(self, actions):
-        batch = self.gather(self.splits.draw(actions, self.data_generator))
-        loss = F.cross_entropy(self.learner.network(batch.inputs), batch.targets)
-        loss.backward()
-        return loss.detach(), self.learner.gradient()
-
-
-def test_a_step_whose_reference_is_unknown_is_not_taken_again_in_silence():
-    for signal in ("leave_one_out", "meta_gradient"):
-        env = OwnReference(4, reward=signal, network="fc")
-        env.reset(seed=0)
-        with pytest.raises(ConfigurationError, match=f"'{signal}' takes the step again, and needs the pass"):
-            env.step(np.array([0, 1, 2, 3]))
-    for signal in ("gar", "loss_decrease", "dds_finite_difference"):
-        env = OwnReference(4, reward=signal, network="fc")
-        env.reset(seed=0)
-        assert env.step(np.array([0, 1, 2, 3]))[1].all()
-
-
 def test_lengths_that_are_not_known_are_refused():
     with pytest.raises(UnsupportedLayerError, match=re.escape("Use way='hooks' with batch_norm='share'")):
         rewards_of("cosine_gar", way="forward")
