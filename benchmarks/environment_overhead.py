@@ -38,7 +38,7 @@ def bare_loop(env, num_envs: int) -> Callable[[int], None]:
     slots = env.unwrapped
     network = build_network(slots.config.network, slots.dataset.image_shape, len(slots.dataset.classes))
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    images, labels = slots.splits.images, slots.splits.labels
+    images, labels = slots.splits.inputs, slots.splits.targets
 
     def run(steps: int) -> None:
         for _ in range(steps):

@@ -235,7 +235,7 @@ def squares(outputs):
         lambda: example_lengths(TENSOR),
         lambda: align(record(NETWORK, INPUTS, squares), {f"x{i}": TENSOR for i in range(300)}),
         lambda: build_network("fc", (1, 8, 8), 0),
-        lambda: build_network("fc", (1, 8), 3),
+        lambda: build_network("cnn", (1, 8), 3),
         lambda: build_network("fc", None, 3),
         lambda: Reinforce(InvertedSoftmax(3), aggregate=1.5),
         lambda: Reinforce(InvertedSoftmax(3), aggregate=np.nan),

@@ -4,7 +4,7 @@ from gar_env.data.batch import Batch, Normalisation, in_batches, normalisation
 from gar_env.data.builtin import DATASETS, register_dataset
 from gar_env.data.corruptions import CORRUPTIONS, parse_corruptions, parse_shares, register_corruption
 from gar_env.data.dataset import Dataset
-from gar_env.data.images import Images
+from gar_env.data.inputs import Inputs
 from gar_env.data.load import load_dataset
 from gar_env.data.pool import Pool, make_pool
 from gar_env.data.splits import Splits, make_splits
@@ -14,7 +14,7 @@ __all__ = [
     "DATASETS",
     "Batch",
     "Dataset",
-    "Images",
+    "Inputs",
     "Normalisation",
     "Pool",
     "Splits",

@@ -17,7 +17,8 @@ SCALINGS = ("unit", "symmetric", "standardised")
 
 @plain
 class Batch(NamedTuple):
-    """What a network sees in one step: ``inputs`` float32 ``[n, channels, height, width]``, ``targets`` ``[n]``."""
+    """What a network sees in one step: ``inputs`` ``[n, ...]``, float32 images and vectors or int64 tokens, and
+    ``targets`` ``[n, ...]``."""
 
     inputs: Tensor
     targets: Tensor
@@ -36,7 +37,7 @@ class Normalisation:
     """``inputs = images * scale + shift`` per channel.
 
     Args:
-        scale: float32 ``[channels, 1, 1]``.
+        scale: float32 ``[channels, 1, 1]``, or of one input's shape.
         shift: Likewise.
     """
 
@@ -44,23 +45,36 @@ class Normalisation:
     shift: Tensor
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 ``[n, channels, height, width]`` to float32 of the same shape."""
+        """Inputs ``[n, ...]`` to float32 of the same shape."""
         return torch.addcmul(self.shift, images.to(torch.float32), self.scale)
 
 
-def normalisation(images: Tensor, scaling: str) -> Normalisation:
-    """How to turn uint8 images into a network's inputs.
+def as_they_are(inputs: Tensor) -> Tensor:
+    """Tokens as int64, vectors as float32."""
+    return inputs.to(torch.float32 if inputs.is_floating_point() else torch.int64)
+
+
+def normalisation(inputs: Tensor, scaling: str) -> Callable[[Tensor], Tensor]:
+    """How to turn examples into a network's inputs.
+
+    Tokens are taken as they are. Vectors too, but for ``"standardised"``: mean 0 and standard deviation 1 per entry.
 
     Args:
-        images: uint8 ``[n, channels, height, width]``, the training images.
-        scaling: ``"unit"``: [0, 1] (the paper's toy experiment). ``"symmetric"``: [-1, 1].
-            ``"standardised"``: mean 0 and standard deviation 1 per channel over ``images``.
+        inputs: The training data: images are uint8 ``[n, channels, height, width]``.
+        scaling: Of images. ``"unit"``: [0, 1] (the paper's toy experiment). ``"symmetric"``: [-1, 1].
+            ``"standardised"``: mean 0 and standard deviation 1 per channel.
 
     Raises:
         ConfigurationError: If the scaling is unknown.
     """
     check_choice("inputs", scaling, SCALINGS)
-    channels = images.shape[1]
+    if inputs.is_floating_point() and scaling == "standardised":
+        spread, middle = torch.std_mean(inputs.to(torch.float64), 0, correction=0)
+        spread = torch.where(spread > 0, spread, 1)
+        return Normalisation((1 / spread).to(torch.float32), (-middle / spread).to(torch.float32))
+    if inputs.dtype != torch.uint8:
+        return as_they_are
+    images, channels = inputs, inputs.shape[1]
     if scaling == "unit":
         mean, deviation = torch.zeros(channels), torch.ones(channels)
     elif scaling == "symmetric":

@@ -23,13 +23,19 @@ register_corruption = CORRUPTIONS.register
 
 @register_corruption("label_noise")
 def label_noise(images: Tensor, labels: Tensor, num_classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Labels drawn uniformly from all classes, the right one included (the paper, section 6)."""
+    """Labels drawn uniformly from all classes, the right one included (the paper, section 6).
+
+    Where targets are no labels, each example gets the target of another one, drawn at random.
+    """
+    if labels.ndim > 1 or labels.is_floating_point():
+        return images, labels[torch.randint(len(labels), (len(labels),), generator=generator)]
     return images, torch.randint(num_classes, labels.shape, generator=generator)
 
 
 @register_corruption("symmetric_noise")
 def symmetric_noise(images: Tensor, labels: Tensor, num_classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
     """Every label replaced by one of the *other* classes, uniformly: all of them are wrong."""
+    _check_labels(labels)
     return images, (labels + torch.randint(1, num_classes, labels.shape, generator=generator)) % num_classes
 
 
@@ -40,12 +46,14 @@ def asymmetric_noise(images: Tensor, labels: Tensor, num_classes: int, generator
     Source:
         Patrini et al. (2017), "Making Deep Neural Networks Robust to Label Noise", as for CIFAR-100's superclasses.
     """
+    _check_labels(labels)
     return images, (labels + 1) % num_classes
 
 
 @register_corruption("pixel_noise")
 def pixel_noise(images: Tensor, labels: Tensor, num_classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
     """Every pixel drawn uniformly from 0..255; the labels stay."""
+    _check_images(images)
     return torch.randint(256, images.shape, generator=generator, dtype=torch.uint8), labels
 
 
@@ -56,6 +64,8 @@ def easy(images: Tensor, labels: Tensor, num_classes: int, generator: Generator)
     Class ``c`` lights a random half of all pixels, the same half for every seed, so the classes are linearly separable
     and nothing about them helps with real images. The labels stay.
     """
+    _check_images(images)
+    _check_labels(labels)
     if images[0].numel() < num_classes:
         raise ConfigurationError(
             f"easy needs a pixel per class; images have {images[0].numel()}, there are {num_classes} classes."
@@ -71,6 +81,16 @@ def repeated(images: Tensor, labels: Tensor, num_classes: int, generator: Genera
     few = min(len(labels), max(num_classes, len(labels) // 50))
     again = torch.arange(len(labels)) % few
     return images[again], labels[again]
+
+
+def _check_labels(targets: Tensor) -> None:
+    if targets.ndim > 1 or targets.is_floating_point():
+        raise ConfigurationError("it changes labels, and there are none. Use label_noise, which exchanges targets.")
+
+
+def _check_images(inputs: Tensor) -> None:
+    if inputs.ndim != 4 or inputs.dtype != torch.uint8:
+        raise ConfigurationError("it changes pixels, and there are none. Use label_noise or repeated.")
 
 
 def parse_corruptions(text: str) -> dict[int, tuple[str, float]]:

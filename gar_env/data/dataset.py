@@ -1,4 +1,4 @@
-"""A labelled image data set, held as uint8 tensors in memory."""
+"""A data set in memory: images, vectors, tokens; labels, tokens, numbers."""
 
 from __future__ import annotations
 
@@ -9,20 +9,36 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gar_env.errors import DatasetFormatError
+from gar_env.errors import ConfigurationError, DatasetFormatError
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images and labels, checked once when built.
+    """Inputs and targets, checked once when built.
+
+    ===========  ===========================================  ======================================================
+    inputs       ``x_train``, ``x_test``                      a network sees
+    ===========  ===========================================  ======================================================
+    images       uint8 ``[n, channels, height, width]``       float32, scaled as the environment's ``inputs`` says
+    tokens       other integers ``[n, ...]``                  int64, as they are
+    vectors      floating point ``[n, ...]``                  float32, standardised per entry or as they are
+    ===========  ===========================================  ======================================================
+
+    ===========  ===========================================  ======================================================
+    targets      ``y_train``, ``y_test``                      loss, and what accuracy is
+    ===========  ===========================================  ======================================================
+    labels       int64 ``[n]``, in ``0..len(classes)-1``      cross entropy; share of right answers
+    tokens       int64 ``[n, T]``, likewise, or -1: none      mean cross entropy of an example; share of right tokens
+    numbers      float32 ``[n, k]``; no ``classes``           mean squared error; R squared
+    ===========  ===========================================  ======================================================
 
     Args:
         name: What it is called in messages and results.
-        x_train: uint8 ``[n, channels, height, width]``.
-        y_train: int64 ``[n]``, each in ``0..len(classes)-1``.
+        x_train: See above.
+        y_train: See above.
         x_test: Like ``x_train``.
         y_test: Like ``y_train``.
-        classes: One name per class.
+        classes: One name per class, or per token of the vocabulary.
         group_train: int64 ``[n]``, the source each training example came from, if the data have sources.
         groups: One name per source.
         mirrored_is_same: Whether a mirrored image keeps its label, as photographs do and digits do not.
@@ -36,56 +52,94 @@ class Dataset:
     y_train: Tensor
     x_test: Tensor
     y_test: Tensor
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = ()
     group_train: Tensor | None = None
     groups: tuple[str, ...] = ()
     mirrored_is_same: bool = True
 
     def __repr__(self) -> str:
-        sizes = f"{len(self.x_train):,} + {len(self.x_test):,} images {list(self.x_train.shape[1:])}"
+        sizes = f"{len(self.x_train):,} + {len(self.x_test):,} {self.kind} {list(self.input_shape)}"
         sources = f", {len(self.groups)} sources" if self.groups else ""
-        return f"Dataset({self.name!r}, {sizes}, {len(self.classes)} classes{sources})"
+        return f"Dataset({self.name!r}, {sizes}, {self.outputs} {'classes' if self.classes else 'outputs'}{sources})"
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
             raise DatasetFormatError(f"A data set's name must be a string; found {type(self.name).__name__}.")
-        for part, images, labels in (
+        both = isinstance(self.y_train, Tensor) and isinstance(self.y_test, Tensor)
+        if both and (self.y_train.shape[1:] != self.y_test.shape[1:] or self.y_train.dtype != self.y_test.dtype):
+            raise DatasetFormatError(
+                f"{self.name}: y_train is {_found(self.y_train)} and y_test {_found(self.y_test)}. They must be alike."
+            )
+        for part, inputs, targets in (
             ("train", self.x_train, self.y_train),
             ("test", self.x_test, self.y_test),
         ):
-            if not isinstance(images, Tensor) or images.is_meta or images.dtype != torch.uint8 or images.ndim != 4:
-                raise DatasetFormatError(
-                    f"{self.name}: x_{part} must be uint8 images [n, channels, height, width]; found {_found(images)}."
-                )
-            if images.numel() == 0:
-                raise DatasetFormatError(
-                    f"{self.name}: x_{part} holds no {'pixels' if len(images) else 'images'}; found {_found(images)}."
-                )
-            self._check_labels(f"y_{part}", labels, len(images), len(self.classes), "classes")
-        if self.x_train.shape[1:] != self.x_test.shape[1:]:
+            self._check_inputs(f"x_{part}", inputs)
+            self._check_targets(f"y_{part}", targets, len(inputs))
+        if self.x_train.shape[1:] != self.x_test.shape[1:] or self.x_train.dtype != self.x_test.dtype:
+            found = [f"{list(x.shape[1:])}" for x in (self.x_train, self.x_test)]
+            if self.x_train.dtype != self.x_test.dtype:
+                found = [f"{x.dtype} {of}" for x, of in zip((self.x_train, self.x_test), found, strict=True)]
             raise DatasetFormatError(
-                f"{self.name}: training images are {list(self.x_train.shape[1:])} and test images "
-                f"{list(self.x_test.shape[1:])}. They must have the same size."
+                f"{self.name}: training {self.kind} are {found[0]} and test {self.kind} {found[1]}. They must have the "
+                "same size and type."
             )
         self._check_names("classes", self.classes)
         self._check_names("groups", self.groups)
-        if len(self.classes) < 2:
-            raise DatasetFormatError(f"{self.name}: there is 1 class; a classifier needs at least 2 to tell apart.")
+        if len(self.classes) < 2 and not self.y_train.is_floating_point():
+            raise DatasetFormatError(
+                f"{self.name}: there is {len(self.classes)} class; a classifier needs at least 2 to tell apart."
+            )
         if self.group_train is not None:
             self._check_labels("group_train", self.group_train, len(self.x_train), len(self.groups), "groups")
 
-    def _check_labels(self, name: str, labels: Tensor, examples: int, limit: int, kind: str) -> None:
+    def _check_inputs(self, name: str, inputs: Any) -> None:
+        plain = isinstance(inputs, Tensor) and not inputs.is_meta and inputs.layout is torch.strided
+        if not plain or inputs.ndim < 2 or inputs.dtype == torch.bool or inputs.is_complex():
+            raise DatasetFormatError(
+                f"{self.name}: {name} must be images, uint8 [n, channels, height, width], or other numbers [n, ...]; "
+                f"found {_found(inputs)}."
+            )
+        if inputs.dtype == torch.uint8 and inputs.ndim != 4:
+            raise DatasetFormatError(
+                f"{self.name}: {name} must be uint8 images [n, channels, height, width]; found {_found(inputs)}. Bytes "
+                "that are tokens go in as int64."
+            )
+        if inputs.numel() == 0:
+            what = "entries" if len(inputs) else "examples"
+            if inputs.dtype == torch.uint8:
+                what = "pixels" if len(inputs) else "images"
+            raise DatasetFormatError(f"{self.name}: {name} holds no {what}; found {_found(inputs)}.")
+        if inputs.is_floating_point() and not bool(inputs.isfinite().all()):
+            raise DatasetFormatError(f"{self.name}: {name} holds NaN or infinity. Fill them in, or leave those out.")
+
+    def _check_targets(self, name: str, targets: Any, examples: int) -> None:
+        if isinstance(targets, Tensor) and targets.is_floating_point() and not targets.is_meta:
+            fits = targets.dtype == torch.float32 and targets.ndim == 2 and len(targets) == examples
+            if not fits or targets.shape[1] == 0 or self.classes or not bool(targets.isfinite().all()):
+                raise DatasetFormatError(
+                    f"{self.name}: {name} must be finite float32 [{examples}, k], without classes, or int64 labels; "
+                    f"found {_found(targets)}, {len(self.classes)} classes."
+                )
+            return
+        tokens = isinstance(targets, Tensor) and targets.ndim == 2
+        self._check_labels(name, targets, examples, len(self.classes), "classes", tokens=tokens)
+
+    def _check_labels(
+        self, name: str, labels: Tensor, examples: int, limit: int, kind: str, *, tokens: bool = False
+    ) -> None:
         if (
             not isinstance(labels, Tensor)
             or labels.is_meta
             or labels.dtype != torch.int64
-            or labels.shape != (examples,)
+            or labels.ndim != 1 + tokens
+            or len(labels) != examples
         ):
             raise DatasetFormatError(
-                f"{self.name}: {name} must be int64 [{examples}], one per image; found {_found(labels)}."
+                f"{self.name}: {name} must be int64 [{examples}], one per {self.one}; found {_found(labels)}."
             )
         low, high = int(labels.min()), int(labels.max())
-        if low < 0 or high >= limit:
+        if low < -tokens or high >= limit:
             raise DatasetFormatError(
                 f"{self.name}: {name} has values from {low} to {high}, but there are {limit} {kind}: "
                 f"0..{limit - 1}. Renumber them."
@@ -104,8 +158,55 @@ class Dataset:
             spelled[same] = name
 
     @property
+    def kind(self) -> str:
+        """What the inputs are: ``"images"``, ``"tokens"`` or ``"vectors"``."""
+        if self.x_train.is_floating_point():
+            return "vectors"
+        return "images" if self.x_train.dtype == torch.uint8 else "tokens"
+
+    @property
+    def one(self) -> str:
+        """What one input is."""
+        return "image" if isinstance(self.x_train, Tensor) and self.x_train.dtype == torch.uint8 else "example"
+
+    @property
+    def loss(self) -> str:
+        """What is minimised, by the name of a registered loss."""
+        if self.y_train.is_floating_point():
+            return "squared_error"
+        return "cross_entropy" if self.has_labels else "token_cross_entropy"
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether each example has one class."""
+        return self.y_train.ndim == 1
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers a network returns for an example, or for a token of it."""
+        return len(self.classes) or self.y_train.shape[1]
+
+    @property
+    def guess(self) -> float:
+        """The loss of a network that knows nothing: the same answer for all."""
+        if self.classes:
+            return float(torch.tensor(float(len(self.classes))).log())
+        return float(self.y_train.var(0, correction=0).mean())
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one input."""
+        return tuple(self.x_train.shape[1:])
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
-        """``(channels, height, width)``."""
+        """``(channels, height, width)``.
+
+        Raises:
+            ConfigurationError: If there are no images.
+        """
+        if self.kind != "images":
+            raise ConfigurationError(f"{self.name} holds {self.kind} {list(self.input_shape)}, no images.")
         channels, height, width = self.x_train.shape[1:]
         return channels, height, width
 

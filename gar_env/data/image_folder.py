@@ -16,7 +16,7 @@ def load_image_folder(root: str | Path, image_size: int | None = None, backgroun
     """Read ``root/train/[source/]class/*`` and ``root/test/class/*`` into memory as RGB.
 
     Every kind of image that Pillow reads counts, of animations the first picture; other files, images beside the
-    classes and empty folders are named in a warning, hidden ones are not looked at. Images are turned upright as their
+    classes and empty folders are named in a warning, hidden ones are not looked at. Inputs are turned upright as their
     EXIF data say.
 
     Args:

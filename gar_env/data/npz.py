@@ -21,9 +21,11 @@ OPTIONAL = ("group_train", "classes")
 def load_npz(path: str | Path) -> Dataset:
     """Read a data set from an ``.npz`` file.
 
-    The file holds ``x_train``, ``x_test``: uint8 ``[n, h, w]`` or ``[n, h, w, channels]`` with 1, 3 or 4
-    channels; ``y_train``, ``y_test``: integers ``[n]``; optionally ``group_train`` ``[n]``, integers or
-    strings that name the source of each training example, and ``classes``, the class names. Other arrays are not read.
+    The file holds ``x_train``, ``x_test``: images, uint8 ``[n, h, w]`` or ``[n, h, w, channels]`` with 1, 3 or 4
+    channels; vectors, floating point ``[n, ...]``; or tokens, integers ``[n, T]``, bytes (uint8) too. And ``y_train``,
+    ``y_test``: labels, integers ``[n]``; tokens, integers ``[n, T]``; or numbers, floating point ``[n]`` or ``[n, k]``;
+    see :class:`gar_env.data.Dataset`. Optionally ``group_train`` ``[n]``, integers or strings that name the source of
+    each training example, and ``classes``, the names of classes or of the vocabulary. Other arrays are not read.
 
     Raises:
         DatasetNotFoundError: If there is no such file.
@@ -39,12 +41,14 @@ def load_npz(path: str | Path) -> Dataset:
             f"{path} lacks {', '.join(missing)}; it holds {', '.join(_names(path)) or 'nothing'}. "
             f"Needed: {', '.join(REQUIRED)}."
         )
-    y_train, y_test = (_integers(path, name, arrays[name]) for name in ("y_train", "y_test"))
-    if "classes" in arrays:
+    y_train, y_test = (_targets(path, name, arrays[name]) for name in ("y_train", "y_test"))
+    if "f" in (y_train.dtype.kind, y_test.dtype.kind):
+        classes = ()
+    elif "classes" in arrays:
         classes = _strings(path, "classes", np.atleast_1d(arrays["classes"]))
     else:
         used = np.union1d(y_train, y_test)
-        if len(used) and len(used) <= used.max():
+        if y_train.ndim == 1 and len(used) and len(used) <= used.max():
             raise DatasetFormatError(
                 f"{path}: labels go up to {used.max()}, but only {len(used)} different ones occur. Renumber them "
                 "from 0 without gaps, or add an array classes with the name of each."
@@ -58,9 +62,9 @@ def load_npz(path: str | Path) -> Dataset:
         group_train = torch.from_numpy(group_train.astype(np.int64))
     return Dataset(
         path.stem,
-        _images(path, "x_train", arrays["x_train"]),
+        _inputs(path, "x_train", arrays["x_train"]),
         torch.from_numpy(y_train),
-        _images(path, "x_test", arrays["x_test"]),
+        _inputs(path, "x_test", arrays["x_test"]),
         torch.from_numpy(y_test),
         classes,
         group_train,
@@ -147,20 +151,27 @@ def _strings(path: Path, name: str, values: np.ndarray) -> tuple[str, ...]:
         raise DatasetFormatError(f"{path}: {name} holds bytes that are no UTF-8: {error}.") from error
 
 
-def _images(path: Path, name: str, images: np.ndarray) -> torch.Tensor:
-    if images.ndim == 3:
-        images = images[..., None]
+def _inputs(path: Path, name: str, inputs: np.ndarray) -> torch.Tensor:
+    if inputs.dtype.kind == "f" and inputs.ndim in (2, 3):
+        return torch.from_numpy(np.ascontiguousarray(inputs, np.float32))
+    if inputs.dtype.kind in "iu" and inputs.ndim >= 2 and (inputs.dtype != np.uint8 or inputs.ndim == 2):
+        return torch.from_numpy(np.ascontiguousarray(inputs, np.int64))
+    images = inputs[..., None] if inputs.ndim == 3 else inputs
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3, 4):
         raise DatasetFormatError(
             f"{path}: {name} must be uint8 [n, height, width] or [n, height, width, channels] with 1, 3 or 4 "
-            f"channels; found {images.dtype} {list(images.shape)}. Scale to 0..255 and put the channels last."
+            f"channels; found {images.dtype} {list(images.shape)}. Scale images to 0..255 and put the channels last. "
+            "Other inputs are floating point [n, d] or [n, T, d], or integers [n, T]."
         )
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
 
 
-def _integers(path: Path, name: str, labels: np.ndarray) -> np.ndarray:
-    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
+def _targets(path: Path, name: str, targets: np.ndarray) -> np.ndarray:
+    if targets.dtype.kind == "f" and targets.ndim in (1, 2):
+        return np.ascontiguousarray(targets.reshape(len(targets), -1), np.float32)
+    if not np.issubdtype(targets.dtype, np.integer) or targets.ndim not in (1, 2):
         raise DatasetFormatError(
-            f"{path}: {name} must be integers [n], one per image; found {labels.dtype} {list(labels.shape)}."
+            f"{path}: {name} must be integers [n], one per image or other input; integers [n, T], or floating point "
+            f"[n, k]; found {targets.dtype} {list(targets.shape)}."
         )
-    return labels.astype(np.int64)
+    return targets.astype(np.int64)

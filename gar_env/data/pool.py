@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from gar_env.data.corruptions import CORRUPTIONS, parse_shares
 from gar_env.data.dataset import Dataset
-from gar_env.data.images import Images
+from gar_env.data.inputs import Inputs
 from gar_env.errors import ConfigurationError
 from gar_env.registry import shown
 
@@ -20,26 +20,26 @@ class Pool:
     """Examples to draw from.
 
     Args:
-        images: uint8 ``[n, channels, height, width]``, corrupted where an example is; read as ``images[rows]``.
-        labels: int64 ``[n]``, likewise.
+        inputs: ``[n, ...]``, corrupted where an example is; read as ``inputs[rows]``.
+        targets: ``[n, ...]``, likewise.
         members: int64 ``[m]``, the examples that may be trained on (``m = n`` without held-out part).
         heldout: int64 ``[n - m]``, clean examples that are not.
         spoiled: bool ``[n]``, which examples were corrupted.
     """
 
-    images: Images
-    labels: Tensor
+    inputs: Inputs
+    targets: Tensor
     members: Tensor
     heldout: Tensor
     spoiled: Tensor
 
     def to(self, device: torch.device | str) -> Self:
         """The same examples on ``device``."""
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor | Images)}
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor | Inputs)}
         return replace(self, **moved)
 
     def draw_uniformly(self, n: int, generator: Generator) -> Tensor:
-        """``n`` of all training examples, as they are, with replacement. int64 ``[n]``, indices into ``images``."""
+        """``n`` of all training examples, as they are, with replacement. int64 ``[n]``, indices into ``inputs``."""
         return _draw(self.members, n, generator)
 
     def draw_heldout(self, n: int, generator: Generator) -> Tensor:
@@ -91,13 +91,13 @@ def make_pool(dataset: Dataset, generator: Generator, *, corrupt: str = "", held
             )
         wanted.append((name, rows))
         start += len(rows)
-    images, labels, spoiled = corrupted(dataset, wanted, generator)
-    return Pool(images=images, labels=labels, members=members, heldout=heldout, spoiled=spoiled)
+    inputs, targets, spoiled = corrupted(dataset, wanted, generator)
+    return Pool(inputs=inputs, targets=targets, members=members, heldout=heldout, spoiled=spoiled)
 
 
 def corrupted(
     dataset: Dataset, wanted: list[tuple[str, Tensor]], generator: Generator
-) -> tuple[Images, Tensor, Tensor]:
+) -> tuple[Inputs, Tensor, Tensor]:
     """Spoil some of the training data; what a corruption leaves alone is not copied.
 
     Args:
@@ -106,37 +106,43 @@ def corrupted(
         generator: For all of them, in order.
 
     Returns:
-        ``(images, labels [n], bool [n]: which were spoiled)``.
+        ``(inputs, targets [n, ...], bool [n]: which were spoiled)``.
 
     Raises:
         ConfigurationError: If a corruption cannot spoil these data.
     """
-    images, labels = Images(dataset.x_train), dataset.y_train.clone()
-    spoiled = torch.zeros(len(images), dtype=torch.bool)
+    inputs, targets = Inputs(dataset.x_train), dataset.y_train.clone()
+    spoiled = torch.zeros(len(inputs), dtype=torch.bool)
     for name, rows in wanted:
         some = dataset.x_train[rows]
         version = some._version
-        changed, relabelled = CORRUPTIONS[name](some, labels[rows], len(dataset.classes), generator)
-        _check_corrupted(name, changed, relabelled, some, len(dataset.classes))
-        labels[rows] = relabelled
+        try:
+            changed, relabelled = CORRUPTIONS[name](some, targets[rows], len(dataset.classes), generator)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{dataset.name} cannot be spoiled by {name}: {error}") from error
+        _check_corrupted(name, changed, relabelled, some, targets[rows], len(dataset.classes))
+        targets[rows] = relabelled
         if changed is not some or some._version != version:
-            images = images.replacing(rows, changed)
+            inputs = inputs.replacing(rows, changed)
         spoiled[rows] = True
-    return images, labels, spoiled
+    return inputs, targets, spoiled
 
 
-def _check_corrupted(name: str, images: Tensor, labels: Tensor, before: Tensor, classes: int) -> None:
+def _check_corrupted(
+    name: str, inputs: Tensor, targets: Tensor, before: Tensor, targets_before: Tensor, classes: int
+) -> None:
     """Refuse what a corruption may not return.
 
     Raises:
         ConfigurationError: With what it returned.
     """
-    fits = all(isinstance(tensor, Tensor) for tensor in (images, labels))
-    fits = fits and images.dtype == torch.uint8 and images.shape == before.shape
-    fits = fits and labels.dtype == torch.int64 and labels.shape == before.shape[:1]
-    if not fits or (len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes):
-        found = [f"{t.dtype} {list(t.shape)}" if isinstance(t, Tensor) else type(t).__name__ for t in (images, labels)]
+    pairs = ((inputs, before), (targets, targets_before))
+    fits = all(isinstance(new, Tensor) and new.dtype == old.dtype and new.shape == old.shape for new, old in pairs)
+    labels = classes > 0 and fits and len(targets) and not targets.is_floating_point()
+    if not fits or (labels and not -1 <= int(targets.min()) <= int(targets.max()) < classes):
+        found = [f"{t.dtype} {list(t.shape)}" if isinstance(t, Tensor) else type(t).__name__ for t in (inputs, targets)]
+        wanted = [f"{old.dtype} {list(old.shape)}" for _, old in pairs]
         raise ConfigurationError(
-            f"The corruption {name!r} returned {' and '.join(found)}; expected images like those it was given, uint8 "
-            f"{list(before.shape)}, and labels, int64 [{len(before)}] from 0 to {classes - 1}."
+            f"The corruption {name!r} returned {' and '.join(found)}; expected inputs like those it was given, "
+            f"{wanted[0]}, and targets, {wanted[1]}{f' from 0 to {classes - 1}' if classes else ''}."
         )

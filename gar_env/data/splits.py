@@ -47,7 +47,7 @@ class Splits(Pool):
             generator: On the device of ``splits``.
 
         Returns:
-            int64 ``[n]``, indices into ``images`` and ``labels``.
+            int64 ``[n]``, indices into ``inputs`` and ``targets``.
         """
         # float64: a float32 uniform times a size above 2**24 could round up to the size itself.
         share = torch.rand(len(splits), generator=generator, device=splits.device, dtype=torch.float64)
@@ -108,10 +108,10 @@ def make_splits(
         count = max(1, round(share * int(sizes[split])))
         rows_of_corruptions.append((name, members[starts[split] : starts[split] + count]))
         names[split] = f"{names[split]} ({name})" if share == 1 else f"{names[split]} ({name} {share:g})"
-    images, labels, spoiled = corrupted(dataset, rows_of_corruptions, generator)
+    inputs, targets, spoiled = corrupted(dataset, rows_of_corruptions, generator)
     return Splits(
-        images=images,
-        labels=labels,
+        inputs=inputs,
+        targets=targets,
         members=members,
         heldout=heldout,
         spoiled=spoiled,
@@ -125,6 +125,8 @@ def make_splits(
 def _owners(dataset: Dataset, order: Tensor, kind: str, num_splits: int) -> tuple[Tensor, list[str]]:
     """The split of each example in ``order``, and the splits' names."""
     if kind == "class":
+        if not dataset.has_labels:
+            raise ConfigurationError(f"splits='class' needs a label for each example, and {dataset.name} has none.")
         return dataset.y_train[order], list(dataset.classes)
     if kind == "group":
         if dataset.group_train is None:

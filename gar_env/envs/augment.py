@@ -123,6 +123,11 @@ class AugmentVectorEnv(SlotVectorEnv):
         config = self.config
         self.space = load_space(config.space)
         self.layout = ActionLayout(self.space, config.max_operations or min(4, len(self.space)))
+        if self.dataset.kind != "images":
+            raise ConfigurationError(
+                f"{self.dataset.name} holds {self.dataset.kind}; image operations are for images. Use another "
+                "environment."
+            )
         side = min(self.dataset.image_shape[1:])
         self.standard = StandardAugmentation(
             side // 8 if config.crop_padding is None else config.crop_padding,
@@ -221,7 +226,7 @@ class AugmentVectorEnv(SlotVectorEnv):
         plan = self.layout.plan(actions, height=height, width=width, generator=self.augmentation_generator)
         if count:
             self._count(plan)
-        return self._finish(examples, apply(plan, self.pool.images[examples], backend=self.config.backend))
+        return self._finish(examples, apply(plan, self.pool.inputs[examples], backend=self.config.backend))
 
     def _count(self, plan: Plan) -> None:
         self.plan = plan
@@ -232,9 +237,9 @@ class AugmentVectorEnv(SlotVectorEnv):
 
     def _finish(self, examples: Tensor, images: Tensor | None = None) -> SlotBatch:
         """What every image goes through; of those examples as they are, if not told otherwise."""
-        images = self.pool.images[examples] if images is None else images
+        images = self.pool.inputs[examples] if images is None else images
         inputs = self.normalise(self.standard.crop_and_flip(images, self.augmentation_generator))
-        return SlotBatch(self.standard.cut_out(inputs, self.augmentation_generator), self.pool.labels[examples])
+        return SlotBatch(self.standard.cut_out(inputs, self.augmentation_generator), self.pool.targets[examples])
 
     def columns(self) -> list[float | Tensor]:
         """See :class:`SlotVectorEnv`."""
@@ -242,7 +247,7 @@ class AugmentVectorEnv(SlotVectorEnv):
             self.progress,
             squashed(self.running_loss),
             self.last_reward,
-            F.one_hot(self.pool.labels[self._drawn], len(self.dataset.classes)),
+            F.one_hot(self.pool.targets[self._drawn], len(self.dataset.classes)),
         ]
 
 

@@ -34,8 +34,8 @@ class SlotBatch(NamedTuple):
     """What slots are trained on, or paid by.
 
     Args:
-        inputs: float32 ``[m, channels, height, width]``.
-        targets: int64 ``[m]``.
+        inputs: ``[m, ...]``, as the network takes them.
+        targets: ``[m, ...]``.
         weights: ``[m]``, ``None`` if all are 1: the loss is ``sum_i w_i l_i / n`` over the ``n`` slots.
         slots: int64 ``[m]``, the slots of these examples; ``None`` if they are all of them, in order.
     """
@@ -104,8 +104,8 @@ class SlotVectorEnv(RowVectorEnv):
                 f"{left}{' beside the held-out part' if share else ''}. Lower num_envs (batch_size)."
             )
         self.normalise = normalisation(self.dataset.x_train.to(self.device), config.inputs)
-        self.device_images: Tensor | None = None
-        """The data set's images on a GPU, once for all episodes; on the CPU the data set's own are used."""
+        self.device_inputs: Tensor | None = None
+        """The data set's inputs on a GPU, once for all episodes; on the CPU the data set's own are used."""
         self.dashboard = Dashboard(type(self).__name__, self.dashboard_shares) if self.render_mode else None
         self.prepare()
         self._made = tuple(vars(self))
@@ -133,28 +133,31 @@ class SlotVectorEnv(RowVectorEnv):
             )
 
     def _check_network(self) -> None:
-        """Run a batch through the network of the first episode, which stays as it is: it must fit the images.
+        """Run a batch through the network of the first episode, which stays as it is: it must fit the data.
 
         Raises:
             ConfigurationError: With what the network said.
         """
-        n, classes, config = self.num_envs, len(self.dataset.classes), self.config
+        n, data, config = self.num_envs, self.dataset, self.config
         name = config.network if isinstance(config.network, str) else "the builder"
-        what = f"network={shown(name)} on {n} images {list(self.dataset.image_shape)}, as {self.dataset.name} has them"
+        what = f"network={shown(name)} on {n} {data.kind} {list(data.input_shape)}, as {data.name} has them"
+        batch = self.gather(self.pool.members[:1].expand(n))
         try:
-            logits = self.learner.trial(self.gather(self.pool.members[:1].expand(n)).inputs)
+            outputs = self.learner.trial(batch.inputs)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # of somebody's forward pass
             first = next(iter(str(error).splitlines()), "")
             raise ConfigurationError(f"{what}, fails: {type(error).__name__}: {first}") from error
-        fits = isinstance(logits, Tensor) and logits.layout is torch.strided and logits.shape == (n, classes)
-        if not fits or not logits.is_floating_point() or logits.is_meta:
-            found = f"{logits.dtype}, {logits.layout}" if isinstance(logits, Tensor) else type(logits).__name__
-            shape = f" {list(logits.shape)}" if isinstance(logits, Tensor) else ""
-            raise ConfigurationError(f"{what}, returns {found}{shape}; expected floating logits [{n}, {classes}].")
-        if not logits.requires_grad:
-            raise ConfigurationError(f"{what}, returns logits that depend on no trainable parameter.")
+        shape = (n, data.outputs) if data.has_labels or not data.classes else (*batch.targets.shape, data.outputs)
+        fits = isinstance(outputs, Tensor) and outputs.layout is torch.strided and outputs.shape == shape
+        words = "floating logits" if data.classes else "floating outputs"
+        if not fits or not outputs.is_floating_point() or outputs.is_meta:
+            found = f"{outputs.dtype}, {outputs.layout}" if isinstance(outputs, Tensor) else type(outputs).__name__
+            found += f" {list(outputs.shape)}" if isinstance(outputs, Tensor) else ""
+            raise ConfigurationError(f"{what}, returns {found}; expected {words} {list(shape)}.")
+        if not outputs.requires_grad:
+            raise ConfigurationError(f"{what}, returns {words[9:]} that depend on no trainable parameter.")
 
     @property
     def observation_names(self) -> tuple[str, ...]:
@@ -260,14 +263,15 @@ class SlotVectorEnv(RowVectorEnv):
         """See :meth:`RowVectorEnv.start`."""
         (seed,) = seeds
         config = self.config
-        shape, classes = self.dataset.image_shape, len(self.dataset.classes)
+        data = self.dataset
         self.data_generator = named_generator(seed, "data", self.device)
         self.learner = Learner(
-            lambda: build_network(config.network, shape, classes),
+            lambda: build_network(config.network, data.input_shape, data.outputs),
             config.training,
             seed=seed,
             num_steps=config.sgd_steps,
             device=self.device,
+            loss=data.loss,
         )
         if self.num_envs == 1 and any(isinstance(m, nn.BatchNorm1d) for m in self.learner.network.modules()):
             raise ConfigurationError(
@@ -279,8 +283,8 @@ class SlotVectorEnv(RowVectorEnv):
         self.learner.remembers = self.resumable and late
         self.steps = 0
         self._unpaid: Trained | None = None  # next_step: the last batch, whose slots wait to be paid
-        # A network that knows nothing answers uniformly; its loss is a fair value before the first step.
-        self.running_loss = torch.tensor(float(classes), device=self.device).log()
+        # The loss of a network that knows nothing is a fair value before the first step.
+        self.running_loss = torch.tensor(data.guess, device=self.device)
         self._reward_size = RunningSize(self.device)
         self._return = torch.zeros((), device=self.device)
         self.last_reward = torch.zeros(self.num_envs, device=self.device)
@@ -295,7 +299,7 @@ class SlotVectorEnv(RowVectorEnv):
             self._network_fits = True
         self.look()
 
-    left_out = (*RowVectorEnv.left_out, "observation_space", "dataset", "pool", "device_images", "_unpaid", "_origin")
+    left_out = (*RowVectorEnv.left_out, "observation_space", "dataset", "pool", "device_inputs", "_unpaid", "_origin")
 
     resumable = False
     """Whether the state of an environment whose rewards come a step late can be taken: the batch that waits to be paid
@@ -325,13 +329,13 @@ class SlotVectorEnv(RowVectorEnv):
             self._unpaid = Trained(passed, slots, start)
 
     def on_device(self, pool: Any) -> Any:
-        """A pool made on the CPU; images that it shares with the data set are moved once."""
+        """A pool made on the CPU; inputs that it shares with the data set are moved once."""
         if self.device.type == "cpu":
             return pool
-        if self.device_images is None:
-            self.device_images = pool.images.original.to(self.device)
-        shared = replace(pool.images, original=self.device_images)
-        return replace(pool, images=shared).to(self.device)
+        if self.device_inputs is None:
+            self.device_inputs = pool.inputs.original.to(self.device)
+        shared = replace(pool.inputs, original=self.device_inputs)
+        return replace(pool, inputs=shared).to(self.device)
 
     def advance(self, actions: Tensor, live: Tensor) -> Outcome:
         """See :meth:`RowVectorEnv.advance`."""
@@ -434,7 +438,7 @@ class SlotVectorEnv(RowVectorEnv):
 
     def gather(self, examples: Tensor) -> SlotBatch:
         """These examples, by their numbers in the pool, int64 ``[m]``."""
-        return SlotBatch(self.normalise(self.pool.images[examples]), self.pool.labels[examples])
+        return SlotBatch(self.normalise(self.pool.inputs[examples]), self.pool.targets[examples])
 
     def _pay_with_reference(self, trained: Trained, actions: Tensor) -> Tensor:
         """Pay the step before from a reference batch at theta_{t+1}, and train on that if it is training data."""
@@ -466,10 +470,10 @@ class SlotVectorEnv(RowVectorEnv):
 
     @own_surroundings()
     def evaluate(self) -> dict[str, float]:
-        """Accuracy and mean cross entropy of the present network on the test data.
+        """Accuracy and mean loss of the present network on the test data; :class:`gar_env.data.Dataset` says which.
 
         Returns:
-            ``{"test_accuracy": share in [0, 1], "test_loss": nats}``.
+            ``{"test_accuracy": share in [0, 1], or R squared; "test_loss": nats, or squared error}``.
 
         Raises:
             ResetNeededError: Before the first :meth:`reset`.

@@ -155,6 +155,10 @@ class DataWeightVectorEnv(SlotVectorEnv):
                 f"network={shown(config.network)} normalises over the batch, which needs at least 2 examples; num_envs "
                 "is 1."
             )
+        if not self.dataset.has_labels:
+            raise ConfigurationError(
+                f"{self.dataset.name} has no labels, and slots observe margins between classes. Use GAR/DataSplit-v0."
+            )
         self._decided = torch.zeros(2, 2, dtype=torch.int64, device=self.device)  # [corrupted?, dropped?]
         classes = len(self.dataset.classes)
         self._class_losses = torch.full((classes,), float(self.running_loss), device=self.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +15,8 @@ from gar_env.networks.small import SmallCNN
 from gar_env.networks.wide_resnet import WideResNet
 from gar_env.registry import Registry, did_you_mean, shown
 
-NetworkBuilder = Callable[[tuple[int, int, int], int], nn.Module]
+NetworkBuilder = Callable[[Any, int], nn.Module]
+"""``(input_shape, num_outputs) -> nn.Module``; of images the shape is ``(channels, height, width)``."""
 
 NETWORKS: Registry[NetworkBuilder] = Registry("network")
 register_network = NETWORKS.register
@@ -24,15 +26,18 @@ register_network("cnn_bn")(CNN_BN)
 register_network("cnn")(SmallCNN)
 
 
-def build_network(network: str | NetworkBuilder, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+IMAGES_ONLY = ("cnn", "cnn_bn")
+
+
+def build_network(network: str | NetworkBuilder, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
     """Build a network with fresh parameters (drawn from torch's global generator, as modules do).
 
     Args:
         network: ``"fc"``, ``"fc_bn"``, ``"cnn_bn"``, ``"cnn"``, ``"wrn-d-k"`` with any published depth and width
             (``"wrn-28-10"``), a name registered with :func:`register_network`, ``"module:name"``, or a
-            function ``(image_shape, num_classes) -> nn.Module``.
-        image_shape: ``(channels, height, width)``.
-        num_classes: How many logits.
+            function ``(input_shape, num_outputs) -> nn.Module``.
+        input_shape: Of one input; of an image ``(channels, height, width)``.
+        num_outputs: How many logits, or other numbers.
 
     Raises:
         UnknownNameError: If there is no network of that name.
@@ -42,17 +47,22 @@ def build_network(network: str | NetworkBuilder, image_shape: tuple[int, int, in
         >>> build_network("wrn-16-2", (3, 32, 32), 10).widths
         (16, 32, 64, 128)
     """
-    if not isinstance(num_classes, int) or num_classes < 1:
-        raise ConfigurationError(f"num_classes={shown(num_classes)} must be a whole number, at least 1.")
-    sides = tuple(image_shape) if isinstance(image_shape, tuple | list | torch.Size) else ()
-    if len(sides) != 3 or not all(isinstance(side, int) and side >= 1 for side in sides):
+    if not isinstance(num_outputs, int) or num_outputs < 1:
+        raise ConfigurationError(f"num_outputs={shown(num_outputs)} must be a whole number, at least 1.")
+    sides = tuple(input_shape) if isinstance(input_shape, tuple | list | torch.Size) else ()
+    if not sides or not all(isinstance(side, int) and side >= 1 for side in sides):
         raise ConfigurationError(
-            f"image_shape={shown(image_shape)} must be (channels, height, width), at least 1 each."
+            f"input_shape={shown(input_shape)} must be whole numbers, at least 1 each: (channels, height, width)."
         )
     if isinstance(network, str):
         wide = re.fullmatch(r"wrn-(\d{1,3})-(\d{1,3})", network)
+        if len(sides) != 3 and (wide or network in IMAGES_ONLY):
+            raise ConfigurationError(
+                f"network={network!r} takes images, (channels, height, width), and inputs are {list(sides)}. Use 'fc' "
+                "or 'fc_bn' for vectors, or a builder of your own."
+            )
         if wide:
-            return WideResNet(image_shape, num_classes, depth=int(wide[1]), width=int(wide[2]))
+            return WideResNet((sides[0], sides[1], sides[2]), num_outputs, depth=int(wide[1]), width=int(wide[2]))
         if not wide and network not in NETWORKS and ":" not in network:
             raise UnknownNameError(
                 f"No network is called {shown(network)}.{did_you_mean(network, [*NETWORKS, 'wrn-16-2', 'wrn-28-10'])}\n"
@@ -62,21 +72,21 @@ def build_network(network: str | NetworkBuilder, image_shape: tuple[int, int, in
     if isinstance(network, nn.Module):
         raise ConfigurationError(
             f"network is a {type(network).__name__} instance. Every episode starts a new network: pass a function "
-            "(image_shape, num_classes) -> nn.Module instead."
+            "(input_shape, num_outputs) -> nn.Module instead."
         )
     try:
-        module = network(image_shape, num_classes)
+        module = network(input_shape, num_outputs)
     except (GarEnvError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # of somebody's code
         raise ConfigurationError(
-            f"Building the network for {num_classes} classes of images {list(image_shape)} failed: "
-            f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:300]}\nA builder takes (image_shape, "
-            "num_classes) and returns an nn.Module."
+            f"Building the network for {num_outputs} outputs of inputs {list(input_shape)} failed: "
+            f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:300]}\nA builder takes (input_shape, "
+            "num_outputs) and returns an nn.Module."
         ) from error
     if not isinstance(module, nn.Module):
         raise ConfigurationError(
-            f"network must build an nn.Module from (image_shape, num_classes); it returned {type(module).__name__}."
+            f"network must build an nn.Module from (input_shape, num_outputs); it returned {type(module).__name__}."
         )
     for name, p in module.named_parameters():
         odd = "not initialised" if isinstance(p, nn.parameter.UninitializedParameter) else ""

@@ -102,11 +102,13 @@ class LastLayerGAR(RewardSignal):
         if last is None:
             raise RewardError("last_layer_gar found no call of a linear layer in the pass. Choose another reward.")
         logits = last.output.float()
-        fits = logits.ndim == 2 and logits.shape[1] > int(targets.max())
+        labels = targets.ndim == 1 and not targets.is_floating_point()
+        fits = labels and logits.ndim == 2 and logits.shape[1] > int(targets.max())
         if not fits or not torch.allclose(losses_of(paid.batch, paid.weights)(logits), paid.losses, 1e-3, 1e-4):
             raise RewardError(
                 f"last_layer_gar reads the last linear layer that was called, {last.name!r}, but the network's losses "
-                "are not those of its output. End the network with a linear layer, or choose another reward."
+                "are not the cross entropy of its output. End the network with a linear layer, or choose another "
+                "reward."
             )
         deltas = logits.softmax(1) - F.one_hot(targets, logits.shape[1])
         deltas = deltas if paid.weights is None else deltas * paid.weights[:, None]

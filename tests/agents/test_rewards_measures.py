@@ -105,9 +105,9 @@ def test_the_exact_meta_gradient_is_the_derivative_of_the_enumerated_loss():
 
     def loss_at(parameters):
         def of(examples):
-            inputs = slots.normalise(splits.images[examples]).double()
+            inputs = slots.normalise(splits.inputs[examples]).double()
             outputs = torch.func.functional_call(network, parameters, (inputs,))
-            return torch.nn.functional.cross_entropy(outputs, splits.labels[examples])
+            return torch.nn.functional.cross_entropy(outputs, splits.targets[examples])
 
         return of
 

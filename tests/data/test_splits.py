@@ -25,7 +25,7 @@ def test_equal_splits_share_out_every_example_once(digits):
 def test_splits_depend_on_their_generator_alone(digits):
     first, second, other = (make_splits(digits, generator(seed)) for seed in (0, 0, 1))
     assert torch.equal(first.members, second.members)
-    assert torch.equal(first.labels, second.labels)
+    assert torch.equal(first.targets, second.targets)
     assert not torch.equal(first.members, other.members)
 
 
@@ -34,26 +34,26 @@ def test_split_0_has_random_labels_by_default_and_the_data_set_keeps_its_own(dig
     splits = make_splits(digits, generator())
     assert splits.corrupted == (0,)
     assert splits.names[0] == "0 (label_noise)"
-    wrong = splits.labels != digits.y_train
+    wrong = splits.targets != digits.y_train
     in_split_0 = torch.zeros(1437, dtype=torch.bool)
     in_split_0[splits.members[: splits.sizes[0]]] = True
     assert not wrong[~in_split_0].any()
     assert 0.8 < wrong[in_split_0].float().mean() < 0.98, "a tenth of random labels is right by chance"
-    assert torch.equal(splits.images.all(), digits.x_train)
+    assert torch.equal(splits.inputs.all(), digits.x_train)
     assert torch.equal(digits.y_train, before)
 
 
 def test_pixel_noise_and_easy_spoil_images_and_keep_labels(digits):
     splits = make_splits(digits, generator(), corrupt="1:pixel_noise, 2:easy")
-    assert torch.equal(splits.labels, digits.y_train)
-    noise, easy = (splits.images[splits.members[splits.starts[i] : splits.starts[i] + splits.sizes[i]]] for i in (1, 2))
+    assert torch.equal(splits.targets, digits.y_train)
+    noise, easy = (splits.inputs[splits.members[splits.starts[i] : splits.starts[i] + splits.sizes[i]]] for i in (1, 2))
     assert 120 < noise.float().mean() < 135
     assert len(easy.unique(dim=0)) == 10, "one image per class, repeated"
 
 
 def test_a_share_corrupts_that_share(digits):
     splits = make_splits(digits, generator(), corrupt="3:pixel_noise(0.25)")
-    changed = (splits.images.all() != digits.x_train).flatten(1).any(1).sum()
+    changed = (splits.inputs.all() != digits.x_train).flatten(1).any(1).sum()
     assert changed == round(0.25 * int(splits.sizes[3]))
     assert splits.names[3] == "3 (pixel_noise 0.25)"
 
@@ -62,7 +62,7 @@ def test_one_split_per_class(digits):
     splits = make_splits(digits, generator(), kind="class", corrupt="")
     assert splits.names == tuple(str(i) for i in range(10))
     drawn = splits.draw(torch.arange(10), named_generator(0, "data"))
-    assert splits.labels[drawn].tolist() == list(range(10))
+    assert splits.targets[drawn].tolist() == list(range(10))
 
 
 def grouped(digits, groups=("lab", "web")):
@@ -74,14 +74,14 @@ def test_ones_own_sources_are_left_clean_by_default(digits):
     splits = make_splits(grouped(digits), generator(), kind="group")
     assert splits.names == ("lab", "web")
     assert splits.corrupted == ()
-    assert torch.equal(splits.labels, digits.y_train)
+    assert torch.equal(splits.targets, digits.y_train)
 
 
 def test_the_heldout_part_is_clean_and_in_no_split(digits):
     splits = make_splits(digits, generator(), heldout_share=0.2)
     assert len(splits.heldout) == 287
     assert not set(splits.heldout.tolist()) & set(splits.members.tolist())
-    assert torch.equal(splits.labels[splits.heldout], digits.y_train[splits.heldout])
+    assert torch.equal(splits.targets[splits.heldout], digits.y_train[splits.heldout])
     drawn = splits.draw_heldout(50, named_generator(0, "data"))
     assert set(drawn.tolist()) <= set(splits.heldout.tolist())
 

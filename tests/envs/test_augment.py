@@ -51,12 +51,12 @@ def test_the_network_trains_on_exactly_what_the_plan_says(monkeypatch):
     examples = slots._drawn
     env.step(np.stack([env.single_action_space.sample() for _ in range(12)]))
     (kind, batch, _), (reference_kind, reference, _) = seen
-    images = slots.pool.images[examples]
+    images = slots.pool.inputs[examples]
     assert (kind, reference_kind) == ("recorded", "plain")
     assert torch.equal(batch.inputs, slots.normalise(apply(slots.plan, images, backend="pillow")))
-    assert torch.equal(batch.targets, slots.pool.labels[examples])
+    assert torch.equal(batch.targets, slots.pool.targets[examples])
     # The reference is other examples as they are.
-    originals = slots.normalise(slots.pool.images.all()).flatten(1)
+    originals = slots.normalise(slots.pool.inputs.all()).flatten(1)
     assert (reference.inputs.flatten(1)[:, None] == originals).all(2).any(1).all()
 
 
@@ -164,9 +164,9 @@ def test_gray_images_and_other_sizes_scale_crop_and_cutout():
 def test_a_subset_is_the_same_for_every_seed():
     env = make(subset=40)
     env.reset(seed=0)
-    first = env.unwrapped.pool.images.all().flatten(1).sum(1).sort().values
+    first = env.unwrapped.pool.inputs.all().flatten(1).sum(1).sort().values
     env.reset(seed=1)
-    assert torch.equal(env.unwrapped.pool.images.all().flatten(1).sum(1).sort().values, first)
+    assert torch.equal(env.unwrapped.pool.inputs.all().flatten(1).sum(1).sort().values, first)
     assert len(first) == 40
 
 

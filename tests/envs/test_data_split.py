@@ -64,7 +64,7 @@ def test_a_heldout_reference_pays_without_being_trained_on():
     rollout(env, 2)
     assert env.learner.steps == 2
     assert len(env.splits.heldout) == 143
-    held = env.normalise(env.splits.images[env.splits.heldout])
+    held = env.normalise(env.splits.inputs[env.splits.heldout])
     for batch, _ in env.passes[1::2]:
         assert all((held == row).flatten(1).all(1).any() for row in batch.inputs)
 

@@ -170,7 +170,7 @@ def test_the_heldout_reference_is_clean_data_that_no_action_can_reach():
     env.learner.run = lambda batch, *args, **options: _aside(seen, batch, options) or inner(batch, *args, **options)
     env.step(np.ones(N, int))
     heldout = env.pool.heldout
-    images, labels = env.normalise(env.pool.images[heldout]), env.dataset.y_train[heldout]
+    images, labels = env.normalise(env.pool.inputs[heldout]), env.dataset.y_train[heldout]
     for x, y in zip(*seen[0], strict=True):
         assert ((images == x).flatten(1).all(1) & (labels == y)).any()
     assert len(heldout) == 287

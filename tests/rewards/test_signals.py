@@ -190,7 +190,9 @@ def test_a_network_that_does_not_end_with_its_last_linear_layer_is_refused():
     def odd(image_shape, num_classes):
         return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes), nn.BatchNorm1d(num_classes))
 
-    with pytest.raises(RewardError, match=re.escape("but the network's losses are not those of its output")):
+    with pytest.raises(
+        RewardError, match=re.escape("but the network's losses are not the cross entropy of its output")
+    ):
         rewards_of("last_layer_gar", network=odd)
 
     def none(image_shape, num_classes):

@@ -213,12 +213,12 @@ def exact_meta_gradients(slots: DataSplitVectorEnv, policy: InvertedSoftmax) -> 
     splits, learner = slots.splits, slots.learner
     examples = splits.members
     owner = torch.repeat_interleave(torch.arange(slots.num_splits), splits.sizes)
-    everything = Batch(slots.normalise(splits.images[examples]), splits.labels[examples])
+    everything = Batch(slots.normalise(splits.inputs[examples]), splits.targets[examples])
     state, no_losses = learner.generator.get_state(), torch.zeros(len(examples))
     chances = policy.probabilities()[owner] / splits.sizes[owner]  # of each example, in one draw
     paid = Pass(everything, None, 1.0, state, no_losses)
     reference = Pass(everything, chances * len(examples), 1.0, state, no_losses)
-    heldout = Batch(slots.normalise(splits.images[splits.heldout]), splits.labels[splits.heldout])
+    heldout = Batch(slots.normalise(splits.inputs[splits.heldout]), splits.targets[splits.heldout])
     clean = Pass(heldout, None, 1.0, state, torch.zeros(len(splits.heldout)))
     logits = policy.logits.detach().clone().requires_grad_()
     weights = policy.log_probabilities(logits).exp()[owner] / splits.sizes[owner] * len(examples)
