@@ -6,9 +6,9 @@ import gymnasium
 
 # id -> (class of the single-agent view, class of the vector environment), both in gar_env.envs
 ENVIRONMENTS = {
-    "GAR/DataSplit-v0": ("data_split:DataSplitEnv", "data_split:DataSplitVectorEnv"),
-    "GAR/Augment-v0": ("augment:AugmentEnv", "augment:AugmentVectorEnv"),
-    "GAR/DataWeight-v0": ("data_weight:DataWeightEnv", "data_weight:DataWeightVectorEnv"),
+    "GAR/DataSplit-v0": ("slots.data_split:DataSplitEnv", "slots.data_split:DataSplitVectorEnv"),
+    "GAR/Augment-v0": ("slots.augment:AugmentEnv", "slots.augment:AugmentVectorEnv"),
+    "GAR/DataWeight-v0": ("slots.data_weight:DataWeightEnv", "slots.data_weight:DataWeightVectorEnv"),
 }
 
 

@@ -16,12 +16,12 @@ What the conservation check cannot see: examples mixed up with one another insid
 """
 
 from gar_env.alignment.align import align, record
-from gar_env.alignment.collect import NoGradientError, Paid, aligning
 from gar_env.alignment.covering import try_ways
 from gar_env.alignment.direction import Direction, dot, gradient, trainable_parameters
 from gar_env.alignment.engine import Alignment
-from gar_env.alignment.lengths import example_lengths
-from gar_env.alignment.replayed import FiniteDifferenceTape
+from gar_env.alignment.in_backward import NoGradientError, Paid, aligning
+from gar_env.alignment.norms import example_lengths
+from gar_env.alignment.rerun import FiniteDifferenceTape
 from gar_env.alignment.rules import register_example_gradients, register_output_tangent
 from gar_env.alignment.tape import Tape
 from gar_env.alignment.ways import BATCH_NORM_READINGS, WAYS, BatchNormReading, Way, check_way

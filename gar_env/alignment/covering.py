@@ -12,13 +12,13 @@ from torch.utils._pytree import tree_map
 from gar_env.alignment.conservation import add_up
 from gar_env.alignment.differences import check_differences
 from gar_env.alignment.direction import trainable_parameters
-from gar_env.alignment.fallback import check_repeatable
 from gar_env.alignment.inputs import Inputs, Losses
+from gar_env.alignment.layers import plan
 from gar_env.alignment.listeners import paused
-from gar_env.alignment.replayed import ForwardTape, record_replayed
+from gar_env.alignment.rerun import ForwardTape, record_replayed
 from gar_env.alignment.separation import check_separation, copied
 from gar_env.alignment.tape import full_precision
-from gar_env.alignment.units import plan
+from gar_env.alignment.unknown_layers import check_repeatable
 from gar_env.alignment.ways import has_batch_statistics
 from gar_env.errors import AlignmentError
 from gar_env.functional import isolated

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map
 from gar_env.alignment.backward import backward_of_mean
 from gar_env.alignment.direction import trainable_parameters
 from gar_env.alignment.inputs import Losses, call, check_losses
-from gar_env.alignment.replayed import FiniteDifferenceTape, record_replayed
+from gar_env.alignment.rerun import FiniteDifferenceTape, record_replayed
 from gar_env.alignment.separation import Arguments, copied
 from gar_env.errors import UnsupportedLayerError
 from gar_env.functional import isolated

@@ -17,7 +17,7 @@ from gar_env.alignment.layerwise import record_layers
 from gar_env.alignment.listeners import paused
 from gar_env.alignment.memory import MemoryCap
 from gar_env.alignment.recorder import Recorder
-from gar_env.alignment.replayed import FiniteDifferenceTape, ForwardTape, record_replayed, unwrapped
+from gar_env.alignment.rerun import FiniteDifferenceTape, ForwardTape, record_replayed, unwrapped
 from gar_env.alignment.tape import Tape
 from gar_env.alignment.ways import BatchNormReading, Way, check_not_compiled, check_way, has_batch_statistics, resolve
 from gar_env.errors import ConfigurationError, LostGradientError, MixedExamplesError, UnsupportedLayerError

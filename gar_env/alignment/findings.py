@@ -14,7 +14,7 @@ from torch import nn
 from gar_env.alignment.differences import check_differences
 from gar_env.alignment.inputs import Losses, lengths_of, rows_of
 from gar_env.alignment.listeners import paused
-from gar_env.alignment.replayed import FiniteDifferenceTape, unwrapped
+from gar_env.alignment.rerun import FiniteDifferenceTape, unwrapped
 from gar_env.alignment.separation import check_separation
 from gar_env.errors import AlignmentError, GarEnvError, LossShapeError, NonFiniteGradientError
 from gar_env.functional import UncopiableStateError

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gar_env.alignment.layers import Unit
 from gar_env.alignment.recorder import Deferred
 from gar_env.alignment.tape import read
-from gar_env.alignment.units import Unit
 
 
 def can_use_gram(unit: Unit) -> bool:

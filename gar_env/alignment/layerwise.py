@@ -17,9 +17,9 @@ from gar_env.alignment.backward import LossScale, backward_of_mean
 from gar_env.alignment.choice import Choice
 from gar_env.alignment.direction import Direction
 from gar_env.alignment.inputs import Losses, call, check_losses, rows_of
+from gar_env.alignment.layers import Unit, plan
 from gar_env.alignment.recorder import Recorder
 from gar_env.alignment.tape import Parts, Tape, coarsest_inside, coarsest_of, runs_in_low_precision, working_dtype
-from gar_env.alignment.units import Unit, plan
 from gar_env.errors import LostGradientError
 
 

@@ -14,11 +14,11 @@ from torch.utils._pytree import tree_leaves
 
 from gar_env.alignment.choice import Choice, choose
 from gar_env.alignment.inputs import Losses, call
+from gar_env.alignment.layers import Unit, plan
 from gar_env.alignment.layerwise import record_layers
 from gar_env.alignment.materialise import can_materialise
 from gar_env.alignment.rules import EXAMPLE_GRADIENTS
 from gar_env.alignment.tape import Tape, count_bytes
-from gar_env.alignment.units import Unit, plan
 from gar_env.alignment.ways import Way, has_batch_statistics
 from gar_env.errors import ConfigurationError, MemoryCapError
 from gar_env.functional import UncopiableStateError, isolated, preserve

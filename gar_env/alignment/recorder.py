@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from gar_env.alignment.choice import Choice, choose
 from gar_env.alignment.direction import Direction
-from gar_env.alignment.fallback import ReplayTaker
+from gar_env.alignment.layers import Call, Unit, plan
 from gar_env.alignment.materialise import call_and_materialise, can_materialise
 from gar_env.alignment.rules import EXAMPLE_GRADIENTS, FRESH, OUTPUT_TANGENTS
 from gar_env.alignment.tape import Kept, dot_per_example, read, working_dtype
-from gar_env.alignment.units import Call, Unit, plan
+from gar_env.alignment.unknown_layers import ReplayTaker
 from gar_env.errors import MixedExamplesError, UnsupportedLayerError
 
 

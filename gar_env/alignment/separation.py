@@ -12,9 +12,9 @@ from torch.utils._pytree import tree_map
 from gar_env.alignment.conservation import add_up
 from gar_env.alignment.direction import Direction, trainable_parameters
 from gar_env.alignment.inputs import Losses
+from gar_env.alignment.layers import plan
 from gar_env.alignment.layerwise import LayerTape, record_layers
 from gar_env.alignment.rules import uses_batch_statistics
-from gar_env.alignment.units import plan
 from gar_env.errors import AlignmentError, MixedExamplesError
 from gar_env.functional import isolated, multiplies_in_ten_bits
 

@@ -1,11 +1,11 @@
 """The environments, one per file, and the checker that holds any vector environment against the contract."""
 
-from gar_env.envs.augment import AugmentConfig, AugmentEnv, AugmentVectorEnv
-from gar_env.envs.base import SlotBatch, SlotVectorEnv
 from gar_env.envs.config import SlotConfig, config_from
-from gar_env.envs.data_split import DataSplitConfig, DataSplitEnv, DataSplitVectorEnv
-from gar_env.envs.data_weight import DataWeightConfig, DataWeightEnv, DataWeightVectorEnv
 from gar_env.envs.single import SingleAgentEnv
+from gar_env.envs.slots.augment import AugmentConfig, AugmentEnv, AugmentVectorEnv
+from gar_env.envs.slots.base import SlotBatch, SlotVectorEnv
+from gar_env.envs.slots.data_split import DataSplitConfig, DataSplitEnv, DataSplitVectorEnv
+from gar_env.envs.slots.data_weight import DataWeightConfig, DataWeightEnv, DataWeightVectorEnv
 from gar_env.envs.vector import Outcome, RowVectorEnv
 
 __all__ = [

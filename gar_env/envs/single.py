@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from gymnasium.vector import AutoresetMode
 
-from gar_env.envs.base import SlotVectorEnv
+from gar_env.envs.slots.base import SlotVectorEnv
 from gar_env.errors import ConfigurationError
 from gar_env.registry import shown
 

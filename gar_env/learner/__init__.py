@@ -14,7 +14,7 @@ from gar_env.learner.optimizers import SCHEDULES, build_optimizer, check_schedul
 from gar_env.learner.options import TrainingOptions
 from gar_env.learner.passes import Origin, Pass, Start
 from gar_env.learner.precision import check_precision
-from gar_env.learner.replay import Replay
+from gar_env.learner.repeat import Repeat
 from gar_env.learner.stack import LearnerStack, StackPass
 from gar_env.learner.stacked_layers import register_stacked_layer
 from gar_env.learner.update_rules import UpdateRule, register_update_rule
@@ -28,7 +28,7 @@ __all__ = [
     "Loss",
     "Origin",
     "Pass",
-    "Replay",
+    "Repeat",
     "SquaredError",
     "StackPass",
     "Start",

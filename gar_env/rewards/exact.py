@@ -25,15 +25,15 @@ class LeaveOneOut(RewardSignal):
 
     def __call__(self, evidence: Evidence) -> Tensor:
         """One difference in nats per slot, ``[n]``."""
-        replay = evidence.replay
-        assert replay is not None
+        repeat = evidence.repeat
+        assert repeat is not None
         with torch.no_grad():
-            whole = replay.next_loss(replay.after)
+            whole = repeat.next_loss(repeat.after)
         entries = []
-        for i in range(replay.n):
-            without = replay.step_without(i)
+        for i in range(repeat.n):
+            without = repeat.step_without(i)
             with torch.no_grad():
-                entries.append(replay.next_loss(without) - whole)
+                entries.append(repeat.next_loss(without) - whole)
         return torch.stack(entries)
 
 
@@ -61,9 +61,9 @@ class MetaGradient(RewardSignal):
 
     def __call__(self, evidence: Evidence) -> Tensor:
         """One derivative in nats per slot, ``[n]``."""
-        replay = evidence.replay
-        assert replay is not None
+        repeat = evidence.repeat
+        assert repeat is not None
         with torch.enable_grad():
-            weights = torch.ones(replay.n, device=evidence.next_loss.device, requires_grad=True)
-            loss = replay.next_loss(replay.step(weights))
+            weights = torch.ones(repeat.n, device=evidence.next_loss.device, requires_grad=True)
+            loss = repeat.next_loss(repeat.step(weights))
             return -torch.autograd.grad(loss, weights)[0]

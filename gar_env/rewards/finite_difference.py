@@ -33,14 +33,14 @@ class FiniteDifferenceDDS(RewardSignal):
     @torch.no_grad()
     def __call__(self, evidence: Evidence) -> Tensor:
         """One difference quotient per slot, ``[n]``; 0 along a gradient that vanished."""
-        replay, direction, paid = evidence.replay, evidence.heldout_gradient, evidence.paid
-        assert replay is not None
+        repeat, direction, paid = evidence.repeat, evidence.heldout_gradient, evidence.paid
+        assert repeat is not None
         assert direction is not None
         assert paid is not None
         length = torch.stack([g.square().sum() for g in direction.values()]).sum().sqrt()
         epsilon = self.LENGTH / length
-        moved = {n: p + epsilon * direction[n] if n in direction else p for n, p in replay.before.items()}
-        change = (replay.losses(moved) - paid.losses) / epsilon
+        moved = {n: p + epsilon * direction[n] if n in direction else p for n, p in repeat.before.items()}
+        change = (repeat.losses(moved) - paid.losses) / epsilon
         return change if float(length) > 0 else torch.zeros_like(change)
 
 
@@ -59,6 +59,6 @@ class LossDecrease(RewardSignal):
     @torch.no_grad()
     def __call__(self, evidence: Evidence) -> Tensor:
         """One difference in nats per slot, ``[n]``; both losses with batch statistics."""
-        assert evidence.replay is not None
+        assert evidence.repeat is not None
         assert evidence.paid is not None
-        return evidence.paid.losses - evidence.replay.losses(evidence.replay.after)
+        return evidence.paid.losses - evidence.repeat.losses(evidence.repeat.after)

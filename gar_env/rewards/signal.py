@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gar_env.alignment import Tape
 from gar_env.errors import RewardError
-from gar_env.learner import Pass, Replay
+from gar_env.learner import Pass, Repeat
 from gar_env.registry import Registry
 
 
@@ -58,7 +58,7 @@ class Evidence:
         next_gradient: With :attr:`Need.NEXT_GRADIENT`. Loss gradient alone: no weight decay, momentum or clipping.
         heldout_gradient: With :attr:`Need.HELDOUT_GRADIENT`.
         paid: With :attr:`Need.PASS` or :attr:`Need.LAST_LAYER`: the paid batch, its losses ``[n]`` and last layer.
-        replay: With :attr:`Need.PARAMETERS` or, for repeated steps, :attr:`Need.STEP`.
+        repeat: With :attr:`Need.PARAMETERS` or, for repeated steps, :attr:`Need.STEP`.
         generator: For signals that draw, on the learner's device; one per episode, seeded with it.
     """
 
@@ -69,7 +69,7 @@ class Evidence:
     next_gradient: Mapping[str, Tensor] | None = None
     heldout_gradient: Mapping[str, Tensor] | None = None
     paid: Pass | None = None
-    replay: Replay | None = None
+    repeat: Repeat | None = None
     generator: torch.Generator | None = None
 
 
@@ -79,7 +79,7 @@ NEEDED_FOR = {
     "next_gradient": Need.NEXT_GRADIENT,
     "heldout_gradient": Need.HELDOUT_GRADIENT,
     "paid": Need.PASS | Need.LAST_LAYER,
-    "replay": Need.PARAMETERS | Need.STEP,
+    "repeat": Need.PARAMETERS | Need.STEP,
 }
 """What to ask for, any of it, to read a piece of evidence."""
 

@@ -238,7 +238,7 @@ def test_wrong_options_are_refused(options, error, message):
 
 
 def test_images_of_four_channels_are_refused(monkeypatch):
-    monkeypatch.setattr("gar_env.envs.base.load_dataset", lambda *args, **options: FourChannels.make())
+    monkeypatch.setattr("gar_env.envs.slots.base.load_dataset", lambda *args, **options: FourChannels.make())
     with pytest.raises(ConfigurationError, match=re.escape("digits has 4 channels; image operations are defined for")):
         AugmentVectorEnv(12, network="fc")
 

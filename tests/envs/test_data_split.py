@@ -78,7 +78,7 @@ def test_nslr_is_minus_the_next_loss_in_every_slot_and_needs_no_tape(timing):
         batch, network = env.passes[gap * t + 1] if timing == "same_step" else env.passes[t]
         loss = nn.functional.cross_entropy(network(batch.inputs), batch.targets)
         np.testing.assert_allclose(rewards, -loss.item(), rtol=1e-5)
-    assert not env.paying.reads_examples
+    assert not env.evaluator.reads_examples
 
 
 def test_every_slot_draws_from_the_split_its_action_names():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from gar_env.envs.nearest import nearest_rows
+from gar_env.envs.slots.nearest import nearest_rows
 
 
 def by_all_distances(rows, others):

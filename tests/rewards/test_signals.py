@@ -110,10 +110,10 @@ def test_cosine_gar_is_the_cosine_of_single_gradients():
         needs = Need.PARAMETERS | Need.PASS | Need.NEXT_GRADIENT
 
         def __call__(self, evidence):
-            replay, g = evidence.replay, evidence.next_gradient
-            leaves = {name: p.clone().requires_grad_() for name, p in replay.before.items()}
+            repeat, g = evidence.repeat, evidence.next_gradient
+            leaves = {name: p.clone().requires_grad_() for name, p in repeat.before.items()}
             cosines = []
-            for own in replay.losses(leaves):
+            for own in repeat.losses(leaves):
                 found = torch.autograd.grad(own, list(leaves.values()), retain_graph=True)
                 flat = torch.cat([x.flatten() for x in found])
                 cosines.append(F.cosine_similarity(flat, torch.cat([g[n].flatten() for n in leaves]), dim=0))
@@ -258,7 +258,7 @@ def test_signals_of_wrong_devices_and_nan_are_named():
         ("next_gradient", "Need.NEXT_GRADIENT"),
         ("heldout_gradient", "Need.HELDOUT_GRADIENT"),
         ("paid", "Need.PASS or Need.LAST_LAYER"),
-        ("replay", "Need.PARAMETERS or Need.STEP"),
+        ("repeat", "Need.PARAMETERS or Need.STEP"),
     ],
 )
 def test_reading_what_was_not_asked_for_names_the_need_to_add(attribute, words):

@@ -43,7 +43,7 @@ from agents.studies.rewards.signals import LARGEST_EXACT, code_of, short
 from agents.studies.rewards.tasks import HELDOUT_SHARE, TRAINING
 from gar_env.data import Batch
 from gar_env.envs import DataSplitVectorEnv
-from gar_env.learner import Pass, Replay
+from gar_env.learner import Pass, Repeat
 from gar_env.rewards import REWARDS, Evidence, LeaveOneOut, RewardSignal
 from gar_env.seeding import named_generator
 
@@ -223,8 +223,8 @@ def exact_meta_gradients(slots: DataSplitVectorEnv, policy: InvertedSoftmax) -> 
     logits = policy.logits.detach().clone().requires_grad_()
     weights = policy.log_probabilities(logits).exp()[owner] / splits.sizes[owner] * len(examples)
     start = learner.start(optimizer=True)
-    moved = Replay(learner, start, paid, reference).step(weights)
-    losses = [Replay(learner, start, paid, one).next_loss(moved) for one in (reference, clean)]
+    moved = Repeat(learner, start, paid, reference).step(weights)
+    losses = [Repeat(learner, start, paid, one).next_loss(moved) for one in (reference, clean)]
     first, second = (-torch.autograd.grad(loss, logits, retain_graph=True)[0] for loss in losses)
     return first, second
 

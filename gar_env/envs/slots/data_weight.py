@@ -13,11 +13,11 @@ from gymnasium.spaces import Discrete
 from torch import Tensor
 
 from gar_env.data import Pool, make_pool, parse_shares
-from gar_env.envs.base import SlotBatch, SlotVectorEnv
 from gar_env.envs.config import SlotConfig
 from gar_env.envs.features import PROGRESS, RUNNING, Feature, squashed
-from gar_env.envs.nearest import nearest_rows
 from gar_env.envs.single import SingleAgentEnv
+from gar_env.envs.slots.base import SlotBatch, SlotVectorEnv
+from gar_env.envs.slots.nearest import nearest_rows
 from gar_env.errors import ConfigurationError
 from gar_env.learner import Pass
 from gar_env.networks import LastLinearInputs

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Parameters = Mapping[str, Tensor]
 
 
-class Replay:
+class Repeat:
     """One step from ``theta_t`` to ``theta_{t+1}``, and the batch that came after it.
 
     Passes are in training mode, with the random numbers that the original ones had; nothing of the learner changes.
@@ -124,7 +124,7 @@ class Replay:
         """``parameters`` after one step of an optimizer like the learner's, in its state of then."""
         optimizer, states = self.learner.optimizer, self.start.optimizer_states
         if states is None:
-            raise ConfigurationError("This replay has no optimizer state. A signal that repeats steps needs Need.STEP.")
+            raise ConfigurationError("This repeat has no optimizer state. A signal that repeats steps needs Need.STEP.")
         kind = type(optimizer)
         options: dict[str, Any] = {"lr": self.learner.options.step_size}
         if through:

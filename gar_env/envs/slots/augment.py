@@ -22,10 +22,10 @@ from gar_env.augment import (
     load_space,
 )
 from gar_env.data import Dataset, Pool, make_pool
-from gar_env.envs.base import SlotBatch, SlotVectorEnv
 from gar_env.envs.config import SlotConfig
 from gar_env.envs.features import LAST_REWARD, PROGRESS, RUNNING_LOSS, Feature, squashed
 from gar_env.envs.single import SingleAgentEnv
+from gar_env.envs.slots.base import SlotBatch, SlotVectorEnv
 from gar_env.errors import ConfigurationError
 from gar_env.networks.build import NetworkBuilder
 from gar_env.seeding import named_generator

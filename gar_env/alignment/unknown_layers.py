@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from gar_env.alignment.direction import Direction
+from gar_env.alignment.layers import Call, Unit
 from gar_env.alignment.tape import KeptTree, dot_per_example, keep, unkept
-from gar_env.alignment.units import Call, Unit
 from gar_env.errors import UnsupportedLayerError
 from gar_env.functional import Snapshot, draws_in_cudnn
 
 
 @dataclass(eq=False)
-class Replay(Call):
+class Repeat(Call):
     """One call of a module without a rule: its arguments, and the gradient of each of its outputs."""
 
     label: str
@@ -86,7 +86,7 @@ class ReplayTaker:
     def __init__(self, unit_of: Callable[[nn.Module], Unit | None], check_rows: Callable[[Unit, int], None]) -> None:
         self.unit_of, self.check_rows = unit_of, check_rows
         self.depth = 0  # of calls to modules that are kept whole
-        self._open: Replay | None = None
+        self._open: Repeat | None = None
 
     def start(self) -> None:
         """A new pass; the one before may have ended in the middle of a call."""
@@ -102,7 +102,7 @@ class ReplayTaker:
             check_repeatable(module, str(unit))
             snapshot = Snapshot.take(module, parameters=not unit.copies)
             unit.copies = snapshot.parameters = unit.copies or snapshot.parameters
-            self._open = Replay(str(unit), snapshot, keep((args, kwargs)))
+            self._open = Repeat(str(unit), snapshot, keep((args, kwargs)))
 
     def after(self, module: nn.Module, args: tuple, output: Any) -> Any:
         """Forward hook: wait for the gradient of each output.
@@ -127,7 +127,7 @@ class ReplayTaker:
             leaves[index].register_hook(lambda delta, index=index: self._arrived(unit, replay, index, delta))
         return tree_unflatten(leaves, structure) if len(live) > 1 else output
 
-    def _arrived(self, unit: Unit, replay: Replay, index: int, delta: Tensor) -> None:
+    def _arrived(self, unit: Unit, replay: Repeat, index: int, delta: Tensor) -> None:
         self.check_rows(unit, len(delta) if delta.ndim else 0)
         if not replay.deltas:
             unit.calls.append(replay)

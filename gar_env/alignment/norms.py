@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from gar_env.alignment.layers import Unit
 from gar_env.alignment.layerwise import LayerTape
 from gar_env.alignment.materialise import CONVOLUTIONS, can_materialise, example_weight_gradients
 from gar_env.alignment.recorder import Deferred, ExampleGradients
 from gar_env.alignment.tape import Tape, check_tape, read
-from gar_env.alignment.units import Unit
 from gar_env.errors import UnsupportedLayerError
 
 

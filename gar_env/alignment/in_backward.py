@@ -16,10 +16,10 @@ from gar_env.alignment.backward import LossScale, check_loss_scale, value_of
 from gar_env.alignment.conservation import adds_up, check_conservation, product
 from gar_env.alignment.direction import Direction, check_direction, gradient, trainable_parameters
 from gar_env.alignment.gram import Gram, can_use_gram
+from gar_env.alignment.layers import Unit
 from gar_env.alignment.layerwise import LayerTape, merge
 from gar_env.alignment.listeners import pausable
 from gar_env.alignment.tape import Tape, check_tape, full_precision
-from gar_env.alignment.units import Unit
 from gar_env.errors import ConfigurationError, LostGradientError, StaleTapeError, UnsupportedLayerError
 from gar_env.seeding import TURNS
 

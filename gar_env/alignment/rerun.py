@@ -26,7 +26,6 @@ from torch.utils._pytree import tree_leaves
 from gar_env.alignment.backward import LossScale, backward_of_mean
 from gar_env.alignment.conservation import add_up
 from gar_env.alignment.direction import Direction, dot, norm
-from gar_env.alignment.fallback import check_repeatable, first_line
 from gar_env.alignment.inputs import Losses, call, check_losses
 from gar_env.alignment.tape import (
     KeptTree,
@@ -39,6 +38,7 @@ from gar_env.alignment.tape import (
     runs_in_low_precision,
     unkept,
 )
+from gar_env.alignment.unknown_layers import check_repeatable, first_line
 from gar_env.errors import LostGradientError, StaleTapeError, UnsupportedLayerError
 from gar_env.functional import Snapshot, multiplies_in_ten_bits
 

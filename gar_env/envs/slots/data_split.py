@@ -11,10 +11,10 @@ from gymnasium.spaces import Discrete
 from torch import Tensor
 
 from gar_env.data import Splits, make_splits
-from gar_env.envs.base import SlotBatch, SlotVectorEnv
 from gar_env.envs.config import SlotConfig
 from gar_env.envs.features import LAST_REWARD, PROGRESS, RUNNING_LOSS, Feature, squashed
 from gar_env.envs.single import SingleAgentEnv
+from gar_env.envs.slots.base import SlotBatch, SlotVectorEnv
 from gar_env.seeding import named_generator
 
 

@@ -17,7 +17,6 @@ from gar_env.data import Batch, Pool, in_batches, load_dataset, make_pool, norma
 from gar_env.envs.config import SlotConfig, config_from
 from gar_env.envs.dashboard import Dashboard
 from gar_env.envs.features import LAST_REWARD, PROGRESS, RUNNING, Feature, RunningSize, observation_box, observe
-from gar_env.envs.paying import Collected, Paying, Trained
 from gar_env.envs.vector import Infos, Outcome, RowVectorEnv
 from gar_env.errors import CheckpointError, ConfigurationError
 from gar_env.functional import own_surroundings
@@ -25,6 +24,7 @@ from gar_env.learner import Learner, Pass, Start
 from gar_env.networks import build_network
 from gar_env.registry import shown
 from gar_env.rewards import REWARDS, Evidence, Need
+from gar_env.rewards.evaluator import Collected, Evaluator, Trained
 from gar_env.seeding import named_generator
 from gar_env.state import as_data, from_data, plain
 
@@ -82,14 +82,14 @@ class SlotVectorEnv(RowVectorEnv):
         self.config = config
         self._network_fits = False  # not known yet
         self.reward_timing = config.reward_timing
-        self.paying = Paying(config.reward, num_envs)
+        self.evaluator = Evaluator(config.reward, num_envs)
         self._check_provided()
-        self.signal = self.paying.signal
+        self.signal = self.evaluator.signal
         self.reference = config.resolved_reference
         needs_heldout = self.reference == "heldout" or Need.HELDOUT_GRADIENT in self.signal.needs
         share = config.heldout_share if config.heldout_share is not None else 0.1 * needs_heldout
         if needs_heldout and share == 0:
-            raise ConfigurationError(f"reward={self.paying.name!r} needs heldout_share above 0, for example 0.1.")
+            raise ConfigurationError(f"reward={self.evaluator.name!r} needs heldout_share above 0, for example 0.1.")
         self.heldout_share = share
         self.dataset = load_dataset(
             config.dataset,
@@ -122,13 +122,13 @@ class SlotVectorEnv(RowVectorEnv):
         Raises:
             ConfigurationError: With the registered signals that fit.
         """
-        missing = self.paying.signal.needs & ~self.provides
+        missing = self.evaluator.signal.needs & ~self.provides
         if missing:
             needs = {name: getattr(REWARDS[name], "needs", None) for name in REWARDS}
             fit = [name for name, own in needs.items() if isinstance(own, Need) and not own & ~self.provides]
             words = ", ".join(f"Need.{need.name}" for need in missing)
             raise ConfigurationError(
-                f"reward={shown(self.paying.name)} needs {words}, which {type(self).__name__} cannot give. "
+                f"reward={shown(self.evaluator.name)} needs {words}, which {type(self).__name__} cannot give. "
                 f"Signals that fit: {', '.join(fit)}."
             )
 
@@ -278,8 +278,8 @@ class SlotVectorEnv(RowVectorEnv):
                 f"network={shown(config.network)} normalises over the batch, which needs at least 2 examples; num_envs "
                 "is 1."
             )
-        self.paying.begin(self.learner, seed)
-        late = self.config.reward_timing == "next_step" and self.paying.reads_tape
+        self.evaluator.begin(self.learner, seed)
+        late = self.config.reward_timing == "next_step" and self.evaluator.reads_tape
         self.learner.remembers = self.resumable and late
         self.steps = 0
         self._unpaid: Trained | None = None  # next_step: the last batch, whose slots wait to be paid
@@ -339,7 +339,7 @@ class SlotVectorEnv(RowVectorEnv):
 
     def advance(self, actions: Tensor, live: Tensor) -> Outcome:
         """See :meth:`RowVectorEnv.advance`."""
-        start = self.paying.start()
+        start = self.evaluator.start()
         self.acted(actions)
         if self.config.reward_timing == "same_step":
             trained, loss = self._train(actions, start)
@@ -347,7 +347,7 @@ class SlotVectorEnv(RowVectorEnv):
             rewards = self._pay_with_reference(trained, actions)
         else:
             paid = self._unpaid
-            with self.paying.collecting(paid) as collected:
+            with self.evaluator.collecting(paid) as collected:
                 trained, loss = self._train(actions, start)
             self._unpaid = trained
             rewards = self._pay(paid, loss, self.learner.gradient(), collected, trained.passed) if paid else None
@@ -398,12 +398,12 @@ class SlotVectorEnv(RowVectorEnv):
         } | dict.fromkeys(self._error_infos(), (math.nan, False))
 
     def _error_infos(self) -> dict[str, tuple[Any, Any]]:
-        return self.paying.infos() if self.config.way == "finite_difference" else {}
+        return self.evaluator.infos() if self.config.way == "finite_difference" else {}
 
     def _train(self, actions: Tensor, start: Start | None) -> tuple[Trained, Tensor]:
         """The pass over the batch that the actions call for; its gradient is left waiting for the update."""
         batch = self.batch(actions)
-        passed = self._pass(batch, record=self.paying.reads_tape)
+        passed = self._pass(batch, record=self.evaluator.reads_tape)
         if passed is None:  # no gradient waits, so the update leaves the parameters alone
             return Trained(None, torch.zeros(0, dtype=torch.int64, device=self.device)), self.step_loss(None)
         return Trained(passed, batch.slots, start), self.step_loss(passed.losses)
@@ -442,7 +442,7 @@ class SlotVectorEnv(RowVectorEnv):
 
     def _pay_with_reference(self, trained: Trained, actions: Tensor) -> Tensor:
         """Pay the step before from a reference batch at theta_{t+1}, and train on that if it is training data."""
-        with self.paying.collecting(trained) as collected:
+        with self.evaluator.collecting(trained) as collected:
             following, loss, gradient = self._reference(actions)
         rewards = self._pay(trained, loss, gradient, collected, following)
         if self.config.trains_on_reference:
@@ -457,7 +457,7 @@ class SlotVectorEnv(RowVectorEnv):
         if Need.HELDOUT_GRADIENT in self.signal.needs:
             heldout = self._look_at_heldout().gradient
         evidence = Evidence(self.num_envs, loss, next_gradient=gradient, heldout_gradient=heldout)
-        return self.paying.pay(trained, evidence, collected, step=self.steps + 1, following=following)
+        return self.evaluator.pay(trained, evidence, collected, step=self.steps + 1, following=following)
 
     def observe(self) -> Tensor:
         """See :meth:`RowVectorEnv.observe`."""

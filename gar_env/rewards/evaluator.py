@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gar_env.alignment import FiniteDifferenceTape, NoGradientError, Paid, Tape, align, aligning, dot
 from gar_env.errors import ConfigurationError, GarEnvError, NonFiniteGradientError, RewardError
-from gar_env.learner import Learner, Pass, Replay, Start
+from gar_env.learner import Learner, Pass, Repeat, Start
 from gar_env.registry import shown
 from gar_env.rewards import READS_EXAMPLES, REWARDS, Evidence, Need, RewardSignal
 from gar_env.rewards.signal import AskedEvidence
@@ -44,13 +44,13 @@ class Trained(NamedTuple):
 
 @dataclass(eq=False)
 class Collected:
-    """What :meth:`Paying.collecting` came to."""
+    """What :meth:`Evaluator.collecting` came to."""
 
     paid: Paid | None = None
     alignment: Tensor | None = None
 
 
-class Paying:
+class Evaluator:
     """What one signal pays the slots of an environment.
 
     Args:
@@ -109,14 +109,14 @@ class Paying:
             set_attributes(self.signal, state["signal"], device=self.generator.device)
 
     @property
-    def replays(self) -> bool:
+    def repeats(self) -> bool:
         """Whether it runs the paid pass, or the whole step, again."""
         return bool(self.signal.needs & (Need.PARAMETERS | Need.STEP))
 
     def start(self) -> Start | None:
-        """Copies of what the coming step starts from, if the signal replays it."""
+        """Copies of what the coming step starts from, if the signal takes it again."""
         assert self.learner is not None
-        return self.learner.start(optimizer=Need.STEP in self.signal.needs) if self.replays else None
+        return self.learner.start(optimizer=Need.STEP in self.signal.needs) if self.repeats else None
 
     @contextmanager
     def collecting(self, trained: Trained | None) -> Iterator[Collected]:
@@ -173,13 +173,13 @@ class Paying:
         passed = trained.passed
         if passed is None or (Need.STEP in self.signal.needs and following is None):
             return nothing  # too few were trained on, or came after
-        replay = None
+        repeat = None
         if self.learner and trained.start:
-            replay = Replay(self.learner, trained.start, passed, following)
+            repeat = Repeat(self.learner, trained.start, passed, following)
         alignment = self._alignment(trained.tape, evidence.next_gradient or {}, collected) if trained.tape else None
         tape = trained.tape if Need.TAPE in self.signal.needs else None
         n = self.num_envs if trained.slots is None else len(trained.slots)
-        evidence = replace(evidence, n=n, tape=tape, alignment=alignment, paid=passed, replay=replay)
+        evidence = replace(evidence, n=n, tape=tape, alignment=alignment, paid=passed, repeat=repeat)
         paid = _checked(self.signal, self.name, evidence, step)
         if isinstance(trained.tape, FiniteDifferenceTape):
             self.alignment_error = trained.tape.error

@@ -1,0 +1,1 @@
+"""Slots: rows are places in a mini-batch of one shared network."""
