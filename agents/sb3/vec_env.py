@@ -18,15 +18,15 @@ Indices = int | Iterable[int] | None
 
 
 class SB3VecEnv(VecEnv):
-    """A vector environment for Stable-Baselines3: each slot is one of SB3's environments.
+    """A vector environment for Stable-Baselines3: each row is one of SB3's environments.
 
-    Info dicts are empty but at the end of an episode, since a thousand of them are made in every step: then each row
-    has ``terminal_observation`` and ``TimeLimit.truncated``, and the first ended row what the episode came to:
-    ``episode`` (``r``: return, mean over slots; ``l``: steps; ``t``: seconds, as SB3's ``Monitor``) and
-    ``test_accuracy``. The arrays of the last step are in :attr:`infos`.
+    Info dicts are empty but at the end of a row's episode, since a thousand of them are made in every step: then it has
+    ``terminal_observation``, ``TimeLimit.truncated``, and what the episode came to: ``episode`` (``r``: return, ``l``:
+    steps, ``t``: seconds, as SB3's ``Monitor``) and ``test_accuracy``. The arrays of the last step are in
+    :attr:`infos`.
 
-    All slots share one training run: it has one seed, :meth:`get_attr` gives every row the same value, and
-    :meth:`set_attr` changes it for all of them.
+    Where rows share one training run, it has one seed; where they end apart, row ``r`` has the seed ``s + r``. All rows
+    are one object: :meth:`get_attr` gives every row the same value, and :meth:`set_attr` changes it for all of them.
 
     Args:
         env: A vector environment with ``autoreset_mode="SameStep"`` and numpy output; :func:`make_sb3_env` makes one.
@@ -42,12 +42,18 @@ class SB3VecEnv(VecEnv):
         _check_env(env, late_rewards)
         self.env = env
         self.late_rewards = getattr(env.unwrapped, "reward_timing", "same_step") == "next_step"
+        self._together = bool(getattr(env.unwrapped, "rows_end_together", False))
+        n = env.num_envs
+        self._returns, self._lengths, self._started = np.zeros(n), np.zeros(n, int), np.zeros(n)
         self.infos: dict[str, Any] = {}
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
 
     def reset(self) -> np.ndarray:
         """Start an episode with the seed and options given before, once. Observations, ``[n, d]``."""
-        observations, self.infos = self.env.reset(seed=self._seeds[0], options=self._options[0] or None)
+        seed: Any = self._seeds[0]
+        if not self._together and seed is not None:
+            seed = list(self._seeds)
+        observations, self.infos = self.env.reset(seed=seed, options=self._options[0] or None)
         self.reset_infos = [{} for _ in range(self.num_envs)]
         self._reset_seeds()
         self._reset_options()
@@ -55,9 +61,10 @@ class SB3VecEnv(VecEnv):
         return observations
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
-        """Seed the next :meth:`reset`; rows share one run, so the list holds the same seed ``n`` times."""
+        """Seed the next :meth:`reset`: the same seed for rows that share one run, ``seed + r`` for others."""
         first = super().seed(seed)[0]
-        self._seeds = [first] * self.num_envs
+        if self._together:
+            self._seeds = [first] * self.num_envs
         return self._seeds
 
     def set_options(self, options: list[dict] | dict | None = None) -> None:
@@ -97,19 +104,17 @@ class SB3VecEnv(VecEnv):
         for row in ended:
             info_dicts[row]["terminal_observation"] = np.array(self.infos["final_obs"][row])
             info_dicts[row]["TimeLimit.truncated"] = bool(truncated[row])
-        final, seconds = self.infos["final_info"], round(time.monotonic() - self._started, 6)
+        final, now = self.infos["final_info"], time.monotonic()
         for row in ended:
             length = int(self._lengths[row])
+            seconds = round(now - float(self._started[row]), 6)
             info_dicts[row]["episode"] = {"r": float(self._returns[row]), "l": length, "t": seconds}
             if "test_accuracy" in final:
                 info_dicts[row]["test_accuracy"] = float(final["test_accuracy"][row])  # NaN if training diverged
         self._start_statistics(dones)
 
     def _start_statistics(self, rows: np.ndarray) -> None:
-        if rows.all():
-            self._returns, self._lengths = np.zeros(self.num_envs), np.zeros(self.num_envs, int)
-            self._started = time.monotonic()
-        self._returns[rows], self._lengths[rows] = 0, 0
+        self._returns[rows], self._lengths[rows], self._started[rows] = 0, 0, time.monotonic()
 
     def close(self) -> None:
         """Close the environment."""

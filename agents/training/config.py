@@ -16,7 +16,7 @@ import gar_env  # noqa: F401 - registers the environments
 from agents.controllers import CONTROLLERS
 from agents.files import read_regular
 from agents.jobs.results import Row
-from gar_env.envs import SlotVectorEnv
+from gar_env.envs import RowVectorEnv
 from gar_env.errors import CheckpointError, ConfigurationError, GarEnvError, UnknownNameError, UntrustedNameError
 from gar_env.registry import did_you_mean, import_module_of, shown
 
@@ -34,8 +34,8 @@ class TrainConfig(Generic[EnvOptions, AgentOptions]):
     Args:
         env: A registered environment: gar-env list.
         agent: A registered controller: gar-env list.
-        num_envs: Slots, the batch size of the network's training.
-        episodes: Training runs of the network, of num_steps each; the controller goes on learning from one to the next.
+        num_envs: Rows: the batch size, where rows are slots of a mini-batch; training runs, where each is one.
+        episodes: Training runs, of num_steps each; the controller goes on learning from one to the next.
             A run that diverges ends early, and another one takes the steps that it left.
         seed: Of everything.
         out: Folder of the run; runs/train/ENV-AGENT-SEED by default.
@@ -98,34 +98,38 @@ def env_options_of(env: str) -> type:
 
     Raises:
         UnknownNameError: If there is none of that id.
-        ConfigurationError: If it is no slot environment.
+        ConfigurationError: If it is none of ours, or derived from one.
     """
     name = import_module_of("environment", env)
     if not name or name not in gymnasium.registry:
-        known = slot_environments()
+        known = row_environments()
         raise UnknownNameError(
             f"No environment is called {shown(name)}.{did_you_mean(name, known)}\nKnown: {', '.join(known)}."
         )
     kind = _vector_class(name)
-    if not (isinstance(kind, type) and issubclass(kind, SlotVectorEnv)):
+    if not _is_ours(kind):
         raise ConfigurationError(
-            f"{name} is no slot environment (a subclass of gar_env.envs.SlotVectorEnv), which is what gar-env train "
-            f"runs. Known: {', '.join(slot_environments())}."
+            f"{name} is no environment of ours (a subclass of gar_env.envs.RowVectorEnv with a config_class), which is "
+            f"what gar-env train runs. Known: {', '.join(row_environments())}."
         )
     return kind.config_class
 
 
-def slot_environments() -> list[str]:
-    """The ids of all registered slot environments; Gymnasium's own are not even imported."""
+def row_environments() -> list[str]:
+    """The ids of all registered environments of ours; Gymnasium's own are not even imported."""
     found = []
     for name, spec in gymnasium.registry.items():
         creator = spec.vector_entry_point
         if creator is None or (isinstance(creator, str) and creator.startswith("gymnasium.")):
             continue
         kind = _vector_class(name)
-        if isinstance(kind, type) and issubclass(kind, SlotVectorEnv):
+        if _is_ours(kind):
             found.append(name)
     return sorted(found)
+
+
+def _is_ours(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, RowVectorEnv) and hasattr(kind, "config_class")
 
 
 def _vector_class(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
 import threading
@@ -24,7 +25,7 @@ from agents.training.checkpoints import load_checkpoint, previous, read_header, 
 from agents.training.config import TrainConfig, make_env
 from agents.training.loops import NativeSession, Session, start_session
 from agents.training.metrics import MetricsLog
-from gar_env.envs import SlotVectorEnv
+from gar_env.envs import RowVectorEnv
 from gar_env.errors import CheckpointError, ConfigurationError, GarEnvError
 from gar_env.registry import known_names_only, trusted_names
 
@@ -102,18 +103,19 @@ class Training:
         if steps > self.total:
             return  # Stable-Baselines3 finishes its rollout
         last = slots.last_step()
-        said = f"loss {last['loss']:.3g}, reward {last['reward_mean']:.2g}"
+        said = f"loss {last['loss']:.3g}, " if "loss" in last else ""
+        said += f"reward {last['reward_mean']:.2g}"
         self._bar.update(self._task, completed=steps, description=f"{self.config.agent}: {said}")
         due = steps >= self._say_at or steps == self.total
         if due and not self.console.is_terminal and not self.console.quiet:
             self._say_at = steps + max(1, self.total // LINES)
             print(f"step {steps}/{self.total}: {said}, {self.seconds:.0f} s", flush=True)
-        ended = slots.finished is not self._seen_episode
+        ended = [episode.values for episode in slots.finished]
         if ended:
-            self._seen_episode = slots.finished
-            self._finished = slots.finished or {}
+            self._finished = _mean(ended)
+            slots.finished.clear()
         if steps % self.config.log_every == 0 or ended or steps == self.total:
-            self.log.write(steps * self.config.num_envs, self._row(ended))
+            self.log.write(steps * self.config.num_envs, self._row(bool(ended)))
 
     def at_rest(self) -> None:
         """Save if it is time, stop if somebody asked; called when the session is whole."""
@@ -135,10 +137,10 @@ class Training:
         return f"usage of {names[int(number)]}" if number != name and int(number) < len(names) else name
 
     @property
-    def slots(self) -> SlotVectorEnv:
+    def slots(self) -> RowVectorEnv:
         """The environment, unwrapped."""
         slots = self.session.env.unwrapped
-        assert isinstance(slots, SlotVectorEnv)
+        assert isinstance(slots, RowVectorEnv)
         return slots
 
     @property
@@ -172,7 +174,6 @@ class Training:
             write_whole(folder / "config.json", f"{text}\n".encode())
         self._steps_before = self._say_at = self.session.steps
         self._saved_at = self.session.steps if self.resume else -1
-        self._seen_episode = self.slots.finished
         # Stable-Baselines3 may have finished its rollout in an episode more than was asked for; that is in no log.
         self._finished = self.session.finished
         after = self.session.steps * config.num_envs
@@ -181,12 +182,12 @@ class Training:
     def _row(self, ended: bool) -> dict[str, float]:
         slots, steps = self.slots, self.session.steps
         values = {f"env/{name}": value for name, value in slots.last_step().items()}
-        now = slots.finished if ended and slots.finished else slots.metrics()
+        now = self._finished if ended else slots.metrics()
         values |= {f"env/{name}": value for name, value in now.items() if name not in ("steps", "return")}
         values |= self.session.logged()
-        if slots.finished:
-            values["rollout/ep_rew_mean"] = slots.finished["return"]
-            values["rollout/ep_len_mean"] = slots.finished["steps"]
+        if self._finished:
+            values["rollout/ep_rew_mean"] = self._finished["return"]
+            values["rollout/ep_len_mean"] = self._finished["steps"]
         elapsed = time.monotonic() - self._started
         fps = (steps - self._steps_before) * self.config.num_envs / max(elapsed, 1e-9)
         return {**values, "time/fps": round(fps), "time/time_elapsed": round(elapsed, 2)}
@@ -273,3 +274,12 @@ class Training:
             sys.exit(130)
         self.stop = True
         self.console.print("Stopping as soon as the state is whole; once more stops at once ...")
+
+
+def _mean(episodes: list[dict[str, float]]) -> dict[str, float]:
+    """Of episodes that ended in one step, name by name; NaN, which is no number, is left out where there are others."""
+    found = {}
+    for name in episodes[0]:
+        values = [episode[name] for episode in episodes if not math.isnan(episode[name])]
+        found[name] = sum(values) / len(values) if values else math.nan
+    return found

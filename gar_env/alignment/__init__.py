@@ -6,7 +6,7 @@ layer                                                  rule
 Linear, Conv1d, Conv2d, Conv3d, Embedding              output tangent (:mod:`gar_env.alignment.rules`), or
                                                        per-example weight gradients (:mod:`.materialise`)
 BatchNorm1d/2d/3d, GroupNorm, LayerNorm                per-example gradients, at once
-any other module that owns parameters                  replayed in forward mode (:mod:`.fallback`)
+any other module that owns parameters                  replayed in forward mode (:mod:`.unknown_layers`)
 =====================================================  ==================================================
 
 Ways to compute it, and which one is taken: :mod:`gar_env.alignment.ways`.
@@ -22,6 +22,7 @@ from gar_env.alignment.engine import Alignment
 from gar_env.alignment.in_backward import NoGradientError, Paid, aligning
 from gar_env.alignment.norms import example_lengths
 from gar_env.alignment.rerun import FiniteDifferenceTape
+from gar_env.alignment.row_gradients import align_rows
 from gar_env.alignment.rules import register_example_gradients, register_output_tangent
 from gar_env.alignment.tape import Tape
 from gar_env.alignment.ways import BATCH_NORM_READINGS, WAYS, BatchNormReading, Way, check_way
@@ -38,6 +39,7 @@ __all__ = [
     "Tape",
     "Way",
     "align",
+    "align_rows",
     "aligning",
     "check_way",
     "dot",

@@ -1,28 +1,42 @@
 """The environments, one per file, and the checker that holds any vector environment against the contract."""
 
-from gar_env.envs.config import SlotConfig, config_from
+from gar_env.envs.config import RowConfig, RunConfig, SharedConfig, SlotConfig, config_from
+from gar_env.envs.features import Feature
+from gar_env.envs.runs.base import Control, RunVectorEnv
+from gar_env.envs.shared import SharedNetworkEnv
 from gar_env.envs.single import SingleAgentEnv
 from gar_env.envs.slots.augment import AugmentConfig, AugmentEnv, AugmentVectorEnv
 from gar_env.envs.slots.base import SlotBatch, SlotVectorEnv
 from gar_env.envs.slots.data_split import DataSplitConfig, DataSplitEnv, DataSplitVectorEnv
 from gar_env.envs.slots.data_weight import DataWeightConfig, DataWeightEnv, DataWeightVectorEnv
-from gar_env.envs.vector import Outcome, RowVectorEnv
+from gar_env.envs.tasks.base import TaskVectorEnv, Updates
+from gar_env.envs.vector import Episode, Outcome, RowVectorEnv
 
 __all__ = [
     "AugmentConfig",
     "AugmentEnv",
     "AugmentVectorEnv",
+    "Control",
     "DataSplitConfig",
     "DataSplitEnv",
     "DataSplitVectorEnv",
     "DataWeightConfig",
     "DataWeightEnv",
     "DataWeightVectorEnv",
+    "Episode",
+    "Feature",
     "Outcome",
+    "RowConfig",
     "RowVectorEnv",
+    "RunConfig",
+    "RunVectorEnv",
+    "SharedConfig",
+    "SharedNetworkEnv",
     "SingleAgentEnv",
     "SlotBatch",
     "SlotConfig",
     "SlotVectorEnv",
+    "TaskVectorEnv",
+    "Updates",
     "config_from",
 ]

@@ -24,7 +24,71 @@ REWARD_TIMINGS = ("same_step", "next_step")
 
 
 @dataclass(frozen=True)
-class SlotConfig(TrainingOptions):
+class RowConfig:
+    """Options of every environment. With strings, numbers and booleans alone, ``spec.to_json()`` works.
+
+    Args:
+        num_steps: Environment steps in an episode, that is, one training run.
+        reward: A registered signal: ``"gar"``, ``"nslr"``, ``"module:name"``; or an object that is one.
+        divergence_reward: Paid to every row in the step in which its training stopped being finite.
+        autoreset_mode: ``"NextStep"``, ``"SameStep"`` or ``"Disabled"``, or Gymnasium's enum.
+        output: ``"numpy"`` or ``"torch"`` (tensors on ``device``).
+        device: Where networks and data live.
+        render_mode: ``"ansi"``, ``"rgb_array"`` or ``None``.
+    """
+
+    num_steps: int = 200
+    reward: str | RewardSignal = "gar"
+    divergence_reward: float = -1.0
+    autoreset_mode: str | AutoresetMode = "NextStep"
+    output: str = "numpy"
+    device: str = "cpu"
+    render_mode: str | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if self.num_steps < 1:
+            raise ConfigurationError(f"num_steps={self.num_steps} must be at least 1.")
+
+
+@dataclass(frozen=True)
+class SharedConfig(RowConfig, TrainingOptions):
+    """Options of environments whose rows share a network.
+
+    Args:
+        reward_timing: ``"same_step"``: after the controlled batch a reference batch is drawn, and its gradient pays
+            the actions just taken. ``"next_step"``: the next controlled batch plays the reference, so the rewards of
+            step ``t`` belong to the actions of step ``t - 1``; the first are 0 with ``info["reward_valid"]`` False.
+    """
+
+    reward_timing: str = "same_step"
+
+    sgd_momentum: ClassVar[float] = 0.9
+
+    def __post_init__(self) -> None:
+        RowConfig.__post_init__(self)
+        TrainingOptions.__post_init__(self)
+        check_choice("reward_timing", self.reward_timing, REWARD_TIMINGS)
+        check_schedule(self.schedule, warmup_steps=self.warmup_steps, num_steps=self.sgd_steps)
+
+    @property
+    def training(self) -> TrainingOptions:
+        """How the network is trained, with the momentum in force."""
+        return replace(super().training, momentum=self.resolved_momentum)
+
+    @property
+    def resolved_momentum(self) -> float | None:
+        """The momentum in force; ``None`` leaves an optimizer other than SGD its own."""
+        return self.sgd_momentum if self.momentum is None and self.optimizer.lower() == "sgd" else self.momentum
+
+    @property
+    def sgd_steps(self) -> int:
+        """SGD steps in an episode."""
+        return self.num_steps
+
+
+@dataclass(frozen=True)
+class SlotConfig(SharedConfig):
     """Options of a slot environment. With strings, numbers and booleans alone, ``spec.to_json()`` works.
 
     Args:
@@ -33,23 +97,14 @@ class SlotConfig(TrainingOptions):
         download: Whether torchvision may fetch the data.
         image_size: Height and width to resize an image folder to.
         image_background: ``"white"`` or ``"black"``, under transparent images of a folder.
-        inputs: ``"unit"`` [0, 1], ``"symmetric"`` [-1, 1] or ``"standardised"``.
-        network: A name, or a function ``(image_shape, num_classes) -> nn.Module``:
+        inputs: Of images: ``"unit"`` [0, 1], ``"symmetric"`` [-1, 1] or ``"standardised"``. Vectors are standardised
+            with the last, and else taken as they are, as tokens always are.
+        network: A name, or a function ``(input_shape, num_outputs) -> nn.Module``:
             :func:`gar_env.networks.build_network`.
-        num_steps: Environment steps in an episode, that is, one training run.
-        reward: A registered signal: ``"gar"``, ``"nslr"``, ``"module:name"``; or an object that is one.
-        reward_timing: ``"same_step"``: after the controlled batch a reference batch is drawn, and its gradient pays
-            the actions just taken. ``"next_step"``: the next controlled batch plays the reference, so the rewards of
-            step ``t`` belong to the actions of step ``t - 1``; the first are 0 with ``info["reward_valid"]`` False.
         reference: For ``"same_step"``: ``"policy"`` (the actions just taken, on fresh examples), ``"uniform"`` (the
             training data as they are) - both are normal training steps too - or ``"heldout"`` (a clean held-out
             batch, which is not trained on).
         heldout_share: Share of the training data held out; ``None`` is 0.1 where something needs it, else 0.
-        divergence_reward: Paid to every slot in the step in which training stopped being finite.
-        autoreset_mode: ``"NextStep"``, ``"SameStep"`` or ``"Disabled"``, or Gymnasium's enum.
-        output: ``"numpy"`` or ``"torch"`` (tensors on ``device``).
-        device: Where network and data live.
-        render_mode: ``"ansi"``, ``"rgb_array"`` or ``None``.
 
     Raises:
         ConfigurationError: If an option is unknown, out of range, or contradicts another.
@@ -61,28 +116,15 @@ class SlotConfig(TrainingOptions):
     image_background: str = "white"
     inputs: str = "symmetric"
     network: str | NetworkBuilder = "fc_bn"
-    num_steps: int = 200
-    reward: str | RewardSignal = "gar"
-    reward_timing: str = "same_step"
     reference: str | None = None
     heldout_share: float | None = None
-    divergence_reward: float = -1.0
-    autoreset_mode: str | AutoresetMode = "NextStep"
-    output: str = "numpy"
-    device: str = "cpu"
-    render_mode: str | None = None
 
-    sgd_momentum: ClassVar[float] = 0.9
     default_reference: ClassVar[str] = "policy"
     references: ClassVar[tuple[str, ...]] = ("policy", "uniform", "heldout")
 
     def __post_init__(self) -> None:
-        check_types(self)
         super().__post_init__()
-        check_choice("reward_timing", self.reward_timing, REWARD_TIMINGS)
         check_choice("image_background", self.image_background, BACKGROUNDS)
-        if self.num_steps < 1:
-            raise ConfigurationError(f"num_steps={self.num_steps} must be at least 1.")
         if self.heldout_share is not None and not 0 <= self.heldout_share < 1:
             raise ConfigurationError(f"heldout_share={self.heldout_share} must be at least 0 and below 1.")
         if self.reference is not None:
@@ -92,19 +134,8 @@ class SlotConfig(TrainingOptions):
                     f"reference={self.reference!r} has no meaning with reward_timing='next_step', where the next "
                     "controlled batch is the reference. Leave it out, or use reward_timing='same_step'."
                 )
-        check_schedule(self.schedule, warmup_steps=self.warmup_steps, num_steps=self.sgd_steps)
         if self.heldout_share == 0 and self.resolved_reference == "heldout":
             raise ConfigurationError("reference='heldout' needs heldout_share above 0, for example 0.1.")
-
-    @property
-    def training(self) -> TrainingOptions:
-        """How the network is trained, with the momentum in force."""
-        return replace(super().training, momentum=self.resolved_momentum)
-
-    @property
-    def resolved_momentum(self) -> float | None:
-        """The momentum in force; ``None`` leaves an optimizer other than SGD its own."""
-        return self.sgd_momentum if self.momentum is None and self.optimizer.lower() == "sgd" else self.momentum
 
     @property
     def resolved_reference(self) -> str | None:
@@ -122,7 +153,37 @@ class SlotConfig(TrainingOptions):
         return self.num_steps * (2 if self.trains_on_reference else 1)
 
 
-ConfigType = TypeVar("ConfigType", bound=SlotConfig)
+@dataclass(frozen=True)
+class RunConfig(RowConfig):
+    """Options of environments whose rows are training runs.
+
+    Args:
+        dataset: As of :class:`SlotConfig`.
+        download: Likewise.
+        inputs: Likewise.
+        network: Likewise; one architecture for all rows.
+        rule: A registered update rule: ``"sgd"``, ``"momentum"``, ``"nesterov"``, ``"rmsprop"``, ``"adam"``.
+        batch_size: Examples in a step of one run.
+        weight_decay: Times the parameters, added to the gradient that the rule sees.
+        gradient_clip: Largest length of the gradient that the rule sees.
+    """
+
+    dataset: str | Dataset = "digits"
+    download: bool = False
+    inputs: str = "symmetric"
+    network: str | NetworkBuilder = "fc"
+    rule: str = "sgd"
+    batch_size: int = 32
+    weight_decay: float = 0.0
+    gradient_clip: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size < 1:
+            raise ConfigurationError(f"batch_size={self.batch_size} must be at least 1.")
+
+
+ConfigType = TypeVar("ConfigType", bound=RowConfig)
 
 
 def config_from(kind: type[ConfigType], options: dict[str, Any]) -> ConfigType:
@@ -135,7 +196,7 @@ def config_from(kind: type[ConfigType], options: dict[str, Any]) -> ConfigType:
     for name in options:
         if name == "max_episode_steps":
             raise ConfigurationError("An episode ends after num_steps. Pass num_steps instead of max_episode_steps.")
-        if name in SLOTS:
+        if name in SLOTS and name not in known:
             raise ConfigurationError(
                 f"There is no option {name!r}. The number of slots, the batch size, is num_envs with make_vec and "
                 "batch_size with make."

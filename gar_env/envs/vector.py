@@ -7,6 +7,7 @@ own for example, end apart. This is the one file that knows about autoreset.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -17,6 +18,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
 from gar_env.envs.calls import checked_actions, mask_of
+from gar_env.envs.features import Feature
 from gar_env.envs.options import check_device, parse_autoreset_mode
 from gar_env.errors import (
     CheckpointError,
@@ -26,7 +28,7 @@ from gar_env.errors import (
 )
 from gar_env.functional import own_surroundings
 from gar_env.registry import check_choice, shown
-from gar_env.state import attributes, set_attributes
+from gar_env.state import attributes, plain, set_attributes
 
 OUTPUTS = ("numpy", "torch")
 
@@ -49,6 +51,20 @@ class Outcome(NamedTuple):
     terminated: Any
     infos: Infos
     truncated: Any = False
+
+
+@plain
+class Episode(NamedTuple):
+    """What an episode came to.
+
+    Args:
+        row: Whose; ``None`` if it was that of all rows.
+        values: By name: ``steps``, ``return`` (mean over rows that share it), ``diverged``, ``test_accuracy`` (NaN if
+            it diverged), and :meth:`RowVectorEnv.metrics` at its end.
+    """
+
+    row: int | None
+    values: dict[str, float]
 
 
 class RowVectorEnv(VectorEnv):
@@ -99,6 +115,9 @@ class RowVectorEnv(VectorEnv):
         self.device = check_device(device)
         self.render_mode = render_mode
         self._spec: EnvSpec | None = None
+        self.finished: deque[Episode] = deque(maxlen=max(num_envs, 100))
+        """Episodes that ended since somebody emptied it."""
+        self._paid = torch.zeros(num_envs, device=self.device), torch.ones(num_envs, dtype=torch.bool)
         self._started = np.zeros(num_envs, bool)  # by a reset, once
         self._ended = np.zeros(num_envs, bool)
         self._made: tuple[str, ...] = ()  # names of attributes that building it makes
@@ -141,6 +160,26 @@ class RowVectorEnv(VectorEnv):
     @abstractmethod
     def observe(self) -> Tensor:
         """float32 ``[n, d]``, a new tensor."""
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """The columns of an observation, for people and for agents that ask."""
+        return ()
+
+    @property
+    def observation_names(self) -> tuple[str, ...]:
+        """The name of each observation column."""
+        return tuple(feature.name for feature in self.features)
+
+    def metrics(self) -> dict[str, float]:
+        """What is worth logging about these episodes so far, by name. Waits for the device."""
+        return {}
+
+    def last_step(self) -> dict[str, float]:
+        """``reward_mean`` and ``reward_std`` of the last step over the rows that took it, also if it ended episodes."""
+        rewards, live = self._paid
+        paid = rewards[live]
+        return {"reward_mean": float(paid.mean()), "reward_std": float(paid.std(correction=0))}
 
     @abstractmethod
     def blank_infos(self) -> Infos:
@@ -205,6 +244,7 @@ class RowVectorEnv(VectorEnv):
         on_device = torch.as_tensor(live, device=self.device)
         outcome = self.advance(checked_actions(actions, self.single_action_space, on_device), on_device)
         rewards, infos = outcome.rewards, outcome.infos
+        self._paid = rewards, on_device
         terminated, truncated = self._array(outcome.terminated, bool), self._array(outcome.truncated, bool)
         if restarting.any():
             terminated, truncated = terminated & live, truncated & live

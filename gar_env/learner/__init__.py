@@ -16,6 +16,7 @@ from gar_env.learner.passes import Origin, Pass, Start
 from gar_env.learner.precision import check_precision
 from gar_env.learner.repeat import Repeat
 from gar_env.learner.stack import LearnerStack, StackPass
+from gar_env.learner.stack_rows import Rows
 from gar_env.learner.stacked_layers import register_stacked_layer
 from gar_env.learner.update_rules import UpdateRule, register_update_rule
 
@@ -29,6 +30,7 @@ __all__ = [
     "Origin",
     "Pass",
     "Repeat",
+    "Rows",
     "SquaredError",
     "StackPass",
     "Start",

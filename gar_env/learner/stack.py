@@ -140,12 +140,14 @@ class LearnerStack:
         return torch.cat([block.steps for block in self._blocks])
 
     @own_surroundings()
-    def run(self, inputs: Tensor, targets: Tensor) -> StackPass:
+    def run(self, inputs: Tensor, targets: Tensor, live: Tensor | None = None) -> StackPass:
         """Forward and backward of each row's mean loss, in training mode; nothing moves but running statistics.
 
         Args:
             inputs: ``[R, n, ...]``.
             targets: ``[R, n, ...]``.
+            live: bool ``[R]``: whose pass counts; statistics and random numbers of others stay as they are. All by
+                default.
         """
         for what, tensor in (("inputs", inputs), ("targets", targets)):
             if not isinstance(tensor, Tensor) or tensor.ndim < 2 or len(tensor) != len(self):
@@ -157,10 +159,11 @@ class LearnerStack:
                 f"There are {inputs.shape[1]} inputs and {targets.shape[1]} targets in each row; expected as many, at "
                 "least one."
             )
-        done = [
-            self.passes.run(block.parameters, block.buffers, block.generators, x, t)
-            for block, x, t in zip(self._blocks, self._split(inputs), self._split(targets), strict=True)
-        ]
+        lives = [None] * len(self._blocks) if live is None else self._split(live)
+        done = []
+        for block, x, t, own in zip(self._blocks, self._split(inputs), self._split(targets), lives, strict=True):
+            with block.only(own):
+                done.append(self.passes.run(block.parameters, block.buffers, block.generators, x, t))
         losses, gradients, changes = map(list, zip(*done, strict=True))
         return StackPass(torch.cat(losses), Rows(gradients), changes, self._moves)
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
-from gar_env.learner.update_rules import Memory, Tensors, per_row
+from gar_env.learner.update_rules import Memory, Tensors, added, per_row
+from gar_env.state import plain
 
 
+@plain
 class Rows(Mapping[str, Tensor]):
     """Stacked tensors by name, ``[R, ...]`` each, in blocks of rows.
 
@@ -33,6 +36,26 @@ class Rows(Mapping[str, Tensor]):
         """How many names."""
         return len(self.blocks[0])
 
+    def where(self, rows: Tensor, others: Rows) -> Rows:
+        """These where ``rows``, bool ``[R]``, and others elsewhere."""
+        found, at = [], 0
+        for own, other in zip(self.blocks, others.blocks, strict=True):
+            size = len(next(iter(own.values())))
+            mask, at = rows[at : at + size], at + size
+            found.append({name: torch.where(_like(mask, value), value, other[name]) for name, value in own.items()})
+        return Rows(found)
+
+    def dot(self, others: Rows) -> Tensor:
+        """Row by row with others, ``[R]``."""
+        pairs = zip(self.blocks, others.blocks, strict=True)
+        return torch.cat(
+            [added([(value * other[name]).flatten(1).sum(1) for name, value in own.items()]) for own, other in pairs]
+        )
+
+
+def _like(rows: Tensor, value: Tensor) -> Tensor:
+    return rows.view(-1, *(1,) * (value.ndim - 1))
+
 
 @dataclass(eq=False)
 class Block:
@@ -49,7 +72,7 @@ class Block:
         """See :meth:`gar_env.learner.LearnerStack.move`."""
 
         def where(moved: Tensor, before: Tensor) -> Tensor:
-            return moved if live is None else torch.where(live.view(-1, *(1,) * (moved.ndim - 1)), moved, before)
+            return moved if live is None else torch.where(_like(live, moved), moved, before)
 
         for name, d in direction.items():
             before = self.parameters[name]
@@ -57,6 +80,22 @@ class Block:
         for kind, values in self.remembered.items():
             self.memory[kind] = {name: where(value, self.memory[kind][name]) for name, value in values.items()}
         self.steps = self.steps + (1 if live is None else live.long())
+
+    @contextmanager
+    def only(self, live: Tensor | None) -> Iterator[None]:
+        """Inside, rows pass; statistics and random numbers of rows that are not live are put back, bool ``[R]``."""
+        if live is None or bool(live.all()):
+            yield
+            return
+        buffers = {name: buffer.clone() for name, buffer in self.buffers.items()}
+        states = [(self.generators[row], self.generators[row].get_state()) for row in (~live).nonzero().flatten()]
+        try:
+            yield
+        finally:
+            for name, before in buffers.items():
+                self.buffers[name] = torch.where(_like(live, before), self.buffers[name], before)
+            for generator, state in states:
+                generator.set_state(state)
 
     def put(self, row: int, fresh: Block) -> None:
         """A run of its own in the place of one row; tensors that others may hold are not written into."""

@@ -1,6 +1,7 @@
 """Reward signals by name, one idea per file."""
 
 from gar_env.rewards.controls import NegativeLoss, OwnLoss, RandomReward, SameBatchGAR
+from gar_env.rewards.evaluator import Collected, Evaluator, Trained
 from gar_env.rewards.exact import LeaveOneOut, MetaGradient
 from gar_env.rewards.finite_difference import FiniteDifferenceDDS, LossDecrease
 from gar_env.rewards.gar import CosineGAR, GradientAlignmentReward, LastLayerGAR, ValidationGAR
@@ -10,7 +11,9 @@ from gar_env.rewards.signal import READS_EXAMPLES, REWARDS, Evidence, Need, Rewa
 __all__ = [
     "READS_EXAMPLES",
     "REWARDS",
+    "Collected",
     "CosineGAR",
+    "Evaluator",
     "Evidence",
     "FiniteDifferenceDDS",
     "GradientAlignmentReward",
@@ -25,6 +28,7 @@ __all__ = [
     "RandomReward",
     "RewardSignal",
     "SameBatchGAR",
+    "Trained",
     "ValidationGAR",
     "register_reward",
 ]

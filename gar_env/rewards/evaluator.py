@@ -15,8 +15,7 @@ from gar_env.alignment import FiniteDifferenceTape, NoGradientError, Paid, Tape,
 from gar_env.errors import ConfigurationError, GarEnvError, NonFiniteGradientError, RewardError
 from gar_env.learner import Learner, Pass, Repeat, Start
 from gar_env.registry import shown
-from gar_env.rewards import READS_EXAMPLES, REWARDS, Evidence, Need, RewardSignal
-from gar_env.rewards.signal import AskedEvidence
+from gar_env.rewards.signal import READS_EXAMPLES, REWARDS, AskedEvidence, Evidence, Need, RewardSignal
 from gar_env.seeding import named_generator
 from gar_env.state import as_data, attributes, from_data, set_attributes
 
@@ -73,6 +72,26 @@ class Evaluator:
         self.alignment_error: float | None = None  # of a finite difference, as estimated
         self.learner: Learner | None = None
 
+    def check_provided(self, environment: str, provides: Need) -> None:
+        """Refuse a signal that needs what an environment cannot give.
+
+        Args:
+            environment: Its name, for the message.
+            provides: What it can give.
+
+        Raises:
+            ConfigurationError: With the registered signals that fit.
+        """
+        missing = self.signal.needs & ~provides
+        if missing:
+            needs = {name: getattr(REWARDS[name], "needs", None) for name in REWARDS}
+            fit = [name for name, own in needs.items() if isinstance(own, Need) and not own & ~provides]
+            words = ", ".join(f"Need.{need.name}" for need in missing)
+            raise ConfigurationError(
+                f"reward={shown(self.name)} needs {words}, which {environment} cannot give. Signals that fit: "
+                f"{', '.join(fit)}."
+            )
+
     @property
     def reads_examples(self) -> bool:
         """Whether it pays what was trained on; others get 0."""
@@ -85,8 +104,8 @@ class Evaluator:
 
     def begin(self, learner: Learner, seed: int) -> None:
         """A new episode: tell its learner what to keep of its passes."""
-        self.learner, self.alignment_error = learner, None
-        self.generator = named_generator(seed, "rewards", learner.device)
+        self.learner = learner
+        self.draw_from(seed, learner.device)
         learner.keeps_last_layer = Need.LAST_LAYER in self.signal.needs
 
     def state_dict(self) -> dict[str, Any]:
@@ -107,6 +126,11 @@ class Evaluator:
             own(from_data(state["signal"]))
         else:
             set_attributes(self.signal, state["signal"], device=self.generator.device)
+
+    def draw_from(self, seed: int, device: torch.device) -> None:
+        """Seed what signals draw."""
+        self.alignment_error = None
+        self.generator = named_generator(seed, "rewards", device)
 
     @property
     def repeats(self) -> bool:
@@ -166,9 +190,8 @@ class Evaluator:
             ConfigurationError: If the next gradient is another than the one that was listened to.
             RewardError: If the signal returns another shape, type or device, or NaN while training is finite.
         """
-        evidence = replace(evidence, generator=self.generator)
         if not self.reads_examples:
-            return _checked(self.signal, self.name, evidence, step)
+            return self.rewards(evidence, step=step)
         nothing = torch.zeros(self.num_envs, device=evidence.next_loss.device)
         passed = trained.passed
         if passed is None or (Need.STEP in self.signal.needs and following is None):
@@ -180,12 +203,29 @@ class Evaluator:
         tape = trained.tape if Need.TAPE in self.signal.needs else None
         n = self.num_envs if trained.slots is None else len(trained.slots)
         evidence = replace(evidence, n=n, tape=tape, alignment=alignment, paid=passed, repeat=repeat)
-        paid = _checked(self.signal, self.name, evidence, step)
+        paid = self.rewards(evidence, step=step)
         if isinstance(trained.tape, FiniteDifferenceTape):
             self.alignment_error = trained.tape.error
         if trained.slots is None:
             return paid
         return torch.zeros(self.num_envs, device=paid.device, dtype=paid.dtype).index_copy(0, trained.slots, paid)
+
+    def rewards(self, evidence: Evidence, *, step: int, finite: Tensor | None = None) -> Tensor:
+        """What the signal pays each row, checked.
+
+        Args:
+            evidence: All that the signal asks for.
+            step: For messages, from 1.
+            finite: bool ``[n]``: of which rows loss and gradient are finite; others may be paid NaN. By default that of
+                the one next loss and gradient.
+
+        Returns:
+            ``[n]``, detached.
+
+        Raises:
+            RewardError: If the signal returns another shape, type or device, or NaN where training is finite.
+        """
+        return _checked(self.signal, self.name, replace(evidence, generator=self.generator), step, finite)
 
     def _alignment(self, tape: Tape, gradient: Mapping[str, Tensor], collected: Collected) -> Tensor | None:
         if Need.ALIGNMENT not in self.signal.needs:
@@ -228,7 +268,7 @@ def _signal_of(name: str) -> Any:
         ) from error
 
 
-def _checked(signal: RewardSignal, name: str, evidence: Evidence, step: int) -> Tensor:
+def _checked(signal: RewardSignal, name: str, evidence: Evidence, step: int, finite: Tensor | None = None) -> Tensor:
     n, gradient = evidence.n, evidence.next_gradient or {}
     asked = evidence if Need.NEXT_GRADIENT in signal.needs else replace(evidence, next_gradient=None)
     device = evidence.next_loss.device
@@ -252,7 +292,9 @@ def _checked(signal: RewardSignal, name: str, evidence: Evidence, step: int) -> 
         raise RewardError(f"Reward signal {shown(name)} returned a tensor on {rewards.device}; expected {device}.")
     wrong = ~rewards.to(torch.float32).isfinite()  # what leaves the environment
     # A loss or gradient that is no longer finite, or too long for its own square, is divergence, not a bad signal.
-    if bool(wrong.any()) and bool((evidence.next_loss + dot(gradient, gradient)).isfinite()):
+    if bool(wrong.any()):
+        wrong = wrong & ((evidence.next_loss + dot(gradient, gradient)).isfinite() if finite is None else finite)
+    if bool(wrong.any()):
         raise RewardError(
             f"Reward signal {shown(name)} returned NaN or infinity for {int(wrong.sum())} of {n} slots in step {step}, "
             "while loss and gradient are finite."

@@ -31,6 +31,10 @@ COMBINATIONS = [
     ("GAR/Augment-v0", "ola", [*LATE, "--env-options.cutout", "4"]),
     ("GAR/Augment-v0", "sb3-ppo", ["--env-options.dataset", "synthetic_invariances"]),
     ("GAR/Augment-v0", "uniform-augment", ["--env-options.reference", "policy"]),
+    ("toys:Test/Steps-v0", "reinforce", ["--agent-options.normalise", "running"]),
+    ("toys:Test/Steps-v0", "sb3-ppo", ["--env-options.network", "fc_bn", "--env-options.rule", "adam"]),
+    ("toys:Test/Lines-v0", "reinforce", LATE),
+    ("toys:Test/Lines-v0", "sb3-dqn", ["--agent-options.learning-starts", "32"]),
 ]
 
 
@@ -45,8 +49,9 @@ def test_a_killed_run_goes_on_to_the_same_metrics(tmp_path, monkeypatch, env, ag
     assert 0 < read_header(tmp_path / "cut" / "checkpoint.gar")["steps"] < 14
     main(["train", "--resume", str(tmp_path / "cut")])
     assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
-    assert len(metrics(tmp_path / "whole")) == 8
-    assert float(metrics(tmp_path / "whole")[-1]["env/test_accuracy"]) > 0
+    if env.startswith("GAR/"):
+        assert len(metrics(tmp_path / "whole")) == 8
+        assert float(metrics(tmp_path / "whole")[-1]["env/test_accuracy"]) > 0
 
 
 def started(out, steps, *more):

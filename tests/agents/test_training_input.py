@@ -16,7 +16,7 @@ from trainings import metrics, run
     [
         (["--agent", "sb3-pp"], UnknownNameError, "No controller is called 'sb3-pp'. Did you mean 'sb3-ppo'"),
         (["--env", "GAR/DataWeigth-v0"], UnknownNameError, "Did you mean 'GAR/DataWeight-v0'"),
-        (["--env", "CartPole-v1"], ConfigurationError, "CartPole-v1 is no slot environment"),
+        (["--env", "CartPole-v1"], ConfigurationError, "CartPole-v1 is no environment of ours"),
         (["--env", "no_such_package:Mine-v0"], UnknownNameError, "names the module 'no_such_package'"),
         (["--resume", "somewhere", "--seed", "3"], ConfigurationError, "Leave the other options out"),
         (["--resume=somewhere", "--agent=sb3-ppo"], ConfigurationError, "Leave the other options out"),

@@ -143,7 +143,7 @@ class Watch:
             return  # the episode is over; SB3 finishes its rollout in the next
         self.tell()
         if self.slots.finished:
-            self.finished = self.slots.finished
+            self.finished = self.slots.finished[-1].values
         else:
             self.counts.append(self.slots.decisions.clone().double())
 
