@@ -113,7 +113,7 @@ def align(tape: Tape, direction: Direction, *, retain_tape: bool = False) -> Ten
     check_direction(direction, tape.batch_gradient)
     direction = {name: direction[name].detach().to(g.dtype) for name, g in tape.batch_gradient.items()}
     try:
-        with torch.no_grad(), full_precision(tape.network), TURNS:
+        with torch.no_grad(), full_precision(tape.losses), TURNS:
             entries = add_up(tape, tape.entries(direction), direction)
     except (LostGradientError, UnsupportedLayerError) as error:
         raise type(error)(f"{error} {tape.advice()}") from error

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from gar_env.alignment.direction import trainable_parameters
 from gar_env.errors import ConfigurationError, UnsupportedLayerError
 from gar_env.functional import nodes_below
 from gar_env.registry import shown
@@ -34,12 +33,12 @@ def value_of(loss_scale: LossScale) -> float:
 
 
 def backward_of_mean(
-    network: nn.Module, losses: Tensor, loss_scale: LossScale, *, alone: bool = False
+    parameters: Mapping[str, nn.Parameter], losses: Tensor, loss_scale: LossScale, *, alone: bool = False
 ) -> tuple[dict[str, Tensor], float]:
     """Backpropagate ``loss_scale`` times the mean of ``losses``; ``.grad`` is added to by torch, as usual.
 
     Args:
-        network: Whose parameters they depend on.
+        parameters: That they depend on, by name.
         losses: ``[n]`` or ``[n, T]``.
         loss_scale: See :func:`gar_env.alignment.record`.
         alone: Whether no other tensor, such as an input that requires a gradient, is to get one. Reentrant checkpoints
@@ -55,7 +54,6 @@ def backward_of_mean(
     mean = losses.mean()
     scaled = loss_scale.scale(mean) if isinstance(loss_scale, GradScaler) else mean * loss_scale
     scale = value_of(loss_scale)
-    parameters = trainable_parameters(network)
     fresh: dict[str, Tensor] = {}
 
     def copy_of(name: str) -> Callable[[Tensor], None]:

@@ -17,6 +17,9 @@ from gar_env.errors import LostGradientError, NonFiniteGradientError
 TOLERANCE = {(torch.float64, "cpu"): 1e-9, (torch.float64, "cuda"): 1e-9, (torch.float32, "cpu"): 1e-4}
 COARSE = 1e-2
 
+SHORT = 2**14
+"""Entries that are copied for the sake of one operation instead of three."""
+
 
 def add_up(tape: Tape, parts: Parts, direction: Direction) -> Tensor:
     """The sum of all parts, checked against the batch gradient; see :func:`check_conservation`."""
@@ -33,6 +36,15 @@ def product(a: Tensor, b: Tensor) -> Tensor:
         return torch.dot(a, b)  # not sum(a * b): no copy of the parameters
     pieces = [torch.dot(x, y) for x, y in zip(a.split(RUN), b.split(RUN), strict=True)]
     return torch.stack(pieces).sum(dtype=torch.float64).to(dtype)
+
+
+def products_of(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``(<a, a>, <a, b>, <b, b>)``, as :func:`product` has them; of short tensors at once."""
+    if a.numel() <= SHORT and a.dtype == b.dtype and a.dtype.itemsize >= 4:
+        both = torch.stack([a.reshape(-1), b.reshape(-1)])
+        aa, ab, _, bb = torch.mm(both, both.T).view(4).unbind()
+        return aa, ab, bb
+    return product(a, a), product(a, b), product(b, b)
 
 
 def _tolerance(tape: Tape) -> float:
@@ -62,16 +74,14 @@ def check_conservation(tape: Tape, parts: Parts, products: Mapping[str, Tensor],
     covered = {name for names in parts for name in names}
     alone = {(name,): torch.zeros_like(tape.losses) for name in products if name not in covered}
     parts = {**parts, **alone}
-    sums, expected, sizes = [], [], []
-    for names, entry in parts.items():
-        sums.append(entry.sum())
-        expected.append(count * torch.stack([products[name] for name in names]).sum())
-        sizes.append(entry.abs().sum())
-    total, wanted = torch.stack(sums), torch.stack(expected).to(sums[0].dtype)
+    entries = torch.stack([entry.reshape(-1) for entry in parts.values()])
+    total, sizes = entries.sum(1), entries.abs().sum(1)
+    expected = [sum((products[name] for name in names[1:]), products[names[0]]) for names in parts]
+    wanted = (count * torch.stack(expected)).to(total.dtype)
     finite = total.isfinite() & wanted.isfinite()
     # What rounding leaves of a sum that cancels is of the order of the longest vectors involved, not of the sum.
     floor = 1e-2 * tolerance * count * scale.to(total.dtype)
-    lost = (total - wanted).abs() > tolerance * (torch.stack(sizes) + wanted.abs()) + floor
+    lost = (total - wanted).abs() > tolerance * (sizes + wanted.abs()) + floor
     if bool((finite & ~lost).all()):
         return
     if not bool(finite.all()):

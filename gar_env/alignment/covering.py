@@ -98,7 +98,7 @@ def _try_forward(network: nn.Module, inputs: Any, loss: Losses) -> None:
         name: torch.randn(p.shape, generator=generator, device=p.device, dtype=p.dtype)
         for name, p in trainable_parameters(network).items()
     }
-    with torch.no_grad(), full_precision(network):
+    with torch.no_grad(), full_precision(next(network.parameters())):
         add_up(tape, tape.entries(direction), direction)
 
 

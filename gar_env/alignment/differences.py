@@ -105,7 +105,7 @@ def _signed_gradients(
         for _ in range(SIGNS):
             signs = 2 * torch.randint(2, losses.shape, generator=generator, device=losses.device) - 1
             signed.append((signs, _gradient(network, (losses * signs).sum())))
-        batch_gradient, _ = backward_of_mean(network, losses, 1.0, alone=True)
+        batch_gradient, _ = backward_of_mean(trainable_parameters(network), losses, 1.0, alone=True)
     return signed, batch_gradient
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gar_env.errors import DirectionMismatchError
+from gar_env.functional import structure_of
 from gar_env.registry import shown
 
 Direction = Mapping[str, Tensor]
@@ -19,7 +20,7 @@ RUN = 2**16
 
 def trainable_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that a direction has an entry for, each once, by their first name."""
-    return {name: p for name, p in network.named_parameters() if p.requires_grad}
+    return structure_of(network).trained
 
 
 def gradient(network: nn.Module) -> dict[str, Tensor]:

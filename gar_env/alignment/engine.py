@@ -21,6 +21,7 @@ from gar_env.alignment.rerun import FiniteDifferenceTape, ForwardTape, record_re
 from gar_env.alignment.tape import Tape
 from gar_env.alignment.ways import BatchNormReading, Way, check_not_compiled, check_way, has_batch_statistics, resolve
 from gar_env.errors import ConfigurationError, LostGradientError, MixedExamplesError, UnsupportedLayerError
+from gar_env.functional import structure_of
 from gar_env.registry import shown
 from gar_env.seeding import TURNS
 
@@ -79,6 +80,7 @@ class Alignment:
         self.batch_norm: BatchNormReading = batch_norm
         self.max_overhead, self.autotune, self.probe = max_overhead, autotune, probe
         self.findings = findings_of(network)
+        self._structure = structure_of(network)  # kept, to be quick
         self._recorder = Recorder(autotune=autotune, materialise=materialise)
         self._run: Callable[..., Any] | None = None
         self._cap: MemoryCap | None = None
@@ -101,10 +103,12 @@ class Alignment:
         check_loss_scale(loss_scale)
         if not callable(loss):
             raise ConfigurationError(f"loss={shown(loss)} must be a function of the network's output.")
-        check_not_compiled(self.network)
-        check_network(self.network)
+        self._structure = structure_of(self.network)
+        with self._structure.held():
+            check_not_compiled(self.network)
+            check_network(self.network)
+            way = resolve(self.way, self.batch_norm, self.network)
         arguments = inputs if isinstance(inputs, tuple | Mapping) else (inputs,)
-        way = resolve(self.way, self.batch_norm, self.network)
         with TURNS:
             try:
                 return self._record(way, arguments, loss, loss_scale)
@@ -116,7 +120,7 @@ class Alignment:
     def _record(self, way: Way, arguments: tuple | Mapping[str, Any], loss: Losses, loss_scale: LossScale) -> Tape:
         free = self.way == "auto" and not has_batch_statistics(self.network)
         if way == "hooks" and self.probe:
-            separate = self.findings.look_at_layers(self.network, arguments, loss, may_fail=free)
+            separate = self.findings.look_at_layers(self._structure, arguments, loss, may_fail=free)
             if free and separate is False:
                 way = "forward"
         choices: Mapping[str, Choice] = {}

@@ -17,7 +17,7 @@ from gar_env.alignment.listeners import paused
 from gar_env.alignment.rerun import FiniteDifferenceTape, unwrapped
 from gar_env.alignment.separation import check_separation
 from gar_env.errors import AlignmentError, GarEnvError, LossShapeError, NonFiniteGradientError
-from gar_env.functional import UncopiableStateError
+from gar_env.functional import Structure, UncopiableStateError, structure_of
 
 AGAIN = 10
 """A network is looked at in its 1st, 10th, 100th, ... pass of a mode: what a branch hides at first may show later."""
@@ -70,15 +70,16 @@ class Findings:
         self.of_differences: dict[bytes, Finding] = {}
 
     def look_at_layers(
-        self, network: nn.Module, inputs: tuple | Mapping[str, Any], loss: Losses, *, may_fail: bool
+        self, structure: Structure, inputs: tuple | Mapping[str, Any], loss: Losses, *, may_fail: bool
     ) -> bool | None:
         """Whether the rows of every layer are examples, as far as it is known; looks when it is due.
 
         Raises:
             AlignmentError: If not, unless it ``may_fail``.
         """
-        finding = self.of_layers.setdefault(_mode(network), Finding())
-        outside = not _is_autocast(network)
+        network = structure.network
+        finding = self.of_layers.setdefault(structure.mode, Finding())
+        outside = not torch.is_autocast_enabled(next(iter(structure.parameters.values())).device.type)
         due = finding.is_due(inputs, precise=outside)
         # What failed before fails again, for those who cannot do without.
         if not due and (finding.separate is not False or may_fail):
@@ -159,11 +160,7 @@ def _say_unseen(finding: Finding, error: Exception) -> None:
 
 
 def _mode(network: nn.Module) -> bytes:
-    return bytes(module.training for module in network.modules())
-
-
-def _is_autocast(network: nn.Module) -> bool:
-    return torch.is_autocast_enabled(next(network.parameters()).device.type)
+    return structure_of(network).mode
 
 
 _found: WeakKeyDictionary[nn.Module, Findings] = WeakKeyDictionary()

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gar_env.alignment.align import align
 from gar_env.alignment.backward import LossScale, check_loss_scale, value_of
-from gar_env.alignment.conservation import adds_up, check_conservation, product
+from gar_env.alignment.conservation import adds_up, check_conservation, products_of
 from gar_env.alignment.direction import Direction, check_direction, gradient, trainable_parameters
 from gar_env.alignment.gram import Gram, can_use_gram
 from gar_env.alignment.layers import Unit
@@ -103,7 +103,7 @@ def aligning(tape: Tape, *, loss_scale: LossScale = 1.0) -> Iterator[Paid]:
             "last pass."
         )
     paid = Paid()
-    collector = _collector_of(tape)(tape, loss_scale)
+    collector = _collector_of(tape)(tape, loss_scale, parameters)
     tape.listening = True
     try:
         with pausable(collector):
@@ -115,7 +115,7 @@ def aligning(tape: Tape, *, loss_scale: LossScale = 1.0) -> Iterator[Paid]:
             )
         tape.listening = False
         try:
-            with torch.no_grad(), full_precision(tape.network), TURNS:
+            with torch.no_grad(), full_precision(tape.losses), TURNS:
                 paid._entries = collector.finish()
         except (LostGradientError, UnsupportedLayerError) as error:
             advice = tape.advice()
@@ -137,12 +137,12 @@ def _collector_of(tape: Tape) -> type[_Collector]:
 class _Collector:
     """Listens to one backward pass through a recorded network, and aligns when it is over."""
 
-    def __init__(self, tape: Any, loss_scale: LossScale) -> None:
+    def __init__(self, tape: Any, loss_scale: LossScale, parameters: dict[str, nn.Parameter]) -> None:
         self.tape, self._given_scale = tape, loss_scale
         self.loss_scale = 1.0
         self.paused = False
         self.thread = threading.get_ident()  # on GPUs hooks run in other threads, while this one waits
-        self.parameters = trainable_parameters(tape.network)
+        self.parameters = parameters
         self.gradients: dict[str, Tensor] = {}
         self.sources: dict[str, int] = {}
         self.handles = [p.register_post_accumulate_grad_hook(self._hook(name)) for name, p in self.parameters.items()]
@@ -171,7 +171,7 @@ class _Collector:
                 self.loss_scale = value_of(self._given_scale)  # a scaler knows it now, and may change it later
                 self.begin()
             self.sources[name] = p.grad.data_ptr()
-            with TURNS.working_for(self.thread), torch.no_grad(), full_precision(self.tape.network):
+            with TURNS.working_for(self.thread), torch.no_grad(), full_precision(self.tape.losses):
                 self.take(name, p.grad)
 
         return arrived
@@ -209,8 +209,8 @@ class _LayerCollector(_Collector):
 
     tape: LayerTape
 
-    def __init__(self, tape: LayerTape, loss_scale: LossScale) -> None:
-        super().__init__(tape, loss_scale)
+    def __init__(self, tape: LayerTape, loss_scale: LossScale, parameters: dict[str, nn.Parameter]) -> None:
+        super().__init__(tape, loss_scale, parameters)
         self.waiting = {unit: set(unit.parameters.values()) for unit in tape.units}
         self.entries: list[tuple[Unit, Tensor]] = []
         self.products: dict[str, Tensor] = {}
@@ -234,8 +234,8 @@ class _LayerCollector(_Collector):
         self.gradients[name] = g = g if self.loss_scale == 1 else g / self.loss_scale
         self.versions[name] = g._version
         recorded = self.tape.batch_gradient.pop(name)
-        self.products[name] = product(recorded, g)
-        self.squares.append(torch.stack([product(recorded, recorded), product(g, g)]))
+        first, self.products[name], second = products_of(recorded, g)
+        self.squares += (first, second)
         for unit in self.users.get(name, ()):
             self.waiting[unit].discard(name)
             if not self.waiting[unit]:
@@ -268,6 +268,6 @@ class _LayerCollector(_Collector):
         for name in [name for name in self.parameters if name not in self.products]:
             self.take(name, torch.zeros_like(self.parameters[name]))
         parts = merge(self.entries)
-        lengths = torch.stack(self.squares).sum(0).sqrt()
+        lengths = torch.stack(self.squares).view(-1, 2).sum(0).sqrt()
         check_conservation(self.tape, parts, self.products, lengths[0] * lengths[1])
         return torch.stack(list(parts.values())).sum(0)

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from gar_env.alignment.direction import trainable_parameters
 from gar_env.errors import LossShapeError, UnsupportedLayerError
+from gar_env.functional import Structure, structure_of
 
 Losses = Callable[[Any], Tensor]
 Inputs = Tensor | tuple | Mapping[str, Any]
@@ -41,14 +42,18 @@ def check_network(network: nn.Module) -> None:
         UnsupportedLayerError: If parameters are complex, hold no data, or have sparse gradients; or if the network is a
             module of TorchScript or ``DataParallel``.
     """
+    structure_of(network).derived(_check_structure)
+
+
+def _check_structure(structure: Structure) -> None:
+    network = structure.modules[""]
     if isinstance(network, nn.DataParallel):
         raise UnsupportedLayerError(
             "The network is a DataParallel, which runs copies whose layers are not the recorded ones. Pass its "
             ".module, or use DistributedDataParallel."
         )
     trained = with_complex = False
-    for module in network.modules():
-        # By hand, and in words only where something is wrong: this runs at every step.
+    for module in structure.modules.values():
         if isinstance(module, _LOOKED_AT):
             _check_module(network, module)
         for p in module._parameters.values():

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from gar_env.alignment.direction import Direction, trainable_parameters
+from gar_env.alignment.direction import Direction
 from gar_env.alignment.rules import has_rule, uses_batch_statistics
 from gar_env.errors import UnsupportedLayerError
+from gar_env.functional import Structure, structure_of
 
 
 class Call(ABC):
@@ -55,7 +56,12 @@ def plan(network: nn.Module) -> list[Unit]:
     Raises:
         UnsupportedLayerError: If a module without a rule holds batch normalisation in training mode.
     """
-    names = {id(p): name for name, p in trainable_parameters(network).items()}
+    templates = structure_of(network).derived(_plan)
+    return [Unit(unit.name, unit.module, unit.parameters, unit.replayed) for unit in templates]
+
+
+def _plan(structure: Structure) -> list[Unit]:
+    network, names = structure.modules[""], {id(p): name for name, p in structure.trained.items()}
     units: list[Unit] = []
     whole: list[str] = []  # paths of modules that are kept whole: what is inside them is covered
     seen: set[int] = set()

@@ -21,6 +21,7 @@ from gar_env.alignment.layers import Unit, plan
 from gar_env.alignment.recorder import Recorder
 from gar_env.alignment.tape import Parts, Tape, coarsest_inside, coarsest_of, runs_in_low_precision, working_dtype
 from gar_env.errors import LostGradientError
+from gar_env.functional import structure_of
 
 
 @dataclass(eq=False)
@@ -106,11 +107,14 @@ def record_layers(
         check_losses(losses, inputs)
         inside = coarsest_inside(losses)
         recorder.rows = len(losses)
-        batch_gradient, scale = backward_of_mean(network, losses, loss_scale, alone=alone)
+        structure = structure_of(network)  # as the forward pass left it
+        batch_gradient, scale = backward_of_mean(structure.trained, losses, loss_scale, alone=alone)
     _check_called(units, batch_gradient)
     kept = [tensor for unit in units for one in unit.calls for tensor in one.kept()]
-    coarsest = coarsest_of([losses, *network.parameters(), *kept], inside)
-    low = runs_in_low_precision(network) or coarsest.itemsize < 4
+    coarsest = coarsest_of([losses, *structure.parameters.values(), *kept], inside)
+    with structure.held():
+        low = runs_in_low_precision(network)
+    low = low or coarsest.itemsize < 4
     return LayerTape(network, losses.detach(), batch_gradient, units, scale, low_precision=low, coarsest=coarsest)
 
 

@@ -32,7 +32,8 @@ class Deferred(Call):
         x, dtype = read(self.x, str(unit)), _tangent_dtype(self.delta)
         local = {
             name: direction[unit.parameters[name]] if name in unit.parameters else torch.zeros_like(value)
-            for name, value in unit.module.named_parameters(recurse=False)
+            for name, value in unit.module._parameters.items()
+            if value is not None
         }
         # Half precision would lose a small direction altogether.
         size = torch.stack([t.abs().max() for t in local.values()]).max() if dtype.itemsize < 4 else None
@@ -129,6 +130,7 @@ class Recorder:
             output = self._materialise(module, args, kwargs)
             return plain(*args, **kwargs) if output is None else output
 
+        forward.in_passing = True  # pyright: ignore[reportFunctionMemberAccess] - no change of the network's structure
         module.forward = forward
         return [handle.remove, lambda: module.__dict__.pop("forward")]
 

@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 
 from gar_env.alignment.backward import LossScale, backward_of_mean
 from gar_env.alignment.conservation import add_up
-from gar_env.alignment.direction import Direction, dot, norm
+from gar_env.alignment.direction import Direction, dot, norm, trainable_parameters
 from gar_env.alignment.inputs import Losses, call, check_losses
 from gar_env.alignment.tape import (
     KeptTree,
@@ -249,7 +249,7 @@ def record_replayed(
     if any(_steps_inside(p) for p in network.parameters()):
         snapshot.take_parameters()
     versions = [p._version for p in snapshot.names.values()]
-    batch_gradient, _ = backward_of_mean(network, losses, loss_scale, alone=alone)
+    batch_gradient, _ = backward_of_mean(trainable_parameters(network), losses, loss_scale, alone=alone)
     if not snapshot.parameters:
         if versions != [p._version for p in snapshot.names.values()]:
             raise StaleTapeError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from gar_env.alignment.direction import Direction
 from gar_env.errors import StaleTapeError
-from gar_env.functional import nodes_below
+from gar_env.functional import nodes_below, structure_of
 from gar_env.registry import shown
 
 Parts = dict[tuple[str, ...], Tensor]
@@ -212,10 +213,10 @@ def hint_on_gpus(tape: Tape) -> str:
     )
 
 
-def full_precision(network: nn.Module) -> torch.autocast:
-    """A context in which tapes are read: without ``torch.autocast``, whatever the pass around it does."""
-    device = next(network.parameters()).device.type
-    return torch.autocast(device, enabled=False)
+def full_precision(tensor: Tensor) -> AbstractContextManager[Any]:
+    """A context in which tapes are read: without ``torch.autocast`` on a tensor's device, whatever is around it."""
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def coarsest_of(tensors: Iterable[Tensor], *others: torch.dtype) -> torch.dtype:
@@ -236,5 +237,5 @@ def coarsest_inside(losses: Tensor) -> torch.dtype:
 
 def runs_in_low_precision(network: nn.Module) -> bool:
     """Whether a pass at this point would be in half precision, all or in part."""
-    floating = [p for p in network.parameters() if p.is_floating_point()]
+    floating = [p for p in structure_of(network).parameters.values() if p.is_floating_point()]
     return any(torch.is_autocast_enabled(p.device.type) for p in floating[:1]) or coarsest_of(floating).itemsize < 4

@@ -28,6 +28,7 @@ from torch import nn
 
 from gar_env.alignment.rules import uses_batch_statistics
 from gar_env.errors import ConfigurationError, UnsupportedLayerError
+from gar_env.functional import Structure, structure_of
 from gar_env.registry import check_choice
 
 Way = Literal["auto", "hooks", "forward", "finite_difference"]
@@ -48,7 +49,11 @@ def check_way(way: str, batch_norm: str) -> None:
 
 def has_batch_statistics(network: nn.Module) -> bool:
     """Whether any layer normalises with the statistics of the batch in its present mode."""
-    return any(uses_batch_statistics(module) for module in network.modules())
+    return structure_of(network).derived(_normalises)
+
+
+def _normalises(structure: Structure) -> bool:
+    return any(uses_batch_statistics(module) for module in structure.modules.values())
 
 
 def resolve(way: Way, batch_norm: BatchNormReading, network: nn.Module) -> Way:
@@ -76,12 +81,20 @@ def check_not_compiled(network: nn.Module) -> None:
     Raises:
         UnsupportedLayerError: With what to do.
     """
-    for path, module in network.named_modules():
+    compiled = structure_of(network).derived(_compiled)
+    if compiled is not None:
+        raise UnsupportedLayerError(
+            f"{compiled or 'The network'} was compiled before it was hooked, and compiled code ignores hooks that come "
+            "later. Build alignment = Alignment(network) on the network as it is, train on "
+            "alignment.compile(**options) instead of torch.compile(network, **options), and record with "
+            "alignment.record."
+        )
+
+
+def _compiled(structure: Structure) -> str | None:
+    """The path of a module that was compiled."""
+    for path, module in structure.modules.items():
         # By name: importing torch's compiler to ask takes seconds.
         if type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None:
-            raise UnsupportedLayerError(
-                f"{path or 'The network'} was compiled before it was hooked, and compiled code ignores hooks that come "
-                "later. Build alignment = Alignment(network) on the network as it is, train on "
-                "alignment.compile(**options) instead of torch.compile(network, **options), and record with "
-                "alignment.record."
-            )
+            return path
+    return None

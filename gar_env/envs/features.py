@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -96,6 +97,11 @@ def observe(features: Sequence[Feature], columns: Sequence[float | Tensor], n: i
             f"The observation features {', '.join(names)} are NaN or infinite in {int((~finite).any(1).sum())} of {n} "
             "slots. A feature must stay finite also when training diverges: bound it where it is computed."
         )
-    low = torch.tensor([feature.low for feature in features], device=device)
-    high = torch.tensor([feature.high for feature in features], device=device)
-    return observations.clamp(low, high)
+    return observations.clamp(*_bounds(tuple(features), device))
+
+
+@lru_cache(maxsize=32)
+def _bounds(features: tuple[Feature, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Lowest and highest values, float32 ``[d]`` each."""
+    low, high = ([getattr(feature, name) for feature in features] for name in ("low", "high"))
+    return torch.tensor(low, device=device), torch.tensor(high, device=device)

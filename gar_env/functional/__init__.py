@@ -6,12 +6,14 @@ from gar_env.functional.kernels import draws_in_cudnn, is_on_gpu, multiplies_in_
 from gar_env.functional.preserve import call_with, isolated, preserve
 from gar_env.functional.snapshot import Autocast, Snapshot
 from gar_env.functional.state import State, swapped_in
+from gar_env.functional.structure import Structure, structure_of
 from gar_env.functional.surroundings import own_surroundings
 
 __all__ = [
     "Autocast",
     "Snapshot",
     "State",
+    "Structure",
     "UncopiableStateError",
     "call_with",
     "draws_in_cudnn",
@@ -21,5 +23,6 @@ __all__ = [
     "nodes_below",
     "own_surroundings",
     "preserve",
+    "structure_of",
     "swapped_in",
 ]

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from gar_env.alignment import Alignment, BatchNormReading, Tape, Way, gradient
 from gar_env.data import Batch
 from gar_env.errors import CheckpointError
-from gar_env.functional import own_surroundings, preserve
+from gar_env.functional import Structure, own_surroundings, preserve, structure_of
 from gar_env.learner.losses import LOSSES, Loss, losses_of
 from gar_env.learner.optimizers import build_optimizer, check_schedule, step_size_factor
 from gar_env.learner.options import TrainingOptions
@@ -225,11 +225,13 @@ class Learner:
         Waits for the device.
         """
         # By hand, and of what trains alone: this runs at every step.
-        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-        held = [b for module in self.network.modules() for b in module._buffers.values() if b is not None]
-        tensors = [*trained, *(b for b in held if b.is_floating_point())]
-        lengths = torch._foreach_norm([tensor.detach() for tensor in tensors])
-        return not bool(torch.stack([length.to(torch.float64) for length in lengths]).isfinite().all())
+        structure = self._structure = structure_of(self.network)
+        tensors = structure.derived(_tensors)
+        with torch.no_grad():
+            lengths = torch._foreach_norm(tensors)
+            if any(length.dtype is not torch.float32 for length in lengths):
+                lengths = [length.to(torch.float64) for length in lengths]
+            return not bool(torch.stack(lengths).isfinite().all())
 
     @own_surroundings()
     @torch.no_grad()
@@ -314,3 +316,8 @@ class Learner:
             buffer.copy_(state["buffers"][name])
         self.steps = int(state["steps"])
         self.alignment.findings.load_state_dict(state["findings"])
+
+
+def _tensors(structure: Structure) -> list[Tensor]:
+    """What must stay finite: what trains, and running statistics."""
+    return [*structure.trained.values(), *(b for b in structure.buffers if b.is_floating_point())]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -90,8 +89,8 @@ class AskedEvidence(Evidence):
     @classmethod
     def of(cls, evidence: Evidence, signal: RewardSignal, name: str) -> AskedEvidence:
         """For a signal that goes by this name."""
-        found = cls(**{field.name: getattr(evidence, field.name) for field in dataclasses.fields(Evidence)})
-        vars(found)["_asked"] = (signal.needs, name)
+        found = cls.__new__(cls)
+        vars(found).update(vars(evidence), _asked=(signal.needs, name))
         return found
 
     def __getattribute__(self, attribute: str) -> Any:
