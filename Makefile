@@ -16,6 +16,7 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/pyright -p strict.pyright.json
 
 # The lowest versions that pyproject.toml claims, of what the environments lean on most.
 lowest:

@@ -2,6 +2,9 @@ from .agent import (
     Agent as Agent,
     train as train,
 )
+from .checks import (
+    check_agent as check_agent,
+)
 from .policies import (
     DropSpoiled as DropSpoiled,
     FixedAugmentation as FixedAugmentation,

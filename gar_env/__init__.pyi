@@ -18,6 +18,12 @@ from .augment import (
     register_op as register_op,
     register_space as register_space,
 )
+from .checks import (
+    check_reward as check_reward,
+    check_rule as check_rule,
+    check_stacked_layer as check_stacked_layer,
+    check_update_rule as check_update_rule,
+)
 from .data import (
     Dataset as Dataset,
     load_dataset as load_dataset,
@@ -29,11 +35,25 @@ from .envs import (
     AugmentConfig as AugmentConfig,
     DataSplitConfig as DataSplitConfig,
     DataWeightConfig as DataWeightConfig,
+    RowConfig as RowConfig,
+    RowVectorEnv as RowVectorEnv,
+    RunConfig as RunConfig,
+    RunVectorEnv as RunVectorEnv,
+    SharedConfig as SharedConfig,
+    SharedNetworkEnv as SharedNetworkEnv,
     SlotConfig as SlotConfig,
     SlotVectorEnv as SlotVectorEnv,
+    TaskVectorEnv as TaskVectorEnv,
 )
 from .envs.checks import (
     check_vector_env as check_vector_env,
+)
+from .learner import (
+    LearnerStack as LearnerStack,
+    TrainingOptions as TrainingOptions,
+    register_loss as register_loss,
+    register_stacked_layer as register_stacked_layer,
+    register_update_rule as register_update_rule,
 )
 from .networks import (
     build_network as build_network,

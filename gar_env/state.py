@@ -196,7 +196,7 @@ def _read_numpy_generator(data: Data, there: Any, device: Any) -> np.random.Gene
     return there
 
 
-def _read_space(data: Data, there: Any, device: Any) -> Space:
+def _read_space(data: Data, there: Any, device: Any) -> Space[Any]:
     there = _present(data, there, Space)
     there._np_random = from_data(data["draws"], there._np_random)
     return there

@@ -45,13 +45,13 @@ def test_every_public_name_is_there(package):
 REGISTERED = """
 import json
 from agents.controllers import CONTROLLERS
-from agents.training.config import slot_environments
+from agents.training.config import row_environments
 from gar_env.augment import OPERATIONS, SPACES
 from gar_env.data import CORRUPTIONS, DATASETS
 from gar_env.networks import NETWORKS
 from gar_env.rewards import REWARDS
 
-found = [slot_environments(), CONTROLLERS, REWARDS, NETWORKS, DATASETS, CORRUPTIONS, SPACES, OPERATIONS]
+found = [row_environments(), CONTROLLERS, REWARDS, NETWORKS, DATASETS, CORRUPTIONS, SPACES, OPERATIONS]
 print(json.dumps([sorted(names) for names in found]))
 """
 

@@ -8,11 +8,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT_LAYERS = (
     "errors", "registry", "seeding", "state", "functional", "data", "networks", "augment", "alignment", "learner",
-    "rewards", "envs", "registration", "command",
+    "rewards", "checks", "envs", "registration", "command",
 )  # fmt: skip
 AGENT_LAYERS = (
-    "files", "container", "agent", "policies", "reinforce", "sb3", "controllers", "jobs", "measures", "training",
-    "studies", "cli",
+    "files", "container", "agent", "checks", "policies", "reinforce", "sb3", "controllers", "jobs", "measures",
+    "training", "studies", "cli",
 )  # fmt: skip
 
 

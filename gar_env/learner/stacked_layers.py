@@ -211,7 +211,7 @@ def _aligned(matrices: Tensor, sides: int) -> Tensor:
 @register_stacked_layer(nn.Conv2d)
 def convolution(stacked: Stacked, module: nn.Conv2d, path: str, x: Tensor) -> Tensor:
     """Rows as groups of channels where few channels meet, else row by row."""
-    options = {"stride": module.stride, "padding": module.padding, "dilation": module.dilation}
+    options: dict[str, Any] = {"stride": module.stride, "padding": module.padding, "dilation": module.dilation}
 
     def apply(weight: Tensor | None, bias: Tensor | None) -> Tensor:
         if weight is None:

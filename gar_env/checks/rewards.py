@@ -1,0 +1,91 @@
+"""Reward signals, on a small network in training."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gar_env.data import Batch
+from gar_env.errors import ConformanceError, GarEnvError
+from gar_env.learner import Learner
+from gar_env.rewards import Evaluator, Evidence, Need, RewardSignal, Trained
+
+
+def check_reward(signal: str | RewardSignal, *, n: int = 6, steps: int = 3) -> None:
+    """Hold a reward signal against what environments rely on.
+
+    It pays one finite number for each example, asks for what it reads, leaves training as it is, does not write into
+    what it is given, and pays the same again for the same step. The order of examples is none of its business, unless
+    it draws.
+
+    Args:
+        signal: The signal, or its registered name.
+        n: Examples in a batch.
+        steps: How many are paid.
+
+    Raises:
+        ConformanceError: With what does not hold.
+
+    Example:
+        >>> check_reward("gar")
+    """
+    first = _pay(signal, n, steps, torch.arange(n))
+    again = _pay(signal, n, steps, torch.arange(n))
+    for step, (one, other) in enumerate(zip(first, again, strict=True), start=1):
+        if not torch.equal(one, other):
+            raise ConformanceError(f"In step {step} it pays other rewards when the same training is run again.")
+    name = signal if isinstance(signal, str) else type(signal).__name__
+    order = torch.arange(n).flip(0)
+    turned = _pay(signal, n, 1, order)[0]
+    if name != "random" and not torch.allclose(turned, first[0][order], rtol=1e-3, atol=1e-5):
+        raise ConformanceError("An example's reward depends on its place in the batch.")
+
+
+def _pay(signal: str | RewardSignal, n: int, steps: int, order: Tensor) -> list[Tensor]:
+    """Rewards of each step, of examples in this order."""
+    try:
+        evaluator = Evaluator(signal, n)
+    except GarEnvError as error:
+        raise ConformanceError(f"It is no signal: {error}") from error
+    paid, plain = (_learner() for _ in range(2))
+    evaluator.begin(paid, seed=0)
+    rewards: list[Tensor] = []
+    for step in range(steps):
+        batch, following, heldout = (_batch(n, 3 * step + k) for k in range(3))
+        batch = Batch(batch.inputs[order], batch.targets[order])
+        start = evaluator.start()
+        trained = Trained(paid.run(batch, record=evaluator.reads_tape), None, start)
+        paid.update()
+        with evaluator.collecting(trained) as collected:
+            after = paid.run(following)
+        needs_heldout = Need.HELDOUT_GRADIENT in evaluator.signal.needs
+        evidence = Evidence(
+            n,
+            after.losses.mean(),
+            next_gradient=paid.gradient(),
+            heldout_gradient=paid.run(heldout, aside=True).gradient if needs_heldout else None,
+        )
+        try:
+            rewards.append(evaluator.pay(trained, evidence, collected, step=step + 1, following=after))
+        except GarEnvError as error:
+            raise ConformanceError(str(error)) from error
+        paid.update()
+        for one in (batch, following):
+            plain.run(one)
+            plain.update()
+    left = zip(plain.network.state_dict().items(), paid.network.state_dict().values(), strict=True)
+    moved = [name for (name, before), now in left if not torch.allclose(before, now, rtol=1e-4, atol=1e-6)]
+    if moved:
+        raise ConformanceError(
+            f"Training goes another way with it: {moved[0]} differs. Read evidence, do not write to it."
+        )
+    return rewards
+
+
+def _learner() -> Learner:
+    return Learner(lambda: nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)), seed=0, num_steps=100)
+
+
+def _batch(n: int, seed: int) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    return Batch(torch.randn(n, 5, generator=generator), torch.randint(3, (n,), generator=generator))

@@ -1,0 +1,73 @@
+"""Update rules must be pure, and each row's business its own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gar_env.errors import ConformanceError
+from gar_env.learner.update_rules import UpdateRule, build_rule
+
+
+def check_update_rule(rule: str | UpdateRule, *, steps: int = 4) -> None:
+    """Hold an update rule against what stacks of runs rely on.
+
+    Rows do not lean on each other, nothing that was passed in is changed, directions have the gradients' shapes, memory
+    keeps its names and shapes, and the same gradients give the same directions.
+
+    Args:
+        rule: The rule, or its registered name.
+        steps: How many are taken.
+
+    Raises:
+        ConformanceError: With what does not hold.
+
+    Example:
+        >>> check_update_rule("adam")
+    """
+    made = build_rule(rule)
+    name = rule if isinstance(rule, str) else type(rule).__name__
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"weight": (3, 4, 2), "bias": (3, 2)}
+    parameters = {key: torch.zeros(shape) for key, shape in shapes.items()}
+    memory, counts = made.start(parameters), torch.zeros(3, dtype=torch.int64)
+    alone = [made.start(_row(parameters, row)) for row in range(3)]
+    for step in range(steps):
+        gradient = {key: torch.randn(shape, generator=generator) for key, shape in shapes.items()}
+        before = _copied(gradient), {kind: _copied(values) for kind, values in memory.items()}
+        direction, after = made.direction(gradient, memory, counts)
+        again, _ = made.direction(gradient, memory, counts)
+        _check(name, "it changes the gradient that it is given", gradient, before[0])
+        for kind, values in before[1].items():
+            _check(
+                name,
+                f"it changes the memory {kind!r} that it is given, instead of returning another",
+                memory[kind],
+                values,
+            )
+        if direction.keys() != gradient.keys() or any(direction[key].shape != g.shape for key, g in gradient.items()):
+            raise ConformanceError(f"{name}: its direction has other names or shapes than the gradient.")
+        if after.keys() != memory.keys() or any(_shapes(after[kind]) != _shapes(memory[kind]) for kind in memory):
+            raise ConformanceError(f"{name}: its memory changes names or shapes in step {step}.")
+        _check(name, "the same gradients give other directions", again, direction)
+        for row in range(3):
+            own, alone[row] = made.direction(_row(gradient, row), alone[row], counts[row : row + 1])
+            _check(name, f"row {row} moves otherwise alone, so rows lean on each other", own, _row(direction, row))
+        memory, counts = after, counts + 1
+
+
+def _row(tensors: dict[str, Tensor], row: int) -> dict[str, Tensor]:
+    return {key: value[row : row + 1] for key, value in tensors.items()}
+
+
+def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in tensors.items()}
+
+
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {key: value.shape for key, value in tensors.items()}
+
+
+def _check(name: str, what: str, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    if any(not torch.equal(found[key], value) for key, value in expected.items()):
+        raise ConformanceError(f"{name}: {what}.")
