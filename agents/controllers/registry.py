@@ -13,7 +13,7 @@ class ControllerOptions(Protocol):
     """A frozen dataclass whose fields are the controller's options, on the command line too.
 
     The build gets a vector environment with numpy output and ``SameStep`` autoreset, and returns an
-    :class:`agents.Agent` or a Stable-Baselines3 algorithm. What it returns is pickled into checkpoints.
+    :class:`agents.Agent` or a Stable-Baselines3 algorithm. An agent is saved by its ``state_dict()``.
     """
 
     def build(self, env: VectorEnv, seed: int) -> Any:
