@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from datetime import timedelta
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
-import torch.distributed as dist
 from gymnasium.spaces import Space
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
+from agents.peers import Peers
 from gar_env.envs.config import REWARD_TIMINGS
-from gar_env.errors import CheckpointError, ConfigurationError, DistributedError, RewardError
+from gar_env.errors import CheckpointError, ConfigurationError, RewardError
 from gar_env.registry import check_choice, check_positive, shown
 from gar_env.seeding import named_generator
 
@@ -107,14 +106,8 @@ class Reinforce:
         if gradient_clip is not None:
             check_positive("gradient_clip", gradient_clip)
         check_positive("timeout", timeout)
-        if distributed and not dist.is_initialized():
-            raise ConfigurationError(
-                "distributed=True without a process group. Start with torchrun, and call "
-                "torch.distributed.init_process_group first."
-            )
-        self.timeout = timeout
+        self.peers = Peers(distributed=distributed, timeout=timeout)
         self._peers_are_alike = not distributed  # not known yet
-        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
         self.policy = policy
         self.delay = 1 if reward_timing == "next_step" else 0
         self.reward_timing = reward_timing
@@ -152,24 +145,13 @@ class Reinforce:
         self.num_envs = env.num_envs
         self._unpaid.clear()
 
-    def _check_peers(self) -> None:
-        """All processes must have as many slots, and the same policy: what is reduced later has one shape."""
-        logits = self.policy.logits
-        mine = torch.tensor([self.num_envs, self.aggregate, logits.numel()], device=logits.device)
-        largest, smallest = self._largest(mine), -self._largest(-mine)
-        if not torch.equal(largest, smallest):
-            names = ("slots", "steps per update (aggregate)", "logits of the policy")
-            pairs = zip(names, smallest.tolist(), largest.tolist(), strict=True)
-            odd = [f"{low} to {high} {name}" for name, low, high in pairs if low != high]
-            raise ConfigurationError(f"The processes differ: {', '.join(odd)}. Start all of them alike.")
-
     def act(self, observations: Any) -> Tensor:
         """int64 ``[n, ...]``; observations are not used, since the policy has none."""
         if not hasattr(self, "num_envs"):
             raise ConfigurationError("act() was called before begin(env), which says how many slots there are.")
         # All processes draw for all slots, each takes its own: the actions do not depend on how many there are.
-        everywhere = self.policy.sample(self.world * self.num_envs, self.generator)
-        actions = everywhere[self.rank * self.num_envs : (self.rank + 1) * self.num_envs]
+        everywhere = self.policy.sample(self.peers.world * self.num_envs, self.generator)
+        actions = everywhere[self.peers.rank * self.num_envs : (self.peers.rank + 1) * self.num_envs]
         waiting = torch.ones(self.num_envs, dtype=torch.bool, device=actions.device)
         self._unpaid.append(Unpaid(actions, self.policy.logits.detach().clone(), waiting))
         return actions
@@ -241,17 +223,24 @@ class Reinforce:
         if rewards.shape != (n,):
             raise RewardError(f"rewards have the shape {list(rewards.shape)}; expected [{n}], one number per slot.")
         if not self._peers_are_alike:
-            self._check_peers()
+            logits = self.policy.logits
+            numbers = {
+                "slots": n,
+                "steps per update (aggregate)": self.aggregate,
+                "logits of the policy": logits.numel(),
+            }
+            self.peers.check_alike(numbers, logits.device)
             self._peers_are_alike = True
         actions, logits = paid.actions, paid.logits
         if waiting is not None:
             rewards, actions = rewards[waiting], actions[waiting]
-        count = n * self.world if waiting is None else int(self._summed(waiting.sum()))
+        count = n * self.peers.world if waiting is None else int(self.peers.summed(waiting.sum()))
         # Asked of all processes before anything else is: one that raised alone would leave the others waiting.
-        wrong = int(self._summed((~rewards.isfinite()).sum()))
+        wrong = int(self.peers.summed((~rewards.isfinite()).sum()))
         if wrong:
             raise RewardError(
-                f"{wrong} of {count} rewards are NaN or infinite{', counted over all processes' * (self.world > 1)}."
+                f"{wrong} of {count} rewards are NaN or infinite"
+                f"{', counted over all processes' * (self.peers.world > 1)}."
             )
         logits.requires_grad_()
         objective = (self._normalised(rewards, count) * self.policy.log_probability(actions, logits)).sum()
@@ -259,7 +248,7 @@ class Reinforce:
         self._collected += 1
         self._rows += count
         if self._collected == self.aggregate:
-            gradient = self._summed(self._gradient)
+            gradient = self.peers.summed(self._gradient)
             if self.gradient_clip is not None:
                 bound = self.gradient_clip * self._rows
                 gradient = gradient.clamp(-bound, bound)
@@ -271,9 +260,9 @@ class Reinforce:
     def _normalised(self, rewards: Tensor, count: int) -> Tensor:
         if self.normalise == "none":
             return rewards
-        largest = self._largest(rewards.abs().max() if len(rewards) else rewards.new_zeros(()))
-        mean = self._summed(rewards.sum(dtype=torch.float64)) / count
-        spread = self._summed((rewards - mean).square().sum(dtype=torch.float64))
+        largest = self.peers.largest(rewards.abs().max() if len(rewards) else rewards.new_zeros(()))
+        mean = self.peers.summed(rewards.sum(dtype=torch.float64)) / count
+        spread = self.peers.summed((rewards - mean).square().sum(dtype=torch.float64))
         if self.normalise == "running":
             total, gap = self._count + count, float(mean) - self._mean
             self._spread += float(spread) + gap**2 * self._count * count / total
@@ -314,29 +303,6 @@ class Reinforce:
         self._gradient = state["gradient"].to(device)
         self._collected, self._rows = state["collected"]
         self._count, self._mean, self._spread = state["running"]
-
-    def _summed(self, tensor: Tensor) -> Tensor:
-        """Over all processes."""
-        return self._reduced(tensor, dist.ReduceOp.SUM)
-
-    def _largest(self, tensor: Tensor) -> Tensor:
-        return self._reduced(tensor, dist.ReduceOp.MAX)
-
-    def _reduced(self, tensor: Tensor, op: Any) -> Tensor:
-        if self.world == 1:
-            return tensor
-        tensor = tensor.clone()
-        try:
-            work = dist.all_reduce(tensor, op=op, async_op=True)
-            assert work is not None
-            work.wait(timedelta(seconds=self.timeout))
-        except RuntimeError as error:
-            raise DistributedError(
-                f"Process {self.rank} of {self.world} waited for the others, and one of them died, or did not answer "
-                f"within {self.timeout:g} s: {next(iter(str(error).splitlines()), '')} Look at what the others said "
-                "first; a slow one needs a larger timeout."
-            ) from error
-        return tensor
 
 
 def _standardised(rewards: Tensor, mean: Tensor, deviation: Tensor, largest: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from gar_env.envs.config import RowConfig, RunConfig, SharedConfig, SlotConfig, config_from
 from gar_env.envs.features import Feature
+from gar_env.envs.outcome import Episode, Outcome
 from gar_env.envs.runs.base import Control, RunVectorEnv
 from gar_env.envs.shared import SharedNetworkEnv
 from gar_env.envs.single import SingleAgentEnv
@@ -10,7 +11,7 @@ from gar_env.envs.slots.base import SlotBatch, SlotVectorEnv
 from gar_env.envs.slots.data_split import DataSplitConfig, DataSplitEnv, DataSplitVectorEnv
 from gar_env.envs.slots.data_weight import DataWeightConfig, DataWeightEnv, DataWeightVectorEnv
 from gar_env.envs.tasks.base import TaskVectorEnv, Updates
-from gar_env.envs.vector import Episode, Outcome, RowVectorEnv
+from gar_env.envs.vector import RowVectorEnv
 
 __all__ = [
     "AugmentConfig",

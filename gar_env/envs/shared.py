@@ -14,7 +14,8 @@ from torch import Tensor
 from gar_env.envs.config import SharedConfig, config_from
 from gar_env.envs.dashboard import Dashboard
 from gar_env.envs.features import LAST_REWARD, PROGRESS, RUNNING, Feature, RunningSize, observation_box, observe
-from gar_env.envs.vector import Episode, Infos, Outcome, RowVectorEnv
+from gar_env.envs.outcome import Episode, Infos, Outcome
+from gar_env.envs.vector import RowVectorEnv
 from gar_env.functional import own_surroundings
 from gar_env.learner import Learner
 from gar_env.rewards import Evaluator, Need

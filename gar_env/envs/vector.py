@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from gar_env.envs.calls import checked_actions, mask_of
 from gar_env.envs.features import Feature
 from gar_env.envs.options import check_device, parse_autoreset_mode
+from gar_env.envs.outcome import Episode, Infos, Leaving, Outcome
 from gar_env.errors import (
     CheckpointError,
     ClosedEnvironmentError,
@@ -28,43 +29,9 @@ from gar_env.errors import (
 )
 from gar_env.functional import own_surroundings
 from gar_env.registry import check_choice, shown
-from gar_env.state import attributes, plain, set_attributes
+from gar_env.state import attributes, set_attributes
 
 OUTPUTS = ("numpy", "torch")
-
-Infos = dict[str, tuple[Any, Any]]
-"""``{key: (value, valid)}``, each a scalar or ``[n]``; ``valid`` tells where the value means something. A number that
-is absent is NaN."""
-
-
-class Outcome(NamedTuple):
-    """What one step came to.
-
-    Args:
-        rewards: float ``[n]``; of rows that were not live, anything.
-        terminated: bool, scalar or ``[n]``: whose episode is over.
-        infos: Likewise only of live rows.
-        truncated: bool, scalar or ``[n]``: whose was cut off by something outside of it.
-    """
-
-    rewards: Tensor
-    terminated: Any
-    infos: Infos
-    truncated: Any = False
-
-
-@plain
-class Episode(NamedTuple):
-    """What an episode came to.
-
-    Args:
-        row: Whose; ``None`` if it was that of all rows.
-        values: By name: ``steps``, ``return`` (mean over rows that share it), ``diverged``, ``test_accuracy`` (NaN if
-            it diverged), and :meth:`RowVectorEnv.metrics` at its end.
-    """
-
-    row: int | None
-    values: dict[str, float]
 
 
 class RowVectorEnv(VectorEnv):
@@ -114,13 +81,14 @@ class RowVectorEnv(VectorEnv):
         self.output = output
         self.device = check_device(device)
         self.render_mode = render_mode
+        self._leaving = Leaving(num_envs, output, self.device)
         self._spec: EnvSpec | None = None
         self.finished: deque[Episode] = deque(maxlen=max(num_envs, 100))
         """Episodes that ended since somebody emptied it."""
         self._paid = torch.zeros(num_envs, device=self.device), torch.ones(num_envs, dtype=torch.bool)
         self._started = np.zeros(num_envs, bool)  # by a reset, once
         self._ended = np.zeros(num_envs, bool)
-        self._made: tuple[str, ...] = ()  # names of attributes that building it makes
+        self._made: tuple[str, ...] = ("_leaving",)  # names of attributes that building it makes
         self._running = [0] * num_envs  # the seed of each row's present episode; one where they end together
         self._seeds = [0] * num_envs
         self._episodes = [0] * num_envs
@@ -211,7 +179,7 @@ class RowVectorEnv(VectorEnv):
             raise ResetNeededError(f"Row {int(np.flatnonzero(left)[0])} has not been reset yet. Reset all rows first.")
         self._seed(seed, rows)
         self._start(rows)
-        return self._out(self.observe()), self._info_arrays(self.blank_infos())
+        return self._leaving.numbers(self.observe()), self._leaving.infos(self.blank_infos())
 
     @own_surroundings()
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -245,20 +213,23 @@ class RowVectorEnv(VectorEnv):
         outcome = self.advance(checked_actions(actions, self.single_action_space, on_device), on_device)
         rewards, infos = outcome.rewards, outcome.infos
         self._paid = rewards, on_device
-        terminated, truncated = self._array(outcome.terminated, bool), self._array(outcome.truncated, bool)
+        terminated, truncated = (
+            self._leaving.array(outcome.terminated, bool),
+            self._leaving.array(outcome.truncated, bool),
+        )
         if restarting.any():
             terminated, truncated = terminated & live, truncated & live
             rewards = torch.where(on_device, rewards, 0)
-            infos = {key: (value, self._array(valid, bool) & live) for key, (value, valid) in infos.items()}
+            infos = {key: (value, self._leaving.array(valid, bool) & live) for key, (value, valid) in infos.items()}
         self._ended = terminated | truncated
         if not (self._ended.any() and self.autoreset_mode is AutoresetMode.SAME_STEP):
             return self._results(self.observe(), rewards, terminated, truncated, infos)
         ended = self._ended.copy()
-        final, final_infos = self._final(ended), self._info_arrays(self._only(infos, ended))
+        final, final_infos = self._final(ended), self._leaving.infos(self._only(infos, ended))
         self._start(ended)
         found = self._results(self.observe(), rewards, terminated, truncated, self._only(infos, ~ended))
-        found[4].update({"final_obs": final, "_final_obs": self._info_array(ended)})
-        found[4].update({"final_info": final_infos, "_final_info": self._info_array(ended)})
+        found[4].update({"final_obs": final, "_final_obs": self._leaving.column(ended)})
+        found[4].update({"final_info": final_infos, "_final_info": self._leaving.column(ended)})
         return found
 
     left_out: ClassVar[tuple[str, ...]] = ("_spec", "single_action_space", "action_space", "single_observation_space")
@@ -334,7 +305,7 @@ class RowVectorEnv(VectorEnv):
 
     def _final(self, ended: np.ndarray) -> Any:
         """The observations that rows ended with; in an array, ``None`` for the others."""
-        final = self._out(self.observe())
+        final = self._leaving.numbers(self.observe())
         if self.output == "torch":
             return final
         rows = np.empty(self.num_envs, dtype=object)
@@ -350,49 +321,20 @@ class RowVectorEnv(VectorEnv):
         chosen = torch.as_tensor(rows, device=self.device)
         found: Infos = {}
         for key, (value, valid) in infos.items():
-            own, other = (self._tensor(v) for v in (value, blank[key][0]))
-            found[key] = torch.where(chosen, own, other), self._array(valid, bool) & rows
+            own, other = (self._leaving.tensor(v) for v in (value, blank[key][0]))
+            found[key] = torch.where(chosen, own, other), self._leaving.array(valid, bool) & rows
         return found
 
     def _results(
         self, observations: Tensor, rewards: Tensor, terminated: Any, truncated: Any, infos: Infos
     ) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         return (
-            self._out(observations),
-            self._out(rewards),
-            self._info_array(terminated),
-            self._info_array(truncated),
-            self._info_arrays(infos),
+            self._leaving.numbers(observations),
+            self._leaving.numbers(rewards),
+            self._leaving.column(terminated),
+            self._leaving.column(truncated),
+            self._leaving.infos(infos),
         )
-
-    def _out(self, tensor: Tensor) -> Any:
-        if self.output == "torch":
-            return tensor.to(self.device, torch.float32)
-        # A copy even on the CPU: Stable-Baselines3 writes into rewards, and buffers keep observations.
-        return tensor.detach().cpu().numpy().astype(np.float32, copy=True)
-
-    def _info_arrays(self, infos: Infos) -> dict[str, Any]:
-        arrays = {}
-        for key, (value, valid) in infos.items():
-            arrays[key] = self._info_array(value)
-            arrays[f"_{key}"] = self._info_array(valid)
-        return arrays
-
-    def _tensor(self, value: Any) -> Tensor:
-        """A scalar or ``[n]`` value, bool or float32, ``[n]``."""
-        tensor = torch.as_tensor(value, device=self.device).expand(self.num_envs)
-        return tensor if tensor.dtype == torch.bool else tensor.to(torch.float32)
-
-    def _info_array(self, value: Any) -> Any:
-        """A scalar or ``[n]`` value as a fresh ``[n]`` array or tensor, bool or float32."""
-        return self._tensor(value).clone() if self.output == "torch" else self._array(value)
-
-    def _array(self, value: Any, dtype: Any = None) -> np.ndarray:
-        """A scalar or ``[n]`` value as a fresh array ``[n]``, bool or float32 unless told otherwise."""
-        found = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
-        array = np.empty(self.num_envs, dtype or (np.bool_ if found.dtype == np.bool_ else np.float32))
-        array[...] = found
-        return array
 
     def _check_open(self) -> None:
         if self.closed:
