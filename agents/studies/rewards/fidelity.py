@@ -216,10 +216,10 @@ def exact_meta_gradients(slots: DataSplitVectorEnv, policy: InvertedSoftmax) -> 
     everything = Batch(slots.normalise(splits.inputs[examples]), splits.targets[examples])
     state, no_losses = learner.generator.get_state(), torch.zeros(len(examples))
     chances = policy.probabilities()[owner] / splits.sizes[owner]  # of each example, in one draw
-    paid = Pass(everything, None, 1.0, state, no_losses)
-    reference = Pass(everything, chances * len(examples), 1.0, state, no_losses)
+    paid = Pass(everything, None, 1.0, losses=no_losses, random_state=state)
+    reference = Pass(everything, chances * len(examples), 1.0, losses=no_losses, random_state=state)
     heldout = Batch(slots.normalise(splits.inputs[splits.heldout]), splits.targets[splits.heldout])
-    clean = Pass(heldout, None, 1.0, state, torch.zeros(len(splits.heldout)))
+    clean = Pass(heldout, None, 1.0, losses=torch.zeros(len(splits.heldout)), random_state=state)
     logits = policy.logits.detach().clone().requires_grad_()
     weights = policy.log_probabilities(logits).exp()[owner] / splits.sizes[owner] * len(examples)
     start = learner.start(optimizer=True)
