@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import gymnasium
@@ -41,11 +42,13 @@ def check_agent(
         for step in range(steps):
             actions = _actions(agent, observations, env, step)
             observations, rewards, terminations, truncations, infos = env.step(actions)
-            kept = rewards.copy()
             ended = terminations | truncations
+            given = {"the rewards": rewards, "ended": ended, "infos": infos}
+            kept = copy.deepcopy(given)
             agent.learn(rewards, ended, infos)
-            if not np.array_equal(rewards, kept):
-                raise ConformanceError("learn() writes into the rewards, which others read too. Copy them first.")
+            for what, value in kept.items():
+                if not _same(given[what], value):
+                    raise ConformanceError(f"learn() writes into {what}, which others read too. Copy first.")
             if ended.all():
                 agent.begin(env)
         own: Any = agent
@@ -79,9 +82,24 @@ def _actions(agent: Agent, observations: Any, env: Any, step: int) -> Any:
 def _check_state(agent: Any, twin: Any, env: Any, observations: Any) -> None:
     twin.begin(env)
     twin.load_state_dict(from_data(as_data(agent.state_dict())))
-    for _ in range(3):
+    for _ in range(4):
         one, other = (np.asarray(each.act(observations)) for each in (agent, twin))
         if not np.array_equal(one, other):
             raise ConformanceError(
                 "An agent that goes on from a state_dict() acts otherwise: the state lacks something."
             )
+        observations, rewards, terminations, truncations, infos = env.step(one)
+        for each in (agent, twin):
+            each.learn(rewards, terminations | truncations, infos)
+            if (terminations | truncations).all():
+                each.begin(env)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values are alike, NaN included."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    one, other = np.asarray(one), np.asarray(other)
+    if one.dtype == object:
+        return one.shape == other.shape and all(map(_same, one.ravel(), other.ravel()))
+    return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")

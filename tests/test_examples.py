@@ -132,7 +132,7 @@ def test_a_package_of_ones_own_is_found_by_module_and_name(tmp_path):
     assert "test_accuracy" in done.stdout, done.stderr
     folder = tmp_path / "runs" / "train" / "Flip-v0-only-one-split-0"
     assert len((folder / "progress.csv").read_text().splitlines()) == 2
-    command = [sys.executable, "-m", "agents.cli", "train", "--resume", str(folder)]
+    command = [sys.executable, "-m", "agents.cli", "train", "--resume", str(folder), "--trust"]
     done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

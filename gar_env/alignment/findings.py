@@ -78,7 +78,7 @@ class Findings:
             AlignmentError: If not, unless it ``may_fail``.
         """
         network = structure.network
-        finding = self.of_layers.setdefault(structure.mode, Finding())
+        finding = self.of_layers.setdefault(structure.key, Finding())
         outside = not torch.is_autocast_enabled(next(iter(structure.parameters.values())).device.type)
         due = finding.is_due(inputs, precise=outside)
         # What failed before fails again, for those who cannot do without.
@@ -160,7 +160,7 @@ def _say_unseen(finding: Finding, error: Exception) -> None:
 
 
 def _mode(network: nn.Module) -> bytes:
-    return structure_of(network).mode
+    return structure_of(network).key
 
 
 _found: WeakKeyDictionary[nn.Module, Findings] = WeakKeyDictionary()

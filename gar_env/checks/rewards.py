@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
 from gar_env.data import Batch
 from gar_env.errors import ConformanceError, GarEnvError
 from gar_env.learner import Learner
-from gar_env.rewards import Evaluator, Evidence, Need, RewardSignal, Trained
+from gar_env.rewards import REWARDS, Evaluator, Evidence, Need, RewardSignal, Trained
 
 
 def check_reward(signal: str | RewardSignal, *, n: int = 6, steps: int = 3) -> None:
@@ -34,17 +36,17 @@ def check_reward(signal: str | RewardSignal, *, n: int = 6, steps: int = 3) -> N
     for step, (one, other) in enumerate(zip(first, again, strict=True), start=1):
         if not torch.equal(one, other):
             raise ConformanceError(f"In step {step} it pays other rewards when the same training is run again.")
-    name = signal if isinstance(signal, str) else type(signal).__name__
+    draws = getattr(REWARDS[signal] if isinstance(signal, str) else signal, "draws", False)
     order = torch.arange(n).flip(0)
     turned = _pay(signal, n, 1, order)[0]
-    if name != "random" and not torch.allclose(turned, first[0][order], rtol=1e-3, atol=1e-5):
+    if not draws and not torch.allclose(turned, first[0][order], rtol=1e-3, atol=1e-5):
         raise ConformanceError("An example's reward depends on its place in the batch.")
 
 
 def _pay(signal: str | RewardSignal, n: int, steps: int, order: Tensor) -> list[Tensor]:
     """Rewards of each step, of examples in this order."""
     try:
-        evaluator = Evaluator(signal, n)
+        evaluator = Evaluator(copy.deepcopy(signal), n)
     except GarEnvError as error:
         raise ConformanceError(f"It is no signal: {error}") from error
     paid, plain = (_learner() for _ in range(2))
@@ -59,16 +61,20 @@ def _pay(signal: str | RewardSignal, n: int, steps: int, order: Tensor) -> list[
         with evaluator.collecting(trained) as collected:
             after = paid.run(following)
         needs_heldout = Need.HELDOUT_GRADIENT in evaluator.signal.needs
+        aside = paid.run(heldout, aside=True).gradient if needs_heldout else None
+        kept = None if aside is None else {name: g.clone() for name, g in aside.items()}
         evidence = Evidence(
             n,
             after.losses.mean(),
             next_gradient=paid.gradient(),
-            heldout_gradient=paid.run(heldout, aside=True).gradient if needs_heldout else None,
+            heldout_gradient=aside,
         )
         try:
             rewards.append(evaluator.pay(trained, evidence, collected, step=step + 1, following=after))
         except GarEnvError as error:
             raise ConformanceError(str(error)) from error
+        if aside and kept and any(not torch.equal(aside[name], g) for name, g in kept.items()):
+            raise ConformanceError("It writes into the held-out gradient. Compute in tensors of its own.")
         paid.update()
         for one in (batch, following):
             plain.run(one)

@@ -12,8 +12,9 @@ from gar_env.learner.update_rules import UpdateRule, build_rule
 def check_update_rule(rule: str | UpdateRule, *, steps: int = 4) -> None:
     """Hold an update rule against what stacks of runs rely on.
 
-    Rows do not lean on each other, nothing that was passed in is changed, directions have the gradients' shapes, memory
-    keeps its names and shapes, and the same gradients give the same directions.
+    Rows, which are at steps of their own, do not lean on each other; nothing that was passed in is changed; directions
+    have the gradients' shapes and types, memory keeps its names and shapes; the same gradients give the same
+    directions, and a zero gradient a finite one.
 
     Args:
         rule: The rule, or its registered name.
@@ -30,12 +31,23 @@ def check_update_rule(rule: str | UpdateRule, *, steps: int = 4) -> None:
     generator = torch.Generator().manual_seed(0)
     shapes = {"weight": (3, 4, 2), "bias": (3, 2)}
     parameters = {key: torch.zeros(shape) for key, shape in shapes.items()}
-    memory, counts = made.start(parameters), torch.zeros(3, dtype=torch.int64)
+    memory, counts = made.start(parameters), torch.tensor([0, 3, 40])  # rows are at different steps
     alone = [made.start(_row(parameters, row)) for row in range(3)]
     for step in range(steps):
         gradient = {key: torch.randn(shape, generator=generator) for key, shape in shapes.items()}
+        if step == 1:
+            gradient = {
+                key: g * torch.tensor([1.0, 0.0, 1.0]).view(3, *(1,) * (g.ndim - 1)) for key, g in gradient.items()
+            }
         before = _copied(gradient), {kind: _copied(values) for kind, values in memory.items()}
+        steps_before = counts.clone()
         direction, after = made.direction(gradient, memory, counts)
+        if not torch.equal(counts, steps_before):
+            raise ConformanceError(f"{name}: it changes the steps that it is given.")
+        if any(direction[key].dtype != g.dtype for key, g in gradient.items() if key in direction):
+            raise ConformanceError(f"{name}: its direction has another type than the gradient.")
+        if not all(bool(d.isfinite().all()) for d in direction.values()):
+            raise ConformanceError(f"{name}: its direction is NaN or infinite, of a gradient that is zero for example.")
         again, _ = made.direction(gradient, memory, counts)
         _check(name, "it changes the gradient that it is given", gradient, before[0])
         for kind, values in before[1].items():

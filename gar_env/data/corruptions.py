@@ -78,7 +78,7 @@ def easy(images: Tensor, labels: Tensor, num_classes: int, generator: Generator)
 @register_corruption("repeated")
 def repeated(images: Tensor, labels: Tensor, num_classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
     """The first few examples over and over, one per class or a fiftieth: useful until they are known by heart."""
-    few = min(len(labels), max(num_classes, len(labels) // 50))
+    few = min(len(labels), max(num_classes, len(labels) // 50, 1))
     again = torch.arange(len(labels)) % few
     return images[again], labels[again]
 

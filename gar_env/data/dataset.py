@@ -20,7 +20,7 @@ class Dataset:
     inputs       ``x_train``, ``x_test``                      a network sees
     ===========  ===========================================  ======================================================
     images       uint8 ``[n, channels, height, width]``       float32, scaled as the environment's ``inputs`` says
-    tokens       other integers ``[n, ...]``                  int64, as they are
+    tokens       int64 ``[n, T]``, from 0                           int64, as they are
     vectors      floating point ``[n, ...]``                  float32, standardised per entry or as they are
     ===========  ===========================================  ======================================================
 
@@ -110,8 +110,21 @@ class Dataset:
             if inputs.dtype == torch.uint8:
                 what = "pixels" if len(inputs) else "images"
             raise DatasetFormatError(f"{self.name}: {name} holds no {what}; found {_found(inputs)}.")
-        if inputs.is_floating_point() and not bool(inputs.isfinite().all()):
-            raise DatasetFormatError(f"{self.name}: {name} holds NaN or infinity. Fill them in, or leave those out.")
+        if inputs.requires_grad:
+            raise DatasetFormatError(f"{self.name}: {name} requires a gradient. Pass {name}.detach().")
+        if inputs.is_floating_point():
+            if inputs.dtype not in _FLOATS:
+                raise DatasetFormatError(f"{self.name}: {name} is {inputs.dtype}. Pass float32.")
+            if not bool(inputs.to(torch.float32).isfinite().all()):
+                raise DatasetFormatError(
+                    f"{self.name}: {name} holds NaN or infinity, or numbers beyond float32. Fill them in, or leave "
+                    "those examples out."
+                )
+        elif inputs.dtype != torch.uint8 and (inputs.ndim != 2 or int(inputs.min()) < 0):
+            raise DatasetFormatError(
+                f"{self.name}: {name} are whole numbers {list(inputs.shape)}, from {int(inputs.min())} on; expected "
+                "tokens [n, T] from 0. Images go in as uint8, other numbers as float32."
+            )
 
     def _check_targets(self, name: str, targets: Any, examples: int) -> None:
         if isinstance(targets, Tensor) and targets.is_floating_point() and not targets.is_meta:
@@ -123,6 +136,11 @@ class Dataset:
                 )
             return
         tokens = isinstance(targets, Tensor) and targets.ndim == 2
+        if tokens and isinstance(self.x_train, Tensor) and self.x_train.dtype == torch.uint8:
+            raise DatasetFormatError(
+                f"{self.name}: {name} must be int64 [{examples}], one per image; found {_found(targets)}. Of one-hot "
+                "labels, pass their argmax(1)."
+            )
         self._check_labels(name, targets, examples, len(self.classes), "classes", tokens=tokens)
 
     def _check_labels(
@@ -225,6 +243,9 @@ class Dataset:
             y_test=self.y_test.to(device),
             group_train=None if self.group_train is None else self.group_train.to(device),
         )
+
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def _found(value: Any) -> str:

@@ -43,6 +43,11 @@ def load_npz(path: str | Path) -> Dataset:
         )
     y_train, y_test = (_targets(path, name, arrays[name]) for name in ("y_train", "y_test"))
     if "f" in (y_train.dtype.kind, y_test.dtype.kind):
+        if "classes" in arrays:
+            raise DatasetFormatError(
+                f"{path} has classes, and labels in floating point: {y_train.dtype} and {y_test.dtype}. Write labels "
+                "as integers, or leave classes out for numbers to predict."
+            )
         classes = ()
     elif "classes" in arrays:
         classes = _strings(path, "classes", np.atleast_1d(arrays["classes"]))
@@ -154,7 +159,9 @@ def _strings(path: Path, name: str, values: np.ndarray) -> tuple[str, ...]:
 def _inputs(path: Path, name: str, inputs: np.ndarray) -> torch.Tensor:
     if inputs.dtype.kind == "f" and inputs.ndim in (2, 3):
         return torch.from_numpy(np.ascontiguousarray(inputs, np.float32))
-    if inputs.dtype.kind in "iu" and inputs.ndim >= 2 and (inputs.dtype != np.uint8 or inputs.ndim == 2):
+    if inputs.dtype.kind in "iu" and inputs.ndim == 2:
+        if inputs.size and int(inputs.max()) > np.iinfo(np.int64).max:
+            raise DatasetFormatError(f"{path}: {name} goes up to {inputs.max()}, more than int64 holds.")
         return torch.from_numpy(np.ascontiguousarray(inputs, np.int64))
     images = inputs[..., None] if inputs.ndim == 3 else inputs
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3, 4):
@@ -174,4 +181,6 @@ def _targets(path: Path, name: str, targets: np.ndarray) -> np.ndarray:
             f"{path}: {name} must be integers [n], one per image or other input; integers [n, T], or floating point "
             f"[n, k]; found {targets.dtype} {list(targets.shape)}."
         )
-    return targets.astype(np.int64)
+    if targets.size and int(targets.max()) > np.iinfo(np.int64).max:
+        raise DatasetFormatError(f"{path}: {name} goes up to {targets.max()}, more than int64 holds.")
+    return targets.reshape(-1).astype(np.int64) if targets.shape[1:] == (1,) else targets.astype(np.int64)

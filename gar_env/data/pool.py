@@ -139,10 +139,12 @@ def _check_corrupted(
     pairs = ((inputs, before), (targets, targets_before))
     fits = all(isinstance(new, Tensor) and new.dtype == old.dtype and new.shape == old.shape for new, old in pairs)
     labels = classes > 0 and fits and len(targets) and not targets.is_floating_point()
-    if not fits or (labels and not -1 <= int(targets.min()) <= int(targets.max()) < classes):
+    lowest = -(targets.ndim - 1) if labels else 0  # of tokens -1 is none
+    finite = not fits or all(bool(new.isfinite().all()) for new, _ in pairs if new.is_floating_point())
+    if not fits or not finite or (labels and not lowest <= int(targets.min()) <= int(targets.max()) < classes):
         found = [f"{t.dtype} {list(t.shape)}" if isinstance(t, Tensor) else type(t).__name__ for t in (inputs, targets)]
         wanted = [f"{old.dtype} {list(old.shape)}" for _, old in pairs]
         raise ConfigurationError(
             f"The corruption {name!r} returned {' and '.join(found)}; expected inputs like those it was given, "
-            f"{wanted[0]}, and targets, {wanted[1]}{f' from 0 to {classes - 1}' if classes else ''}."
+            f"{wanted[0]}, and targets, {wanted[1]}{f' from 0 to {classes - 1}' if classes else ''}, all finite."
         )

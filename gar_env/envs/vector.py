@@ -6,6 +6,7 @@ own for example, end apart. This is the one file that knows about autoreset.
 
 from __future__ import annotations
 
+import dataclasses
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Mapping
@@ -29,7 +30,7 @@ from gar_env.errors import (
 )
 from gar_env.functional import own_surroundings
 from gar_env.registry import check_choice, shown
-from gar_env.state import attributes, set_attributes
+from gar_env.state import as_data, attributes, from_data, set_attributes
 
 OUTPUTS = ("numpy", "torch")
 
@@ -88,7 +89,7 @@ class RowVectorEnv(VectorEnv):
         self._paid = torch.zeros(num_envs, device=self.device), torch.ones(num_envs, dtype=torch.bool)
         self._started = np.zeros(num_envs, bool)  # by a reset, once
         self._ended = np.zeros(num_envs, bool)
-        self._made: tuple[str, ...] = ("_leaving",)  # names of attributes that building it makes
+        self._made: tuple[str, ...] = ()  # names of attributes that are there when it is built; by the first reset
         self._running = [0] * num_envs  # the seed of each row's present episode; one where they end together
         self._seeds = [0] * num_envs
         self._episodes = [0] * num_envs
@@ -155,7 +156,7 @@ class RowVectorEnv(VectorEnv):
 
     @own_surroundings()
     def reset(
-        self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Start episodes.
 
@@ -172,6 +173,7 @@ class RowVectorEnv(VectorEnv):
             ResetNeededError: If a row that the mask leaves out has not been reset yet.
         """
         self._check_open()
+        self._made = self._made or tuple(vars(self))
         rows = mask_of(options, self.num_envs, together=self.rows_end_together)
         self._check_seed(seed)
         left = ~rows & ~self._started
@@ -204,15 +206,17 @@ class RowVectorEnv(VectorEnv):
             raise ResetNeededError(
                 f"The episode{which} has ended and autoreset is disabled. Call reset() before the next step()."
             )
-        if restarting.any():  # their actions were chosen for the finished episode; Gymnasium's protocol ignores them
-            self._start(restarting)
-        if restarting.all():
-            return self._results(self.observe(), torch.zeros(self.num_envs), False, False, self.blank_infos())
         live = ~restarting
         on_device = torch.as_tensor(live, device=self.device)
-        outcome = self.advance(checked_actions(actions, self.single_action_space, on_device), on_device)
+        # Before anything moves: after an action that is refused, the same step can be taken again.
+        chosen = checked_actions(actions, self.single_action_space, on_device) if live.any() else None
+        if restarting.any():  # their actions were chosen for the finished episode; Gymnasium's protocol ignores them
+            self._start(restarting)
+        if chosen is None:
+            return self._results(self.observe(), torch.zeros(self.num_envs), False, False, self.blank_infos())
+        outcome = self.advance(chosen, on_device)
         rewards, infos = outcome.rewards, outcome.infos
-        self._paid = rewards, on_device
+        self._paid = rewards.clone() if self.output == "torch" else rewards, on_device
         terminated, truncated = (
             self._leaving.array(outcome.terminated, bool),
             self._leaving.array(outcome.truncated, bool),
@@ -220,7 +224,7 @@ class RowVectorEnv(VectorEnv):
         if restarting.any():
             terminated, truncated = terminated & live, truncated & live
             rewards = torch.where(on_device, rewards, 0)
-            infos = {key: (value, self._leaving.array(valid, bool) & live) for key, (value, valid) in infos.items()}
+            infos = self._only(infos, live)
         self._ended = terminated | truncated
         if not (self._ended.any() and self.autoreset_mode is AutoresetMode.SAME_STEP):
             return self._results(self.observe(), rewards, terminated, truncated, infos)
@@ -244,22 +248,57 @@ class RowVectorEnv(VectorEnv):
             NotDataError: If an attribute that came after the environment was made is no data.
         """
         self._check_started("state_dict")
-        return attributes(self, made=self._made, left_out=self.left_out)
+        return {"made": as_data(self._identity()), **attributes(self, made=self._made, left_out=self.left_out)}
 
     @own_surroundings()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a :meth:`state_dict` of an environment that was made alike, bit for bit on the CPU.
 
         Raises:
-            CheckpointError: If the state is damaged, or belongs to another environment.
+            CheckpointError: If the state is damaged, or belongs to another environment; reset it before it goes on.
         """
         self._check_open()
+        self._made = self._made or tuple(vars(self))
+        name = type(self).__name__
+        if not isinstance(state, Mapping) or not {"made", "_running"} <= state.keys():
+            raise CheckpointError(f"{shown(state)} is no state of {name}.")
+        made, here = from_data(state["made"]), self._identity()
+        odd = [key for key in here if not isinstance(made, dict) or made.get(key) != here[key]]
+        if odd:
+            was = made.get(odd[0]) if isinstance(made, dict) else made
+            raise CheckpointError(
+                f"The state belongs to another {name}: {odd[0]} was {shown(was)}, here it is {shown(here[odd[0]])}. "
+                "Make the environment as it was made then."
+            )
         try:
-            seeds = list(state["_running"])
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(f"{shown(state)} is no state of {type(self).__name__}.") from error
-        self.start(torch.ones(self.num_envs, dtype=torch.bool, device=self.device), seeds)
+            self.start(torch.ones(self.num_envs, dtype=torch.bool, device=self.device), list(state["_running"]))
+            self._started[:] = True
+            missing = attributes(self, made=self._made, left_out=self.left_out).keys() - state.keys()
+            if missing:
+                raise CheckpointError(f"The state lacks {', '.join(sorted(missing)[:5])}.")
+            self._load({key: value for key, value in state.items() if key != "made"})
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(
+                f"The state does not fit this {name}: {type(error).__name__}: {str(error)[:200]}"
+            ) from error
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        """Take the attributes of a state; what they belong to has just been started."""
         set_attributes(self, state, device=self.device)
+
+    def _identity(self) -> dict[str, Any]:
+        """What tells this environment from others, in plain values."""
+        config: Any = getattr(self, "config", None)
+        fields = (
+            {} if config is None else {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+        )
+        plain = {key: value for key, value in fields.items() if isinstance(value, bool | int | float | str | None)}
+        for key in ("device", "output", "render_mode", "autoreset_mode", "download"):
+            plain.pop(key, None)
+        mode = self.autoreset_mode.value
+        return {"environment": type(self).__qualname__, "num_envs": self.num_envs, "autoreset_mode": mode, **plain}
 
     def action_masks(self) -> np.ndarray:
         """Which actions each row may take, for agents that ask: bool ``[n, choices]``, all True unless overridden.
@@ -269,9 +308,9 @@ class RowVectorEnv(VectorEnv):
         space: Any = self.single_action_space
         return np.ones((self.num_envs, int(space.nvec.sum() if hasattr(space, "nvec") else space.n)), dtype=bool)
 
-    def _seed(self, seed: int | list[int] | None, rows: np.ndarray) -> None:
+    def _seed(self, seed: int | list[int | None] | None, rows: np.ndarray) -> None:
         if self.rows_end_together or not isinstance(seed, list):
-            super().reset(seed=None if isinstance(seed, list) else seed)
+            super().reset(seed=None if seed is None or isinstance(seed, list) else int(seed))
         if self.rows_end_together:
             return
         fresh = rows & ~self._started
@@ -280,7 +319,8 @@ class RowVectorEnv(VectorEnv):
         numbers = np.flatnonzero(fresh if seed is None else rows)
         for row in numbers:
             if isinstance(seed, list):
-                self._seeds[row] = int(seed[row])
+                own = seed[row]
+                self._seeds[row] = int(self.np_random.integers(2**62)) if own is None else int(own)
             else:
                 self._seeds[row] = int(self.np_random.integers(2**62)) if seed is None else int(seed + row)
             self._episodes[row] = 0
@@ -352,7 +392,9 @@ class RowVectorEnv(VectorEnv):
             return not isinstance(one, bool) and isinstance(one, int | np.integer) and int(one) >= 0
 
         if isinstance(seed, list) and not self.rows_end_together:
-            if len(seed) != self.num_envs or not all(map(fits, seed)):
-                raise ConfigurationError(f"seed={shown(seed)} must be {self.num_envs} whole numbers, at least 0 each.")
+            if len(seed) != self.num_envs or not all(one is None or fits(one) for one in seed):
+                raise ConfigurationError(
+                    f"seed={shown(seed)} must be {self.num_envs} whole numbers, at least 0 each, or None."
+                )
         elif seed is not None and not fits(seed):
             raise ConfigurationError(f"seed={shown(seed)} must be a whole number, at least 0, or None.")

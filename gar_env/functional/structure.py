@@ -5,6 +5,7 @@ Walking modules costs more than a small layer's forward pass, and a step asks te
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from operator import is_not
@@ -24,6 +25,9 @@ _OWN = {"training", "_modules", "_parameters", "_buffers"}
 class Structure:
     """The modules of a network, each once by its first path, with what they own.
 
+    Watched are modules, parameters and buffers with their names, types and modes, who trains, and a forward of the
+    instance's own; not hooks, nor other attributes.
+
     Args:
         network: To be walked.
     """
@@ -36,10 +40,16 @@ class Structure:
         self.buffers: list[Tensor] = list(network.buffers())
         self.mode = bytes(module.training for module in self.modules.values())
         """Which modules are in training mode."""
+        self.key = self.mode + self._digest()
+        """The same for the same classes at the same places, modes and trained parameters, in another process too."""
         ordinary = all(module.__dict__.keys() >= _OWN for module in self.modules.values())
         self._seen = [_Seen.of(module) for module in self.modules.values()] if ordinary else None
         self._derived: dict[Any, Any] = {}
         self._held = 0
+
+    def _digest(self) -> bytes:
+        kinds = [f"{path} {type(m).__module__}.{type(m).__qualname__}" for path, m in self.modules.items()]
+        return hashlib.sha256(repr((kinds, list(self.trained))).encode()).digest()[:16]
 
     def derived(self, compute: Callable[[Structure], Found]) -> Found:
         """What a function says of this structure, computed once."""
@@ -70,6 +80,7 @@ class _Seen(NamedTuple):
     training: bool
     forward: Any
     compiled: Any
+    names: tuple[str, ...]
     children: tuple[nn.Module | None, ...]
     parameters: tuple[nn.Parameter | None, ...]
     trains: tuple[tuple[bool, torch.dtype] | None, ...]
@@ -85,6 +96,7 @@ class _Seen(NamedTuple):
             own["training"],
             _forward(own),
             own.get("_compiled_call_impl"),
+            (*own["_modules"], *own["_buffers"], *own["_parameters"]),
             tuple(own["_modules"].values()),
             parameters,
             tuple(None if p is None else (p.requires_grad, p.dtype) for p in parameters),
@@ -93,7 +105,7 @@ class _Seen(NamedTuple):
 
     def is_still(self) -> bool:
         # By hand and by identity: this runs several times a step, for every module.
-        module, kind, training, forward, compiled, children, parameters, trains, buffers = self
+        module, kind, training, forward, compiled, names, children, parameters, trains, buffers = self
         own = module.__dict__
         if module.__class__ is not kind or own["training"] is not training or _forward(own) is not forward:
             return False
@@ -103,6 +115,8 @@ class _Seen(NamedTuple):
             now = own[name]
             if len(now) != len(before) or (now and any(map(is_not, now.values(), before))):
                 return False
+        if (*own["_modules"], *own["_buffers"], *own["_parameters"]) != names:
+            return False
         return not parameters or all(map(_trains_as, parameters, trains))
 
 
@@ -135,7 +149,7 @@ def structure_of(network: nn.Module) -> Structure:
     """
     kept = _known.get(network)
     found = kept() if kept is not None else None
-    if found is None or not found.holds:
+    if found is None or found.network is not network or not found.holds:
         found = Structure(network)
         _known[network] = ref(found)
     return found

@@ -8,6 +8,7 @@ from gar_env.learner.losses import (
     SquaredError,
     TokenCrossEntropy,
     losses_of,
+    measure,
     register_loss,
 )
 from gar_env.learner.optimizers import SCHEDULES, build_optimizer, check_schedule, step_size_factor
@@ -41,6 +42,7 @@ __all__ = [
     "check_precision",
     "check_schedule",
     "losses_of",
+    "measure",
     "register_loss",
     "register_stacked_layer",
     "register_update_rule",

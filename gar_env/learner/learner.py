@@ -13,7 +13,7 @@ from gar_env.alignment import Alignment, BatchNormReading, Tape, Way, gradient
 from gar_env.data import Batch
 from gar_env.errors import CheckpointError
 from gar_env.functional import Structure, own_surroundings, preserve, structure_of
-from gar_env.learner.losses import LOSSES, Loss, losses_of
+from gar_env.learner.losses import LOSSES, Loss, losses_of, measure
 from gar_env.learner.optimizers import build_optimizer, check_schedule, step_size_factor
 from gar_env.learner.options import TrainingOptions
 from gar_env.learner.passes import Origin, Pass, Start
@@ -241,20 +241,15 @@ class Learner:
         Returns:
             ``(accuracy, mean loss)``; what accuracy is says the loss, :class:`gar_env.learner.Loss`.
         """
-        right, total, n = 0.0, 0.0, 0
         spare = torch.Generator(self.device)
         spare.set_state(self.generator.get_state())
         self.network.eval()
         try:
             with lend_to_global(spare), self.autocast():
-                for batch in batches:
-                    outputs, loss = self.network(self._laid_out(batch)).float(), losses_of(batch, None, self.loss)
-                    right += float(loss.accuracy(outputs).sum(dtype=torch.float64))
-                    total += float(loss(outputs).sum())
-                    n += len(batch.targets)
+                answers = ((self.network(self._laid_out(batch)).float(), batch.targets) for batch in batches)
+                return measure(self.loss, answers)
         finally:
             self.network.train()
-        return right / n, total / n
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of all that the next steps depend on; a loaded learner goes on bit-equal on the CPU.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +46,9 @@ class Loss(ABC):
     @abstractmethod
     def accuracy(self, outputs: Tensor) -> Tensor:
         """Outputs ``[n, ...]`` to what counts as right of each example, ``[n]``; its mean is the accuracy."""
+
+    of_all: ClassVar[bool] = False
+    """Whether :meth:`accuracy` needs all examples at once, as a share of their variance does."""
 
 
 LOSSES: Registry[type[Loss]] = Registry("loss")
@@ -104,9 +109,11 @@ class TokenCrossEntropy(Loss):
 class SquaredError(Loss):
     """Mean over an example's outputs of the squared error; float targets ``[n, k]``.
 
-    Right is ``1 - error / variance``, with the variance of the targets of the batch: over one batch that is the share
-    of variance explained, R squared.
+    Right is ``1 - error / variance`` with the variance of all targets; its mean is the share of it that is explained, R
+    squared.
     """
+
+    of_all = True
 
     def each(self, outputs: Tensor) -> Tensor:
         """See :class:`Loss`."""
@@ -132,3 +139,29 @@ def losses_of(batch: Batch, weights: Tensor | None = None, loss: str = "cross_en
         loss: A registered name.
     """
     return LOSSES[loss](batch.targets, weights)
+
+
+def measure(loss: str, answers: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """Accuracy and mean loss over batches.
+
+    Args:
+        loss: A registered name.
+        answers: The network's outputs, and targets, batch by batch.
+
+    Returns:
+        ``(accuracy, mean loss)``, the same however the examples are batched.
+    """
+    kind, right, total, n = LOSSES[loss], 0.0, 0.0, 0
+    kept: list[tuple[Tensor, Tensor]] = []
+    for outputs, targets in answers:
+        own = kind(targets)
+        total += float(own(outputs).sum())
+        n += len(targets)
+        if kind.of_all:
+            kept.append((outputs, targets))
+        else:
+            right += float(own.accuracy(outputs).sum(dtype=torch.float64))
+    if kind.of_all:
+        outputs, targets = (torch.cat(parts) for parts in zip(*kept, strict=True))
+        right = float(kind(targets).accuracy(outputs).sum(dtype=torch.float64))
+    return right / n, total / n

@@ -21,6 +21,24 @@ _OPTIMIZERS = {
 }
 
 
+def optimizer_of(name: str) -> type[torch.optim.Optimizer]:
+    """The class of ``torch.optim``, in any case.
+
+    Raises:
+        UnknownNameError: If there is none.
+        ConfigurationError: If it needs more than a gradient.
+    """
+    kind = _OPTIMIZERS.get(name.lower()) if isinstance(name, str) else None
+    if kind is None:
+        raise UnknownNameError(
+            f"No optimizer is called {shown(name)}.{did_you_mean(str(name).lower(), _OPTIMIZERS)}\n"
+            f"Known: {', '.join(sorted(_OPTIMIZERS))}."
+        )
+    if kind in (torch.optim.LBFGS, torch.optim.SparseAdam):
+        raise ConfigurationError(f"optimizer={name!r} needs more than one dense gradient a step. Choose another.")
+    return kind
+
+
 def build_optimizer(
     name: str,
     parameters: Iterable[torch.nn.Parameter],
@@ -42,14 +60,7 @@ def build_optimizer(
         UnknownNameError: If ``torch.optim`` has no such optimizer.
         ConfigurationError: If it needs more than a gradient, or has no such option.
     """
-    kind = _OPTIMIZERS.get(name.lower())
-    if kind is None:
-        raise UnknownNameError(
-            f"No optimizer is called {shown(name)}.{did_you_mean(name.lower(), _OPTIMIZERS)}\n"
-            f"Known: {', '.join(sorted(_OPTIMIZERS))}."
-        )
-    if kind in (torch.optim.LBFGS, torch.optim.SparseAdam):
-        raise ConfigurationError(f"optimizer={name!r} needs more than one dense gradient a step. Choose another.")
+    kind = optimizer_of(name)
     accepted = inspect.signature(kind).parameters
     options: dict[str, Any] = {"lr": step_size}
     if "weight_decay" in accepted:

@@ -8,7 +8,7 @@ from typing import Any
 
 from gar_env.alignment import check_way
 from gar_env.errors import ConfigurationError
-from gar_env.learner.optimizers import SCHEDULES
+from gar_env.learner.optimizers import SCHEDULES, optimizer_of
 from gar_env.learner.precision import check_precision
 from gar_env.registry import check_choice, check_positive, shown
 
@@ -49,9 +49,13 @@ class TrainingOptions:
     way: str = "auto"
 
     def __post_init__(self) -> None:
+        for name, kind in (("warmup_steps", int), ("channels_last", bool)):
+            if type(getattr(self, name)) is not kind:
+                raise ConfigurationError(f"{name}={shown(getattr(self, name))} must be {kind.__name__}.")
+        optimizer_of(self.optimizer)
         check_positive("step_size", self.step_size)
         for name, value, most in (("momentum", self.momentum, 1), ("weight_decay", self.weight_decay, math.inf)):
-            if value is not None and not 0 <= value < most:
+            if value is not None and (isinstance(value, bool) or not 0 <= value < most):
                 raise ConfigurationError(f"{name}={shown(value)} must be at least 0 and below {most}.")
         if self.gradient_clip is not None:
             check_positive("gradient_clip", self.gradient_clip)

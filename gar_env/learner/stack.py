@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gar_env.errors import CheckpointError, ConfigurationError, StaleTapeError
 from gar_env.functional import own_surroundings
 from gar_env.learner.stack_passes import Changes, Losses, Passes
-from gar_env.learner.stack_rows import Block, Rows
+from gar_env.learner.stack_rows import Block, Direction, Rows
 from gar_env.learner.update_rules import Tensors, UpdateRule, added, build_rule, per_row
 from gar_env.registry import shown
 from gar_env.seeding import lend_to_global, named_generator
@@ -48,7 +48,8 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
 class LearnerStack:
     """R networks of one architecture in training, each with its own parameters, memory of its rule, and random streams.
 
-    On the CPU a row's numbers are bit for bit those of the same run in a stack of one, with layers that have rules
+    On the CPU, with one thread (``torch.set_num_threads(1)``; several share out the sums of small batches as they
+    come), a row's numbers are bit for bit those of the same run in a stack of one, with layers that have rules
     (:func:`~gar_env.learner.stacked_layers.register_stacked_layer`). Other modules run by ``torch.func.vmap``, where
     they agree to rounding.
 
@@ -148,6 +149,9 @@ class LearnerStack:
             targets: ``[R, n, ...]``.
             live: bool ``[R]``: whose pass counts; statistics and random numbers of others stay as they are. All by
                 default.
+
+        Raises:
+            ConfigurationError: If something has another shape than there are rows.
         """
         for what, tensor in (("inputs", inputs), ("targets", targets)):
             if not isinstance(tensor, Tensor) or tensor.ndim < 2 or len(tensor) != len(self):
@@ -159,6 +163,7 @@ class LearnerStack:
                 f"There are {inputs.shape[1]} inputs and {targets.shape[1]} targets in each row; expected as many, at "
                 "least one."
             )
+        self._check_live(live)
         lives = [None] * len(self._blocks) if live is None else self._split(live)
         done = []
         for block, x, t, own in zip(self._blocks, self._split(inputs), self._split(targets), lives, strict=True):
@@ -179,22 +184,23 @@ class LearnerStack:
                 g = {name: value * per_row(factor, value) for name, value in g.items()}
             direction, block.remembered = self.rule.direction(g, block.memory, block.steps)
             found.append(direction)
-        return Rows(found)
+        return Direction(found, [block.remembered for block in self._blocks])
 
     def move(self, direction: Tensors, step_sizes: Tensor, live: Tensor | None = None) -> None:
         """``theta_r += step_sizes_r * direction_r``, and the memory of :meth:`direction` becomes the rule's.
 
         Args:
-            direction: Of :meth:`direction`.
+            direction: Of :meth:`direction`; made of another one, it takes the memory of the last.
             step_sizes: ``[R]``.
             live: bool ``[R]``: which rows move; others stay as they are, bit for bit. All by default.
         """
-        for what, values in (("step_sizes", step_sizes), ("live", live)):
-            if values is not None and (not isinstance(values, Tensor) or values.shape != (len(self),)):
-                raise ConfigurationError(f"{what} are {shown(values)}; expected one per row, [{len(self)}].")
-        if live is not None and live.dtype != torch.bool:
-            raise ConfigurationError(f"live is {live.dtype}; expected bool.")
+        if not isinstance(step_sizes, Tensor) or step_sizes.shape != (len(self),):
+            raise ConfigurationError(f"step_sizes are {shown(step_sizes)}; expected one per row, [{len(self)}].")
+        self._check_live(live)
         lives = [None] * len(self._blocks) if live is None else self._split(live)
+        if isinstance(direction, Direction):
+            for block, memory in zip(self._blocks, direction.memories, strict=True):
+                block.remembered = memory
         for block, d, sizes, alive in zip(
             self._blocks, self._blocks_of(direction), self._split(step_sizes), lives, strict=True
         ):
@@ -319,6 +325,11 @@ class LearnerStack:
                 generator.set_state(bits.clone())  # torch reads from where the storage begins, not the tensor
         self._moves += 1
 
+    def _check_live(self, live: Any) -> None:
+        fits = isinstance(live, Tensor) and live.dtype == torch.bool and live.shape == (len(self),)
+        if live is not None and not fits:
+            raise ConfigurationError(f"live is {shown(live)}; expected bool, one per row, [{len(self)}].")
+
     def _module(self, seed: int) -> nn.Module:
         # Always drawn on the CPU: the same seed starts the same network on every device.
         with lend_to_global(named_generator(seed, "initialisation")):
@@ -354,19 +365,24 @@ class LearnerStack:
 
 
 def _check_alike(modules: list[nn.Module]) -> None:
-    def shapes(module: nn.Module) -> dict[str, torch.Size]:
-        return {name: p.shape for name, p in [*module.named_parameters(), *module.named_buffers()]}
+    def shapes(module: nn.Module) -> dict[str, tuple[torch.Size, torch.dtype]]:
+        return {name: (p.shape, p.dtype) for name, p in [*module.named_parameters(), *module.named_buffers()]}
 
-    first = shapes(modules[0])
+    first, described = shapes(modules[0]), repr(modules[0])
     for row, module in enumerate(modules[1:], start=1):
         own = shapes(module)
         odd = sorted(name for name in first.keys() | own.keys() if first.get(name) != own.get(name))
         if odd:
             name = odd[0]
-            words = [f"{list(one[name])}" if name in one else "not there" for one in (own, first)]
+            words = [f"{one[name][1]} {list(one[name][0])}" if name in one else "not there" for one in (own, first)]
             raise ConfigurationError(
                 f"The networks have different shapes: {name} is {words[0]} in row {row}, and {words[1]} in the first. "
                 "A stack is of one architecture; make one stack for each."
+            )
+        if repr(module) != described:
+            raise ConfigurationError(
+                f"The networks are built otherwise in row {row} than in the first: {type(module).__name__} describes "
+                "itself in other words. A stack is of one architecture; make one stack for each."
             )
 
 

@@ -53,6 +53,19 @@ class Rows(Mapping[str, Tensor]):
         )
 
 
+class Direction(Rows):
+    """Where the rule goes from here, and what it will remember when it has gone.
+
+    Args:
+        blocks: As of :class:`Rows`.
+        memories: One for each block.
+    """
+
+    def __init__(self, blocks: list[dict[str, Tensor]], memories: list[Memory]) -> None:
+        super().__init__(blocks)
+        self.memories = memories
+
+
 def _like(rows: Tensor, value: Tensor) -> Tensor:
     return rows.view(-1, *(1,) * (value.ndim - 1))
 

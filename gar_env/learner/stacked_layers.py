@@ -17,11 +17,8 @@ from gar_env.errors import ConfigurationError
 from gar_env.networks import CNN_BN, FC, FC_BN
 from gar_env.networks.small import SmallCNN
 
-ROWS_AT_A_TIME = 16
-"""In one grouped convolution: more fall out of a CPU's caches."""
-
-FEWEST_GROUPS = 4
-"""Fewer groups may run in another kernel, with other rounding; a short chunk is filled up with copies."""
+GROUPS = 4
+"""Rows in one grouped convolution: always as many, for others may run in another kernel, with other rounding."""
 
 LINE = 16
 """Numbers in a line of a CPU's cache."""
@@ -71,6 +68,8 @@ class Stacked:
             path: Its name in the network.
             x: Its inputs.
         """
+        if getattr(module, "inplace", False):
+            x = x.clone()  # what a layer before it keeps must stay
         return _RULES[type(module)](self, module, path, x)
 
     def child(self, path: str, module: nn.Module, name: str, x: Tensor) -> Tensor:
@@ -114,10 +113,10 @@ def register_stacked_layer(*layers: type[nn.Module]) -> Callable[[Rule], Rule]:
 def has_rules(module: nn.Module) -> bool:
     """Whether every module inside has a rule, and none has a hook, a forward method or options of its own."""
     for inner in module.modules():
-        hooked = inner._forward_hooks or inner._forward_pre_hooks or inner._backward_hooks or "forward" in vars(inner)
-        if hooked or type(inner) not in _RULES or not _is_plain(inner):
+        hooks = inner._forward_hooks, inner._forward_pre_hooks, inner._backward_hooks, inner._backward_pre_hooks
+        if any(hooks) or "forward" in vars(inner) or type(inner) not in _RULES or not _is_plain(inner):
             return False
-    return True
+    return not any(p._backward_hooks or p._post_accumulate_grad_hooks for p in module.parameters())
 
 
 def _is_plain(module: nn.Module) -> bool:
@@ -220,8 +219,8 @@ def convolution(stacked: Stacked, module: nn.Conv2d, path: str, x: Tensor) -> Te
             biases = [None] * len(x) if bias is None else bias.unbind()
             rows = zip(x.unbind(), weight.unbind(), biases, strict=True)
             return torch.stack([F.conv2d(one, w, b, **options) for one, w, b in rows])
-        chunks = range(0, len(x), ROWS_AT_A_TIME)
-        parts = [slice(start, start + ROWS_AT_A_TIME) for start in chunks]
+        chunks = range(0, len(x), GROUPS)
+        parts = [slice(start, start + GROUPS) for start in chunks]
         return torch.cat([_grouped(x[at], weight[at], None if bias is None else bias[at], options) for at in parts])
 
     weight, bias = stacked.own(path, "weight", "bias")
@@ -230,8 +229,8 @@ def convolution(stacked: Stacked, module: nn.Conv2d, path: str, x: Tensor) -> Te
 
 def _grouped(x: Tensor, weight: Tensor, bias: Tensor | None, options: dict[str, Any]) -> Tensor:
     rows, n = x.shape[:2]
-    if rows < FEWEST_GROUPS:
-        fill = [0] * (FEWEST_GROUPS - rows)
+    if rows < GROUPS:  # filled up with copies
+        fill = [0] * (GROUPS - rows)
         x, weight = torch.cat([x, x[fill].detach()]), torch.cat([weight, weight[fill].detach()])
         bias = None if bias is None else torch.cat([bias, bias[fill].detach()])
     groups = len(x)

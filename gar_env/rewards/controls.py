@@ -14,6 +14,7 @@ class RandomReward(RewardSignal):
     """``r_i ~ N(0, 1)``, independent: chance."""
 
     needs = Need(0)
+    draws = True
 
     def __call__(self, evidence: Evidence) -> Tensor:
         """One draw per slot, ``[n]``."""

@@ -71,6 +71,7 @@ class Evaluator:
         self.num_envs = num_envs
         self.alignment_error: float | None = None  # of a finite difference, as estimated
         self.learner: Learner | None = None
+        self.generator = torch.Generator()
 
     def check_provided(self, environment: str, provides: Need) -> None:
         """Refuse a signal that needs what an environment cannot give.
@@ -225,7 +226,9 @@ class Evaluator:
         Raises:
             RewardError: If the signal returns another shape, type or device, or NaN where training is finite.
         """
-        return _checked(self.signal, self.name, replace(evidence, generator=self.generator), step, finite)
+        if evidence.generator is None:
+            evidence = replace(evidence, generator=self.generator)
+        return _checked(self.signal, self.name, evidence, step, finite)
 
     def _alignment(self, tape: Tape, gradient: Mapping[str, Tensor], collected: Collected) -> Tensor | None:
         if Need.ALIGNMENT not in self.signal.needs:

@@ -90,13 +90,15 @@ class AskedEvidence(Evidence):
     def of(cls, evidence: Evidence, signal: RewardSignal, name: str) -> AskedEvidence:
         """For a signal that goes by this name."""
         found = cls.__new__(cls)
-        vars(found).update(vars(evidence), _asked=(signal.needs, name))
+        vars(found).update(vars(evidence), _asked=(signal.needs, name, getattr(signal, "draws", False)))
         return found
 
     def __getattribute__(self, attribute: str) -> Any:
         value = super().__getattribute__(attribute)
+        if attribute == "generator" and "_asked" in vars(self) and not vars(self)["_asked"][2]:
+            raise RewardError(f"{vars(self)['_asked'][1]} reads evidence.generator; set draws = True in its class.")
         if value is None and attribute in NEEDED_FOR and "_asked" in vars(self):
-            needs, name = vars(self)["_asked"]
+            needs, name, _ = vars(self)["_asked"]
             if not needs & NEEDED_FOR[attribute]:
                 words = " or ".join(f"Need.{need.name}" for need in NEEDED_FOR[attribute])
                 raise RewardError(f"{name} reads evidence.{attribute}; add {words} to its needs.")
@@ -125,6 +127,9 @@ class RewardSignal(ABC):
 
     for_small_batches: ClassVar[bool] = False
     """Whether a step costs about as much as a training step for every example."""
+
+    draws: bool = False
+    """Whether it draws from ``evidence.generator``."""
 
     @abstractmethod
     def __call__(self, evidence: Evidence) -> Tensor:

@@ -117,7 +117,7 @@ def test_the_exact_meta_gradient_is_the_derivative_of_the_enumerated_loss():
 
     def after(logits):
         gradient = torch.autograd.grad(mixed_loss(logits, loss_at(theta)), list(theta.values()))
-        step = learner.step_size
+        step = learner.options.step_size
         return {
             name: p.detach() - step * (g + 5e-4 * p.detach())
             for (name, p), g in zip(theta.items(), gradient, strict=True)

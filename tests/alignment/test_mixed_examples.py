@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from gar_env.alignment import Alignment, record
 from gar_env.alignment.findings import findings_of
 from gar_env.errors import MixedExamplesError
+from gar_env.functional import structure_of
 
 N = 6
 
@@ -160,9 +161,9 @@ def test_a_network_is_looked_at_in_its_1st_10th_100th_pass_and_no_more_often():
     network = nn.Linear(4, 2)
     alignment, calls = Alignment(network), []
     for step in range(1, 121):
-        before = findings_of(network).of_layers[b"\x01"].due if step > 1 else 1
+        before = findings_of(network).of_layers[structure_of(network).key].due if step > 1 else 1
         alignment.record(torch.randn(N, 4), squares)
-        if findings_of(network).of_layers[b"\x01"].due != before:
+        if findings_of(network).of_layers[structure_of(network).key].due != before:
             calls.append(step)
     assert calls == [1, 10, 100]
 

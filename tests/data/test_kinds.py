@@ -9,7 +9,7 @@ from torch import nn
 import gar_env  # noqa: F401 - registers the environments
 from gar_env.data import Dataset, load_dataset, make_pool, normalisation, register_dataset
 from gar_env.errors import ConfigurationError, DatasetFormatError
-from gar_env.learner import LOSSES, Loss, register_loss
+from gar_env.learner import LOSSES, Loss, measure, register_loss
 from gar_env.networks import register_network
 
 generator = torch.Generator().manual_seed(0)
@@ -247,3 +247,33 @@ def test_pools_of_numbers_exchange_targets():
     moved = (pool.targets != data.y_train).any(1)
     assert moved[pool.spoiled].float().mean() > 0.9
     assert not moved[~pool.spoiled].any()
+
+
+@pytest.mark.parametrize("size", [1000, 999, 7])
+def test_r_squared_does_not_depend_on_how_examples_are_batched(size):
+    y = draw(2001, 1).sort(0).values * 3
+    outputs = y + 0.5 * draw(2001, 1)
+    whole = measure("squared_error", [(outputs, y)])
+    assert measure("squared_error", zip(outputs.split(size), y.split(size), strict=True)) == pytest.approx(whole)
+    assert whole[0] == pytest.approx(1 - float((outputs - y).square().mean() / y.var(correction=0)))
+
+
+def test_labels_in_a_column_are_labels_and_one_hot_ones_are_named(tmp_path):
+    x, y = np.zeros((6, 4, 4), np.uint8), np.arange(6) % 3
+    np.savez(tmp_path / "keras.npz", x_train=x, y_train=y[:, None], x_test=x, y_test=y[:, None])
+    assert load_dataset(str(tmp_path / "keras.npz")).y_train.tolist() == y.tolist()
+    np.savez(tmp_path / "hot.npz", x_train=x, y_train=np.eye(3, dtype=int)[y], x_test=x, y_test=np.eye(3, dtype=int)[y])
+    with pytest.raises(DatasetFormatError, match=r"Of one-hot labels, pass their argmax\(1\)"):
+        load_dataset(str(tmp_path / "hot.npz"))
+    np.savez(tmp_path / "float.npz", x_train=x, y_train=y * 1.0, x_test=x, y_test=y * 1.0, classes=["a", "b", "c"])
+    with pytest.raises(DatasetFormatError, match="has classes, and labels in floating point"):
+        load_dataset(str(tmp_path / "float.npz"))
+    deep = x.astype(np.int64)[..., None]
+    np.savez(tmp_path / "deep.npz", x_train=deep, y_train=y, x_test=deep, y_test=y)
+    with pytest.raises(DatasetFormatError, match=r"found int64 \[6, 4, 4, 1\]. Scale images to 0..255"):
+        load_dataset(str(tmp_path / "deep.npz"))
+
+
+def test_few_numbers_can_be_repeated():
+    pool = make_pool(vectors(60), torch.Generator().manual_seed(0), corrupt="repeated(0.2)")
+    assert torch.equal(pool.inputs[pool.spoiled.nonzero().flatten()].unique(dim=0), pool.inputs[pool.members[:1]])

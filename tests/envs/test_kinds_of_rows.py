@@ -7,12 +7,14 @@ import torch
 from torch import nn
 
 import toys  # noqa: F401 - registers the toys
+import walks  # noqa: F401 - registers itself
 from agents import InvertedSoftmax, Reinforce, train
 from agents.training.config import row_environments
 from gar_env.envs.checks import check_vector_env
-from gar_env.errors import ConfigurationError
+from gar_env.errors import CheckpointError, ConfigurationError, InvalidActionError
 from gar_env.learner import CrossEntropy, Learner, TrainingOptions
 from gar_env.networks import build_network
+from gar_env.seeding import named_generator
 from toys import StepsVectorEnv
 
 
@@ -59,8 +61,6 @@ def test_a_run_is_what_a_learner_does_by_hand():
         lambda: build_network("fc", data.input_shape, data.outputs), TrainingOptions(momentum=0.0, weight_decay=0.0),
         seed=seed, num_steps=1,
     )  # fmt: skip
-    from gar_env.seeding import named_generator
-
     generator = named_generator(seed, "data")
 
     def next_gradient():
@@ -161,3 +161,52 @@ def test_stable_baselines3_learns_on_runs():
 
 def test_the_command_line_knows_environments_of_every_kind():
     assert {"Test/Steps-v0", "Test/Lines-v0", "GAR/DataSplit-v0"} <= set(row_environments())
+
+
+def test_signals_that_draw_draw_for_each_row_by_itself():
+    def first_rewards(seeds):
+        env = gymnasium.make_vec("Test/Steps-v0", num_envs=len(seeds), num_steps=6, reward="random")
+        env.reset(seed=seeds)
+        return [env.step(np.ones(len(seeds), int))[1][-1] for _ in range(2)]
+
+    assert first_rewards([0, 1, 2, 7]) == first_rewards([5, 1, 9, 7]) == first_rewards([7])
+
+
+def test_an_action_that_is_refused_moves_nothing():
+    def run(wrongly):
+        env = gymnasium.make_vec("Test/Steps-v0", num_envs=4, num_steps=5)
+        env.reset(seed=0)
+        found = []
+        for _ in range(8):
+            if wrongly and not env.unwrapped._ended.all():
+                with pytest.raises(InvalidActionError):
+                    env.step(np.full(4, 9))
+            found.append(env.step(np.ones(4, int))[:2])
+        return found
+
+    for one, other in zip(run(False), run(True), strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("id", ["Test/Steps-v0", "GAR/DataSplit-v0", "Test/Walks-v0"])
+def test_a_state_belongs_to_an_environment_that_is_made_alike(id):
+    more = {} if id == "Test/Walks-v0" else {"num_steps": 4}
+    env = gymnasium.make_vec(id, num_envs=4, **more).unwrapped
+    env.reset(seed=0)
+    env.step(env.action_space.sample())
+    state = env.state_dict()
+    same = gymnasium.make_vec(id, num_envs=4, **more).unwrapped
+    same.load_state_dict(state)
+    actions = env.action_space.sample()
+    for one, other in zip(env.step(actions)[:4], same.step(actions)[:4], strict=True):
+        assert np.array_equal(one, other)
+    with pytest.raises(CheckpointError, match="num_envs was 4, here it is 3"):
+        gymnasium.make_vec(id, num_envs=3, **more).unwrapped.load_state_dict(state)
+    with pytest.raises(CheckpointError, match="is no state of"):
+        same.load_state_dict({})
+    for lost in [key for key in state if key not in ("made", "_running")][:6]:
+        with pytest.raises(CheckpointError, match=f"The state lacks {lost}"):
+            same.load_state_dict({key: value for key, value in state.items() if key != lost})
+    if more:
+        with pytest.raises(CheckpointError, match="num_steps was 4, here it is 5"):
+            gymnasium.make_vec(id, num_envs=4, num_steps=5).unwrapped.load_state_dict(state)

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gar_env.errors import CheckpointError, ConfigurationError, GarEnvError, StaleTapeError
+from gar_env.checks import check_stacked_layer
+from gar_env.errors import CheckpointError, ConfigurationError, GarEnvError, StaleTapeError, UnsupportedLayerError
 from gar_env.learner import Learner, LearnerStack, register_stacked_layer
 from gar_env.learner.stacked_layers import has_rules
 from gar_env.learner.update_rules import RULES, Adam, Momentum, RMSprop, build_rule
@@ -311,7 +312,7 @@ widths = iter(range(3, 99))
         (lambda: LearnerStack(mlp, [0], way="fast"), "way='fast' is unknown"),
         (
             lambda: LearnerStack(lambda: nn.Linear(4, next(widths)), [0, 1]),
-            r"different shapes: bias is \[4\] in row 1, and \[3\] in the first",
+            r"different shapes: bias is torch.float32 \[4\] in row 1, and torch.float32 \[3\] in the first",
         ),
         (
             lambda: LearnerStack(lambda: nn.Sequential(Attends(), nn.Dropout(0.1)), [0]),
@@ -355,3 +356,56 @@ def test_a_pass_that_is_past_predicts_nothing():
 
 def test_every_registered_rule_is_built_by_name():
     assert {type(build_rule(name)) for name in RULES} == {RULES[name] for name in RULES}
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.LeakyReLU, nn.ELU], ids=lambda kind: kind.__name__)
+def test_layers_that_work_in_place_leave_what_others_keep(activation):
+    def build():
+        return nn.Sequential(nn.Linear(5, 8), activation(inplace=True), nn.Linear(8, 3))
+
+    check_stacked_layer(build, torch.randn(4, 5))
+
+
+def test_rows_that_are_built_otherwise_are_refused_and_hooks_are_no_rules():
+    made = iter([nn.ReLU(), nn.ReLU(), nn.Tanh()])
+    with pytest.raises(ConfigurationError, match="The networks are built otherwise in row 2 than in the first"):
+        LearnerStack(lambda: nn.Sequential(nn.Linear(5, 3), next(made)), range(3))
+
+    def hooked():
+        layer = nn.Linear(5, 3)
+        layer.weight.register_hook(lambda g: g * 0)
+        return layer
+
+    with pytest.raises(UnsupportedLayerError, match="needs a rule for every module, without hooks"):
+        LearnerStack(hooked, range(2), way="layers")
+
+
+@pytest.mark.parametrize("n", [2, 5, 32])
+@pytest.mark.parametrize("rows", [5, 17])
+def test_grouped_convolutions_round_alike_however_many_rows_there_are(n, rows):
+    def build():
+        return nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Flatten(), nn.Linear(8 * 36, 4))
+
+    x, t = torch.randn(rows, n, 1, 6, 6), torch.randint(4, (rows, n))
+    whole = LearnerStack(build, range(rows)).run(x, t)
+    for row in (0, rows - 1):
+        alone = LearnerStack(build, [row]).run(x[row : row + 1], t[row : row + 1])
+        assert torch.equal(whole.losses[row], alone.losses[0])
+        assert all(torch.equal(g[row], alone.gradient[name][0]) for name, g in whole.gradient.items())
+
+
+def test_a_direction_carries_its_own_memory():
+    stack = LearnerStack(lambda: nn.Linear(3, 2), range(2), rule="momentum")
+    first = stack.run(torch.randn(2, 4, 3), torch.zeros(2, 4, dtype=torch.int64)).gradient
+    direction = stack.direction(first)
+    stack.direction({name: 100 * g for name, g in first.items()})  # asked for, not gone
+    stack.move(direction, torch.full((2,), 0.1))
+    assert all(torch.equal(stack.memory[kind][name], value) for kind, rows in stack.memory.items()
+               for name, value in direction.memories[0][kind].items())  # fmt: skip
+
+
+@pytest.mark.parametrize("live", [torch.tensor([True]), torch.tensor([1, 0]), [True, False]], ids=str)
+def test_who_passes_is_bool_one_per_row(live):
+    stack = LearnerStack(lambda: nn.Linear(3, 2), range(2))
+    with pytest.raises(ConfigurationError, match=r"live is .*; expected bool, one per row"):
+        stack.run(torch.randn(2, 4, 3), torch.zeros(2, 4, dtype=torch.int64), live)

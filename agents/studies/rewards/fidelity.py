@@ -65,6 +65,7 @@ class Witness(RewardSignal):
     def __init__(self, signal: RewardSignal, name: str, *, compares: bool) -> None:
         self.signal, self.truth, self.name = signal, LeaveOneOut(), name
         self.needs = signal.needs | (self.truth.needs if compares else signal.needs)
+        self.draws = signal.draws
         self.asked = False
         self.seen: list[tuple[Tensor, Tensor]] = []
 

@@ -20,7 +20,7 @@ from gar_env.envs.outcome import Episode, Infos, Outcome
 from gar_env.envs.vector import RowVectorEnv
 from gar_env.errors import ConfigurationError
 from gar_env.functional import own_surroundings
-from gar_env.learner import LOSSES, LearnerStack, Loss, Rows, StackPass
+from gar_env.learner import LOSSES, LearnerStack, Loss, Rows, StackPass, measure
 from gar_env.networks import build_network
 from gar_env.rewards import Evaluator, Evidence, Need
 from gar_env.seeding import named_generator
@@ -94,6 +94,7 @@ class RunVectorEnv(RowVectorEnv):
         self.prepare()
         n = self.num_envs
         self.generators = [torch.Generator(self.device) for _ in range(n)]
+        self._draws = [torch.Generator(self.device) for _ in range(n)]  # of signals
         self.steps = torch.zeros(n, dtype=torch.int64, device=self.device)
         self.lengths = torch.full((n,), config.num_steps, device=self.device)
         self.loss = torch.full((n,), math.nan, device=self.device)
@@ -171,12 +172,11 @@ class RunVectorEnv(RowVectorEnv):
         self.stack.restart(rows, seeds)
         for row, seed in zip(rows.nonzero().flatten().tolist(), seeds, strict=True):
             self.generators[row] = named_generator(seed, "data", self.device)
+            self._draws[row] = named_generator(seed, "rewards", self.device)
             self.lengths[row] = self.length(seed)
         self.steps = torch.where(rows, 0, self.steps)
         self._return = torch.where(rows, 0, self._return)
         self._due = self._due | rows
-        if rows.all():
-            self.evaluator.draw_from(seeds[0], self.device)
         self.begin(rows, seeds)
 
     def advance(self, actions: Tensor, live: Tensor) -> Outcome:
@@ -221,9 +221,8 @@ class RunVectorEnv(RowVectorEnv):
         """See :meth:`RowVectorEnv.last_step`; with the mean ``loss``."""
         return {"loss": float(self.loss.nanmean()), **super().last_step()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """See :meth:`RowVectorEnv.load_state_dict`."""
-        super().load_state_dict(state)
+    def _load(self, state: Mapping[str, Any]) -> None:
+        super()._load(state)
         if self.gradient is not None:
             self.direction = self.stack.direction(self.gradient)
 
@@ -241,9 +240,20 @@ class RunVectorEnv(RowVectorEnv):
 
     def _pay(self, before: Rows, finite: Tensor) -> Tensor:
         assert self.gradient is not None
-        alignment = before.dot(self.gradient) if Need.ALIGNMENT in self.evaluator.signal.needs else None
-        evidence = Evidence(self.num_envs, self.loss, alignment=alignment, next_gradient=self.gradient)
-        return self.evaluator.rewards(evidence, step=int(self.steps.max()), finite=finite)
+        needs, step = self.evaluator.signal.needs, int(self.steps.max())
+        alignment = before.dot(self.gradient) if Need.ALIGNMENT in needs else None
+        if not getattr(self.evaluator.signal, "draws", False):
+            evidence = Evidence(self.num_envs, self.loss, alignment=alignment, next_gradient=self.gradient)
+            return self.evaluator.rewards(evidence, step=step, finite=finite)
+        # Each row by its own numbers: what it is paid must not depend on others.
+        paid = torch.zeros(self.num_envs, device=self.device)
+        for row in finite.nonzero().flatten().tolist():
+            at = slice(row, row + 1)
+            gradient = {name: g[at] for name, g in self.gradient.items()} if Need.NEXT_GRADIENT in needs else None
+            one = None if alignment is None else alignment[at]
+            evidence = Evidence(1, self.loss[at], alignment=one, next_gradient=gradient, generator=self._draws[row])
+            paid[row] = self.evaluator.rewards(evidence, step=step, finite=finite[at])[0]
+        return paid
 
     @torch.no_grad()
     def _measure(self, ended: Tensor, diverged: Tensor) -> Tensor:
@@ -261,14 +271,10 @@ class RunVectorEnv(RowVectorEnv):
     @torch.no_grad()
     def evaluate(self, row: int) -> dict[str, float]:
         """Accuracy and mean loss of one run's present network on the test data."""
-        network, loss = self.stack.network(row).eval(), LOSSES[self.dataset.loss]
-        right = total = 0.0
-        for batch in in_batches(self.dataset.x_test, self.dataset.y_test, self.normalise, self.device):
-            outputs, own = network(batch.inputs), loss(batch.targets)
-            right += float(own.accuracy(outputs).sum(dtype=torch.float64))
-            total += float(own(outputs).sum())
-        n = len(self.dataset.y_test)
-        return {"test_accuracy": right / n, "test_loss": total / n}
+        network = self.stack.network(row).eval()
+        test = in_batches(self.dataset.x_test, self.dataset.y_test, self.normalise, self.device)
+        accuracy, loss = measure(self.dataset.loss, ((network(batch.inputs), batch.targets) for batch in test))
+        return {"test_accuracy": accuracy, "test_loss": loss}
 
 
 def _losses(kind: type[Loss], outputs: Tensor, targets: Tensor) -> Tensor:

@@ -204,9 +204,8 @@ class SlotVectorEnv(SharedNetworkEnv):
         unpaid = waiting and (passed, waiting.slots, waiting.start, origin if waiting.tape else None)
         return {**super().state_dict(), "_unpaid": as_data(unpaid)}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """See :meth:`RowVectorEnv.load_state_dict`."""
-        super().load_state_dict({name: value for name, value in state.items() if name != "_unpaid"})
+    def _load(self, state: Mapping[str, Any]) -> None:
+        super()._load({name: value for name, value in state.items() if name != "_unpaid"})
         unpaid = from_data(state["_unpaid"], device=self.device)
         if unpaid is not None:
             passed, slots, start, origin = unpaid
