@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from gar_env.errors import ConfigurationError
@@ -64,7 +65,7 @@ def train(
     mode = env.metadata.get("autoreset_mode")
     done, final = None, {}
     while done is None or not done.all():
-        observations, rewards, terminations, truncations, infos = env.step(agent.act(observations))
+        observations, rewards, terminations, truncations, infos = env.step(taken(env, agent.act(observations)))
         ended = terminations | truncations
         agent.learn(rewards, ended, infos)
         if on_step:
@@ -76,6 +77,12 @@ def train(
         if ended.any() and mode is AutoresetMode.DISABLED and not done.all():
             raise ConfigurationError("Some rows ended before others, and autoreset is disabled. Pass another mode.")
     return final
+
+
+def taken(env: VectorEnv, actions: Any) -> Any:
+    """Actions as an environment takes them: ours take tensors too, Gymnasium's own arrays."""
+    ours = hasattr(env.unwrapped, "output")
+    return actions.detach().cpu().numpy() if isinstance(actions, torch.Tensor) and not ours else actions
 
 
 def _take(final: dict[str, Any], infos: dict[str, Any], rows: Any) -> None:

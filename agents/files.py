@@ -92,8 +92,7 @@ def read_regular(path: Path) -> bytes:
         CheckpointError: If it is a link, a folder, a pipe or a device.
         FileNotFoundError: If there is none.
     """
-    with os.fdopen(_open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-        _check_regular(file.fileno(), path)
+    with os.fdopen(_regular(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
         return file.read()
 
 
@@ -107,9 +106,8 @@ def lock(path: Path, what: Path) -> IO[bytes]:
     Raises:
         CheckpointError: If another process has it, or it is a link.
     """
-    file = os.fdopen(_open(path, os.O_RDWR | os.O_CREAT), "r+b")
+    file = os.fdopen(_regular(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK), "r+b")
     try:
-        _check_regular(file.fileno(), path)
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.close()
@@ -151,6 +149,17 @@ def _open(path: Path, flags: int) -> int:
                 f"{path} is a link, and what it leads to may be anybody's. Remove it, or put the file itself there."
             ) from error
         raise
+
+
+def _regular(path: Path, flags: int) -> int:
+    """Of a regular file: asked before Python makes a file of it, which would name a folder by its number."""
+    number = _open(path, flags)
+    try:
+        _check_regular(number, path)
+    except BaseException:
+        os.close(number)
+        raise
+    return number
 
 
 def _check_regular(number: int, path: Path) -> os.stat_result:

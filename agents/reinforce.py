@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from gymnasium.spaces import Space
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
 from agents.peers import Peers
@@ -117,6 +118,8 @@ class Reinforce:
         self.optimizer = torch.optim.Adam([policy.logits], lr=step_size)
         self.generator = named_generator(seed, "policy", policy.logits.device)
         self._unpaid: deque[Unpaid] = deque()
+        self._over: Tensor | None = None  # who ended in the last step
+        self._resets_next = False  # whether those only reset in the next
         self._gradient = torch.zeros_like(policy.logits)
         self._collected = self._rows = 0  # steps and rewards in it
         # Welford's running statistics over all slots of all steps.
@@ -143,6 +146,7 @@ class Reinforce:
         if check := getattr(self.policy, "check", None):
             check(env)
         self.num_envs = env.num_envs
+        self._resets_next = getattr(env, "metadata", {}).get("autoreset_mode") is AutoresetMode.NEXT_STEP
         self._unpaid.clear()
 
     def act(self, observations: Any) -> Tensor:
@@ -182,7 +186,7 @@ class Reinforce:
                 self._add(self._as_numbers(rewards), paid, None if whole else waiting)
             while len(self._unpaid) > self.delay:
                 self._unpaid.popleft()
-        over = self._as_flags(ended)
+        self._over = over = self._as_flags(ended)
         if over.any():
             for one in self._unpaid:
                 one.waiting.logical_and_(~over)
@@ -196,7 +200,9 @@ class Reinforce:
         to stands in ``final_info``.
         """
         if "reward_valid" not in infos and "final_info" not in infos:
-            return None, None
+            if not self._resets_next or self._over is None or not self._over.any():
+                return None, None
+            return ~self._over, ~self._over  # in this step they were only reset
         found = []
         for key in ("_reward_valid", "reward_valid"):
             flags = self._as_flags(infos[key]) if key in infos else torch.ones(self.num_envs, dtype=torch.bool)
@@ -275,9 +281,10 @@ class Reinforce:
         """All that its next actions and updates depend on."""
         return {
             "logits": self.policy.logits.detach().clone(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
             "generator": self.generator.get_state(),
-            "unpaid": [tuple(one) for one in self._unpaid],
+            "unpaid": [tuple(tensor.clone() for tensor in one) for one in self._unpaid],
+            "over": self._over,
             "gradient": self._gradient.clone(),
             "collected": (self._collected, self._rows),
             "running": (self._count, self._mean, self._spread),
@@ -297,12 +304,16 @@ class Reinforce:
             )
         with torch.no_grad():
             logits.copy_(state["logits"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self.generator.set_state(state["generator"])
-        self._unpaid = deque(Unpaid(*(tensor.to(device) for tensor in one)) for one in state["unpaid"])
-        self._gradient = state["gradient"].to(device)
-        self._collected, self._rows = state["collected"]
-        self._count, self._mean, self._spread = state["running"]
+        self._unpaid = deque(Unpaid(*(tensor.to(device, copy=True) for tensor in one)) for one in state["unpaid"])
+        self._over = None if state["over"] is None else state["over"].to(device)
+        if state["gradient"].shape != logits.shape:
+            raise CheckpointError("The state's gradient is of another policy.")
+        self._gradient = state["gradient"].to(device, copy=True)
+        self._collected, self._rows = map(int, state["collected"])
+        count, *running = state["running"]
+        self._count, (self._mean, self._spread) = int(count), map(float, running)
 
 
 def _standardised(rewards: Tensor, mean: Tensor, deviation: Tensor, largest: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ state that lacks them would be another one.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
@@ -37,6 +38,8 @@ class NotDataError(CheckpointError):
 
 def plain(kind: Kind) -> Kind:
     """Decorator: instances of this class are nothing but their fields, and are made again from those.
+
+    A dataclass, a ``NamedTuple``, or a class that names its attributes in ``state_fields``.
 
     Raises:
         DuplicateNameError: If another class of that name is one.
@@ -120,7 +123,9 @@ def from_data(data: Data, there: Any = None, *, device: torch.device | str = "cp
         raise CheckpointError(f"{shown(data)} is no state: it is of no kind that is known.") from error
     try:
         return read(data, there, device)
-    except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError, OverflowError) as error:
+        if isinstance(error, CheckpointError):
+            raise
         raise CheckpointError(f"A state of the kind {kind!r} is damaged: {type(error).__name__}: {error}") from error
 
 
@@ -150,10 +155,53 @@ def attributes(thing: Any, *, made: Iterable[str] = (), left_out: Iterable[str] 
     return found
 
 
-def set_attributes(thing: Any, state: Mapping[str, Data], *, device: torch.device | str = "cpu") -> None:
-    """Give an object that was built alike the attributes of :func:`attributes`."""
+def set_attributes(
+    thing: Any, state: Mapping[str, Data], *, device: torch.device | str = "cpu", shapes: bool = True
+) -> None:
+    """Give an object that was built alike the attributes of :func:`attributes`.
+
+    Args:
+        thing: The object.
+        state: What it gets.
+        device: Where tensors go.
+        shapes: Whether tensors and arrays have the types and shapes of those that stand there.
+
+    Raises:
+        CheckpointError: If a name is that of a method, or of what is no data here; or a value is of another type, or of
+            another shape, than what stands there.
+    """
+    own = vars(thing)
     for name, data in state.items():
-        setattr(thing, name, from_data(data, getattr(thing, name, None), device=device))
+        if not isinstance(name, str) or (name not in own and not _is_plain(getattr(type(thing), name, None))):
+            raise CheckpointError(f"{type(thing).__name__} keeps no {shown(name)}: something else made the state.")
+        if name in own:
+            _check_like(f"{type(thing).__name__}.{name}", data, own[name], shapes)
+        setattr(thing, name, from_data(data, own.get(name), device=device))
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a value that a class may stand in for until there is one of the instance's own."""
+    return value is None or type(value) in _SIMPLE
+
+
+def _check_like(name: str, data: Data, there: Any, shapes: bool) -> None:
+    try:
+        here = as_data(there)
+    except NotDataError:
+        raise CheckpointError(f"{name} is made by its options, and no part of a state.") from None
+    if here is None or data is None:
+        return
+    numbers = (int, float)
+    if type(data) is not type(here) and not (type(data) in numbers and type(here) in numbers):
+        raise CheckpointError(f"{name} was saved as {shown(data)}; here it is {shown(there)}.")
+    if isinstance(here, dict) and data.get("is") != here["is"]:
+        raise CheckpointError(f"{name} was saved as {shown(data.get('is'))}; here it is {shown(here['is'])}.")
+    pairs = [(data, here)] if isinstance(here, Tensor) else []
+    if isinstance(here, dict) and here["is"] == "array":
+        pairs = [(data.get("value"), here["value"])]
+    for saved, own in pairs if shapes else ():
+        if not isinstance(saved, Tensor) or saved.dtype != own.dtype or saved.shape != own.shape:
+            raise CheckpointError(f"{name} was saved as {shown(saved)}; here it is {shown(own)}.")
 
 
 def _tensor(value: Tensor) -> Tensor:
@@ -169,7 +217,7 @@ def _tensor(value: Tensor) -> Tensor:
 
 
 def _array(value: np.ndarray | np.generic) -> Data:
-    if value.dtype.kind not in "biuf":
+    if value.dtype.kind not in "biuf" or not value.dtype.isnative:
         raise NotDataError(f"{shown(value)} is no array of numbers.")
     return {"is": "array", "value": torch.from_numpy(np.array(value)), "scalar": isinstance(value, np.generic)}
 
@@ -216,11 +264,21 @@ def _read_object(data: Data, there: Any, device: Any) -> Any:
         raise CheckpointError(f"No class {shown(data['class'])} can be read from a file.")
     kind: Any = PLAIN[data["class"]]
     fields = from_data(data["fields"], device=device)
+    if set(fields) != _fields_of(kind):
+        raise CheckpointError(f"A {data['class']} was saved with other fields: {shown(sorted(fields))}.")
     if issubclass(kind, tuple):
         return kind(**fields)
     made = kind.__new__(kind)
     vars(made).update(fields)
     return made
+
+
+def _fields_of(kind: Any) -> set[str]:
+    if issubclass(kind, tuple):
+        return set(kind._fields)  # pyright: ignore[reportAttributeAccessIssue]
+    if dataclasses.is_dataclass(kind):
+        return {field.name for field in dataclasses.fields(kind)}
+    return set(kind.state_fields)
 
 
 def _read_state(data: Data, there: Any, device: Any) -> Any:

@@ -20,14 +20,7 @@ def plot_run(folder: Path, out: Path | None) -> None:
         folder: Of a run of ``ola``.
         out: The first picture; the others lie beside it. By default all are in the run's folder.
     """
-    import torch
-
-    from agents.measures.augmentation_figures import augmented_grid, policy_figure, strengths_figure
-    from agents.measures.figures import save
-    from agents.policies import OnlineAugmentation
-    from agents.studies.invariances.jobs import lies
-    from gar_env.augment import ActionLayout, SearchSpace
-    from gar_env.data import load_dataset
+    from agents.jobs.results import reading
 
     path = folder / "policy.npz"
     if not path.is_file():
@@ -45,6 +38,20 @@ def plot_run(folder: Path, out: Path | None) -> None:
     if "space" not in history:
         raise CheckpointError(f"{path} does not say what its operations are. Train the run again.")
     _check_history(path, history)
+    with reading(path):
+        _draw(folder, path, history, out)
+
+
+def _draw(folder: Path, path: Path, history: dict[str, np.ndarray], out: Path | None) -> None:
+    import torch
+
+    from agents.measures.augmentation_figures import augmented_grid, policy_figure, strengths_figure
+    from agents.measures.figures import save
+    from agents.policies import OnlineAugmentation
+    from agents.studies.invariances.jobs import lies
+    from gar_env.augment import ActionLayout, SearchSpace
+    from gar_env.data import load_dataset
+
     space = SearchSpace.from_json(str(history["space"]))  # as it was then, whatever its file holds now
     try:
         dataset = json.loads(read_regular(folder / "config.json"))["env_options"]["dataset"]

@@ -42,10 +42,10 @@ class Ledger:
 
     def finished(self, planned: Planned, row: Row) -> None:
         """A run came to its end."""
-        self.ended += 1
         self.results.append({**planned.identity, **row})
+        self.ended += 1
         if not self.console.is_terminal:
-            print(f"{self.ended}/{self.runs} {planned} {row['seconds']:.1f} s", flush=True)
+            print(f"{self.ended}/{self.runs} {planned} {float(row['seconds']):.1f} s", flush=True)
 
     def failed(self, planned: Planned, why: str) -> None:
         """A run is given up."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from agents.jobs.job import RETRIES, Job, Planned, RunFailedError, timed
+from agents.jobs.job import RETRIES, Job, Planned, RunFailedError, described, timed
 from agents.jobs.ledger import Ledger
 from agents.jobs.results import Row
 from gar_env.errors import ConfigurationError
@@ -54,7 +54,10 @@ def run_on_ray(todo: Sequence[Planned], ledger: Ledger, *, workers: int) -> None
                 except RayError as error:
                     ledger.failed(planned, f"its worker was lost {RETRIES + 1} times: {error}")
                 if row is not None:
-                    ledger.finished(planned, row)
+                    try:
+                        ledger.finished(planned, row)
+                    except (TypeError, ValueError) as error:  # it cannot be written
+                        ledger.failed(planned, described(error))
                 steps += planned.job.steps
                 ledger.stepped(steps)
     except KeyboardInterrupt:

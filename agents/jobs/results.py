@@ -79,7 +79,7 @@ def reading(path: str | Path) -> Iterator[None]:
     """
     try:
         yield
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RuntimeError) as error:
         if isinstance(error, GarEnvError):
             raise
         raise CheckpointError(

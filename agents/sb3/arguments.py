@@ -15,6 +15,7 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
 from agents.sb3.shifted import ShiftedRolloutBuffer
 from gar_env.errors import CheckpointError
+from gar_env.registry import shown
 from gar_env.state import NotDataError, as_data, from_data
 
 _PROCESS = ("self", "policy", "env", "tensorboard_log", "device", "verbose", "_init_setup_model", "rms_prop_eps")
@@ -85,6 +86,10 @@ def build_again(
             f"The controller was built with {words}, which is no data and was left out of the file. Pass it again: "
             f"load_controller(path, env, {missing[0].split('.')[0]}=...)."
         )
+    known = set(inspect.signature(kind.__init__).parameters) - set(_PROCESS) | {"policy", "policy_kwargs"}
+    odd = [path for part in ("values", "classes") for path in arguments[part] if path.split(".")[0] not in known]
+    if odd:
+        raise CheckpointError(f"The file gives {kind.__name__} an argument that it does not take: {shown(odd[0])}.")
     given: dict[str, Any] = {path: from_data(value) for path, value in arguments["values"].items()}
     for path, name in arguments["classes"].items():
         if name not in _CLASSES:

@@ -57,12 +57,12 @@ def load_model_state(model: BaseAlgorithm, state: dict[str, Any]) -> None:
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(f"The state belongs to another policy: {str(error).splitlines()[0]}") from error
     for name, values in state["buffers"].items():
-        set_attributes(getattr(model, name), values)
-    set_attributes(model, state["model"])
+        set_attributes(getattr(model, name), values, shapes=False)
+    set_attributes(model, state["model"], shapes=False)
     for name, layer in _layers(model).items():
-        set_attributes(layer, state[name])
+        set_attributes(layer, state[name], shapes=False)
         for key, values in state[f"{name} statistics"].items():
-            set_attributes(getattr(layer, key), values)
+            set_attributes(getattr(layer, key), values, shapes=False)
 
 
 def _is_known(value: Any) -> bool:

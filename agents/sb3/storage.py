@@ -16,6 +16,7 @@ from agents.sb3.arguments import algorithm_of, arguments_of, build_again
 from agents.sb3.checks import check_controller, slots_of
 from agents.sb3.vec_env import SB3VecEnv
 from gar_env.errors import CheckpointError, GarEnvError
+from gar_env.registry import shown
 from gar_env.state import attributes, set_attributes
 
 NORMALISATION = ("training", "norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon")
@@ -86,7 +87,7 @@ def load_controller(
     for key, here in _identity(env).items():
         if header.get(key) != here:
             raise CheckpointError(
-                f"{path} belongs to {key}={header.get(key)!r}; here it is {here!r}. Make the environment as then."
+                f"{path} belongs to {key}={shown(header.get(key))}; here it is {here!r}. Make the environment as then."
             )
     kind = algorithm or algorithm_of(str(header.get("algorithm")))
     if kind is None or kind.__name__ != header.get("algorithm"):
@@ -98,13 +99,15 @@ def load_controller(
     try:
         whole: Any = env if state["normalize"] is None else _normalised(env, state["normalize"])
         model = build_again(kind, whole, state["arguments"], {"device": "cpu", **options})
+        if set(state["parameters"]) != set(model._get_torch_save_params()[0]):
+            raise CheckpointError(f"{path} does not hold all that a {kind.__name__} has learned.")
         for name, values in state["parameters"].items():
             if name not in model._get_torch_save_params()[0]:
                 raise CheckpointError(f"{path} holds {name!r}, which a {kind.__name__} does not have.")
             attrgetter(name)(model).load_state_dict(values)
         for name in COUNTERS:
             if name in state["counters"]:
-                setattr(model, name, state["counters"][name])
+                setattr(model, name, type(getattr(model, name))(state["counters"][name]))
     except GarEnvError:
         raise
     except Exception as error:  # of SB3, and of what a damaged file makes of its objects

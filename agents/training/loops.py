@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import cloudpickle
 from gymnasium.vector import VectorEnv
 
-from agents.agent import Agent
+from agents.agent import Agent, taken
 from gar_env.errors import CheckpointError, ConfigurationError, GarEnvError
 from gar_env.registry import shown
 
@@ -60,7 +60,7 @@ class NativeSession:
         """Go on until ``steps`` environment steps are done in all."""
         hooks.at_rest()
         while self.steps < steps:
-            actions = self.agent.act(self.observations)
+            actions = taken(self.env, self.agent.act(self.observations))
             self.observations, rewards, terminations, truncations, infos = self.env.step(actions)
             ended = terminations | truncations
             self.agent.learn(rewards, ended, infos)
@@ -263,4 +263,10 @@ def _progress(session: Session) -> dict[str, Any]:
 
 
 def _set_progress(session: Session, state: dict[str, Any]) -> None:
+    steps, seconds, finished = state["steps"], state["seconds"], state["finished"]
+    numbers = isinstance(finished, dict) and all(
+        isinstance(name, str) and isinstance(value, int | float) for name, value in finished.items()
+    )
+    if type(steps) is not int or not 0 <= steps < 2**40 or not isinstance(seconds, int | float) or not numbers:
+        raise CheckpointError("The state says no steps, seconds or results that a run can have.")
     session.steps, session.finished, session.seconds = state["steps"], state["finished"], state["seconds"]

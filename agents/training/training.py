@@ -77,14 +77,16 @@ class Training:
         signals = (signal.SIGINT, signal.SIGTERM) if main else ()
         handlers = {number: signal.signal(number, self._ask_to_stop) for number in signals}
         try:
+            # For the whole run: a network is built by its name at the start of every episode.
             names = trusted_names() if self.trust else known_names_only() if self.resume else nullcontext()
             with names:
                 self._prepare()
-            with step_progress(self.console) as self._bar:
-                self._task = self._bar.add_task(self.config.agent, total=self.total, completed=self.session.steps)
-                self.session.run(self.total, self)
-            self._save()
-            self._save_controller()
+                with step_progress(self.console) as self._bar:
+                    done = self.session.steps
+                    self._task = self._bar.add_task(self.config.agent, total=self.total, completed=done)
+                    self.session.run(self.total, self)
+                self._save()
+                self._save_controller()
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
@@ -223,7 +225,11 @@ class Training:
                 "command line."
             )
         header = read_header(self.checkpoint)
-        self._seal = header["log"]
+        seal = header.get("log")
+        whole = isinstance(header.get("config"), dict) and {"data", "pickles"} <= header.keys()
+        if not whole or not isinstance(seal, dict) or not isinstance(seal.get("rows"), int):
+            raise CheckpointError(f"{self.checkpoint} does not say of which run it is.")
+        self._seal = seal
         saved, here = dict(header["config"]), json.loads(json.dumps(self.config.as_json()))
         different = self._differences(saved, here)
         if different:
@@ -244,11 +250,13 @@ class Training:
         state, restore = load_checkpoint(self.checkpoint)
         try:
             session.load_state_dict(state)
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            restore()
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError, OverflowError) as error:
+            if isinstance(error, CheckpointError):
+                raise
             raise CheckpointError(
                 f"{self.checkpoint} does not fit this run: {type(error).__name__}: {str(error)[:200]}"
             ) from error
-        restore()
         return session
 
     def _start(self, env: Any) -> Session:

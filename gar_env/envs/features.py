@@ -47,6 +47,8 @@ class RunningSize:
         device: Of what it is shown.
     """
 
+    state_fields = ("_square", "_calls")
+
     def __init__(self, device: torch.device) -> None:
         self._square = torch.zeros((), device=device)
         self._calls = 0

@@ -236,7 +236,10 @@ class RowVectorEnv(VectorEnv):
         found[4].update({"final_info": final_infos, "_final_info": self._leaving.column(ended)})
         return found
 
-    left_out: ClassVar[tuple[str, ...]] = ("_spec", "single_action_space", "action_space", "single_observation_space")
+    left_out: ClassVar[tuple[str, ...]] = (
+        *("_spec", "single_action_space", "action_space", "single_observation_space", "num_envs", "output"),
+        *("render_mode", "device", "autoreset_mode", "metadata", "reward_timing", "closed"),
+    )
     """Attributes that the options make again: no part of the state."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -274,10 +277,13 @@ class RowVectorEnv(VectorEnv):
             self.start(torch.ones(self.num_envs, dtype=torch.bool, device=self.device), list(state["_running"]))
             self._started[:] = True
             missing = attributes(self, made=self._made, left_out=self.left_out).keys() - state.keys()
+            odd = state.keys() & {name for name in self.left_out if name != "_unpaid"}
+            if odd:
+                raise CheckpointError(f"{name}.{min(odd)} is made by its options, and no part of a state.")
             if missing:
                 raise CheckpointError(f"The state lacks {', '.join(sorted(missing)[:5])}.")
             self._load({key: value for key, value in state.items() if key != "made"})
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError, OverflowError) as error:
             if isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(
@@ -295,7 +301,7 @@ class RowVectorEnv(VectorEnv):
             {} if config is None else {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
         )
         plain = {key: value for key, value in fields.items() if isinstance(value, bool | int | float | str | None)}
-        for key in ("device", "output", "render_mode", "autoreset_mode", "download"):
+        for key in ("device", "output", "render_mode", "autoreset_mode", "download", "dataset", "space"):
             plain.pop(key, None)
         mode = self.autoreset_mode.value
         return {"environment": type(self).__qualname__, "num_envs": self.num_envs, "autoreset_mode": mode, **plain}

@@ -19,6 +19,7 @@ from gar_env.learner.options import TrainingOptions
 from gar_env.learner.passes import Origin, Pass, Start
 from gar_env.learner.precision import autocast, laid_out, lay_out
 from gar_env.networks import LastLinearInputs
+from gar_env.registry import shown
 from gar_env.seeding import lend_to_global, named_generator
 
 
@@ -72,6 +73,7 @@ class Learner:
         )
         self.steps = 0
         self.network.train()
+        self._plain = _plain_attributes(self.network)
         self.alignment = Alignment(
             self.network, way=cast(Way, options.way), batch_norm=cast(BatchNormReading, options.batch_norm)
         )
@@ -255,10 +257,19 @@ class Learner:
         """A copy of all that the next steps depend on; a loaded learner goes on bit-equal on the CPU.
 
         Raises:
-            CheckpointError: Between a pass and its :meth:`update`: the waiting gradient would be lost.
+            CheckpointError: Between a pass and its :meth:`update`: the waiting gradient would be lost. If the network
+                keeps numbers that change in attributes.
         """
         if any(p.grad is not None for p in self.network.parameters()):
             raise CheckpointError("A gradient is waiting for update(). Take the state after update(), not before.")
+        now = _plain_attributes(self.network)
+        moved = [name for name, value in now.items() if self._plain.get(name) != value]
+        if moved:
+            raise CheckpointError(
+                f"The network's {moved[0]} has changed from {shown(self._plain.get(moved[0]))} to "
+                f"{shown(now[moved[0]])}, which its state_dict() does not hold. Keep it in a buffer (register_buffer), "
+                "or in get_extra_state()."
+            )
         return copy.deepcopy(
             {
                 "network": self.network.state_dict(),
@@ -311,6 +322,16 @@ class Learner:
             buffer.copy_(state["buffers"][name])
         self.steps = int(state["steps"])
         self.alignment.findings.load_state_dict(state["findings"])
+
+
+def _plain_attributes(network: nn.Module) -> dict[str, Any]:
+    """Numbers and text in its modules' attributes, by path; of modules that save more than tensors, nothing."""
+    found: dict[str, Any] = {}
+    for path, module in network.named_modules():
+        if type(module).get_extra_state is nn.Module.get_extra_state:
+            plain = {name: value for name, value in vars(module).items() if isinstance(value, int | float | str)}
+            found |= {f"{path}.{name}" if path else name: value for name, value in plain.items() if name != "training"}
+    return found
 
 
 def _tensors(structure: Structure) -> list[Tensor]:

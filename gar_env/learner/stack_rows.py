@@ -21,6 +21,8 @@ class Rows(Mapping[str, Tensor]):
         blocks: One after the other, all with the same names.
     """
 
+    state_fields = ("blocks",)
+
     def __init__(self, blocks: list[dict[str, Tensor]]) -> None:
         self.blocks = blocks
 

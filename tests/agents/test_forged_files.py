@@ -22,6 +22,7 @@ from agents.sb3 import load_controller, save_controller
 from gar_env.augment import SearchSpace, load_space
 from gar_env.data import load_dataset
 from gar_env.errors import CheckpointError, ConfigurationError, UntrustedNameError
+from gar_env.state import as_data
 from sb3_models import make, small
 from trainings import Killed, arguments, kill_at, metrics, run
 
@@ -260,3 +261,97 @@ def test_data_that_changed_since_are_named(tmp_path, capsys):
     arrays["y_test"] = np.roll(arrays["y_test"], 1)
     np.savez(tmp_path / "data.npz", **arrays)
     assert "The data are not those that the run in" in said(tmp_path / "run", capsys)
+
+
+def repacked(folder, change):
+    """The folder's checkpoint with another state, and a hash that is right."""
+    path = folder / "checkpoint.gar"
+    whole = container.read_state(path, "checkpoint")
+    change(whole)
+    path.write_bytes(container.packed("checkpoint", container.read_header(path, "checkpoint"), whole))
+
+
+def test_a_state_cannot_put_options_in_place_and_names_stay_closed_all_the_run(tmp_path, mark, monkeypatch, capsys):
+    """What a forged configuration could do when the next episode builds its network."""
+    more = ("--episodes", "2", "--checkpoint-every", "5")
+    kill_at(8, monkeypatch)
+    with pytest.raises(Killed):
+        run(tmp_path / "run", *more)
+    monkeypatch.undo()
+    fields = {"is": "dict", "items": [("network", "forged_module:fc"), ("num_steps", 12)]}
+    forged_config = {"is": "object", "class": "Pass", "fields": fields}
+    repacked(tmp_path / "run", lambda whole: whole["run"]["env"].update(config=forged_config))
+    printed = said(tmp_path / "run", capsys)
+    assert "is made by its options, and no part of a state" in printed
+    assert not mark.exists()
+
+
+def test_a_method_cannot_be_put_in_place_of(finished, capsys):
+    repacked(finished, lambda whole: whole["run"]["env"].update(build="x"))
+    assert "keeps no 'build': something else made the state" in said(finished, capsys)
+
+
+WRONG = ["x", 3.5, None, [1], {"a": 1}, torch.zeros(3)]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+@pytest.mark.parametrize("key", ["steps", "finished", "seconds", "observations", "env", "agent"])
+def test_a_run_with_a_damaged_part_is_one_sentence_or_goes_on(finished, key, wrong, capsys):
+    repacked(finished, lambda whole: whole["run"].update({key: wrong}))
+    try:
+        main(["train", "--resume", str(finished)])
+    except SystemExit as ended:
+        code = ended.code
+    else:
+        code = 0
+    assert code in (0, 2)
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", ["x", 3.5, [1], torch.zeros(3)], ids=str)
+@pytest.mark.parametrize("key", ["steps", "num_envs", "_started", "learner", "evaluator", "data_generator", "_counts"])
+def test_an_environment_s_state_of_another_type_is_refused(finished, key, wrong, capsys):
+    if key == "steps" and type(wrong) is float:
+        pytest.skip("a number for a number")
+    repacked(finished, lambda whole: whole["run"]["env"].update({key: as_data(wrong)}))
+    assert said(finished, capsys)
+
+
+@pytest.mark.parametrize("key", ["config", "data", "pickles", "log"])
+def test_a_header_without_an_entry_is_one_sentence(finished, key, capsys):
+    path = finished / "checkpoint.gar"
+    header = {k: v for k, v in container.read_header(path, "checkpoint").items() if k != key}
+    path.write_bytes(container.packed("checkpoint", header, container.read_state(path, "checkpoint")))
+    assert "does not say of which run it is" in said(finished, capsys)
+
+
+@pytest.mark.parametrize("change", [{"torch": 3}, {"numpy": []}, {"python": "x"}], ids=str)
+def test_damaged_generators_are_one_sentence(finished, change, capsys):
+    repacked(finished, lambda whole: whole["generators"].update(change))
+    assert "does not fit this run" in said(finished, capsys)
+
+
+def test_a_search_space_that_changed_since_is_named(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "space.json"
+    path.write_text(load_space("wl[rotate,color]").to_json())
+    more = ("--env-options.space", str(path), "--checkpoint-every", "5")
+    kill_at(8, monkeypatch)
+    with pytest.raises(Killed):
+        run(tmp_path / "run", *more, agent="ola", env="GAR/Augment-v0")
+    monkeypatch.undo()
+    path.write_text(load_space("wl[invert,blur]").to_json())
+    assert "The state belongs to another AugmentVectorEnv: space was" in said(tmp_path / "run", capsys)
+
+
+def test_a_controller_takes_only_what_its_algorithm_is_built_with(tmp_path):
+    path = save_controller(_ppo(), tmp_path / "c")
+    state = container.read_state(path, "controller")
+    state["arguments"]["values"]["tensorboard_log"] = str(tmp_path / "written")
+    path.write_bytes(container.packed("controller", container.read_header(path, "controller"), state))
+    with pytest.raises(CheckpointError, match="an argument that it does not take: 'tensorboard_log'"):
+        load_controller(path, make())
+    state["arguments"]["values"].pop("tensorboard_log")
+    state["parameters"] = {}
+    path.write_bytes(container.packed("controller", container.read_header(path, "controller"), state))
+    with pytest.raises(CheckpointError, match="does not hold all that a PPO has learned"):
+        load_controller(path, make())

@@ -249,3 +249,37 @@ def test_train_keeps_what_each_row_said_when_it_first_ended(autoreset):
             if row not in ends and float(own["place"][row]) == float(final["place"][row]):
                 ends[row] = len(ends)
     assert sorted(ends) == list(range(rows.num_envs))
+
+
+def test_a_step_that_only_resets_teaches_nothing_where_infos_do_not_say_so():
+    """Gymnasium's own environments have no reward_valid; who ended before only resets in this step."""
+    env = gymnasium.make_vec("CartPole-v1", num_envs=4, vectorization_mode="sync")
+    agent = Reinforce(InvertedSoftmax(2), normalise="none", aggregate=10**6)
+    observations, _ = env.reset(seed=0)
+    agent.begin(env)
+    paid, over = 0, np.zeros(4, bool)
+    for _ in range(60):
+        observations, rewards, terminations, truncations, infos = env.step(agent.act(observations).numpy())
+        agent.learn(rewards, terminations | truncations, infos)
+        paid += int((~over).sum())
+        over = terminations | truncations
+    assert agent._rows == paid < 4 * 60
+
+
+def test_our_agent_trains_on_gymnasium_s_own_environments():
+    agent = Reinforce(InvertedSoftmax(2), normalise="running")
+    train(gymnasium.make_vec("CartPole-v1", num_envs=8, vectorization_mode="sync"), agent, seed=0)
+    assert agent._count > 8 * 8
+
+
+def test_a_state_is_a_copy():
+    agent = Reinforce(InvertedSoftmax(3))
+    agent.begin(fake_env(4, 3))
+    for _ in range(2):
+        agent.act(None)
+        agent.learn(torch.randn(4), False, {})
+    state = agent.state_dict()
+    before = state["optimizer"]["state"][0]["exp_avg"].clone()
+    agent.act(None)
+    agent.learn(torch.randn(4), False, {})
+    assert torch.equal(state["optimizer"]["state"][0]["exp_avg"], before)

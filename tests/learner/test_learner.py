@@ -210,3 +210,20 @@ def test_a_network_that_returns_no_logits_is_refused():
 def test_options_that_cannot_be_say_why(options, error, message):
     with pytest.raises(error, match=message):
         learner(**options)
+
+
+def test_a_network_that_counts_in_an_attribute_is_not_saved_in_part():
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.calls = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), 0
+
+        def forward(self, x):
+            self.calls += self.training
+            return self.inner(x) / (1 + self.calls)
+
+    run = learner(build=Counts)
+    run.run(batch(0))
+    run.update()
+    with pytest.raises(CheckpointError, match="The network's calls has changed from 0 to 1, which its state_dict"):
+        run.state_dict()

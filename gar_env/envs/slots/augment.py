@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -185,6 +185,9 @@ class AugmentVectorEnv(SlotVectorEnv):
         return dataset.taking(torch.randperm(examples, generator=named_generator(0, "subset"))[:subset])
 
     left_out = (*SlotVectorEnv.left_out, "_training_data", "plan")
+
+    def _identity(self) -> dict[str, Any]:
+        return {**super()._identity(), "space": self.space.to_json()}  # what a file holds, not its name
 
     def make_pool(self, seed: int) -> Pool:
         """See :class:`SlotVectorEnv`."""

@@ -204,6 +204,11 @@ class SlotVectorEnv(SharedNetworkEnv):
         unpaid = waiting and (passed, waiting.slots, waiting.start, origin if waiting.tape else None)
         return {**super().state_dict(), "_unpaid": as_data(unpaid)}
 
+    def _identity(self) -> dict[str, Any]:
+        data = self.dataset
+        sizes = [len(data.x_train), len(data.x_test), *data.input_shape, data.outputs]
+        return {**super()._identity(), "data": sizes}
+
     def _load(self, state: Mapping[str, Any]) -> None:
         super()._load({name: value for name, value in state.items() if name != "_unpaid"})
         unpaid = from_data(state["_unpaid"], device=self.device)
