@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode
 import gar_env  # noqa: F401 - registers the environments
 from agents.agent import Agent
 from gar_env.errors import ConformanceError
-from gar_env.state import as_data, from_data
+from gar_env.state import as_data, from_data, has_state
 
 
 def check_agent(
@@ -52,7 +52,7 @@ def check_agent(
             if ended.all():
                 agent.begin(env)
         own: Any = agent
-        if all(callable(getattr(own, name, None)) for name in ("state_dict", "load_state_dict")):
+        if has_state(own):
             _check_state(own, twin, env, observations)
         env.close()
 

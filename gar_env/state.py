@@ -87,11 +87,14 @@ def as_data(value: Any) -> Data:
     if PLAIN.get(type(value).__name__) is type(value):
         fields = value._asdict() if isinstance(value, tuple) else vars(value)  # pyright: ignore[reportAttributeAccessIssue]
         return {"is": "object", "class": type(value).__name__, "fields": as_data(dict(fields))}
-    if not isinstance(value, type) and all(
-        callable(getattr(value, name, None)) for name in ("state_dict", "load_state_dict")
-    ):
+    if not isinstance(value, type) and has_state(value):
         return {"is": "state", "value": as_data(value.state_dict())}
     raise NotDataError(f"{shown(value)} is no data.")
+
+
+def has_state(thing: Any) -> bool:
+    """Whether it has ``state_dict()`` and ``load_state_dict()``."""
+    return all(callable(getattr(thing, name, None)) for name in ("state_dict", "load_state_dict"))
 
 
 def from_data(data: Data, there: Any = None, *, device: torch.device | str = "cpu") -> Any:
@@ -208,12 +211,10 @@ def _tensor(value: Tensor) -> Tensor:
     if value.layout is not torch.strided or value.is_nested or value.is_meta:
         raise NotDataError(f"{shown(value)} is no plain tensor.")
     value = value.detach().cpu()
+    if value.numel() * value.element_size() == value.untyped_storage().nbytes():
+        return value.contiguous()
     # A view would take all that it is a view of into the file.
-    return (
-        value.contiguous()
-        if value.numel() * value.element_size() == value.untyped_storage().nbytes()
-        else (value.clone(memory_format=torch.contiguous_format))
-    )
+    return value.clone(memory_format=torch.contiguous_format)
 
 
 def _array(value: np.ndarray | np.generic) -> Data:

@@ -13,7 +13,7 @@ from agents.sb3.vec_env import SB3VecEnv
 from gar_env.errors import ConfigurationError
 
 
-def slots_of(model: BaseAlgorithm) -> SB3VecEnv | None:
+def adapter_of(model: BaseAlgorithm) -> SB3VecEnv | None:
     """The adapter below all of a model's wrappers, if it has one."""
     env = model.get_env()
     adapter = None if env is None else env.unwrapped

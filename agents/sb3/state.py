@@ -12,7 +12,7 @@ from stable_baselines3.common.buffers import BaseBuffer
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
-from agents.sb3.checks import slots_of
+from agents.sb3.checks import adapter_of
 from gar_env.errors import CheckpointError
 from gar_env.state import attributes, set_attributes
 
@@ -83,7 +83,7 @@ def _modules(model: BaseAlgorithm) -> list[str]:
 
 def _layers(model: BaseAlgorithm) -> dict[str, Any]:
     """The adapter, and the normalisation around it."""
-    layers: dict[str, Any] = {"adapter": slots_of(model)}
+    layers: dict[str, Any] = {"adapter": adapter_of(model)}
     normalize = model.get_vec_normalize_env()
     if isinstance(normalize, VecNormalize):
         layers["normalize"] = normalize

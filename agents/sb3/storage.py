@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from agents import container
 from agents.files import write_whole
 from agents.sb3.arguments import algorithm_of, arguments_of, build_again
-from agents.sb3.checks import check_controller, slots_of
+from agents.sb3.checks import adapter_of, check_controller
 from agents.sb3.vec_env import SB3VecEnv
 from gar_env.errors import CheckpointError, GarEnvError
 from gar_env.registry import shown
@@ -39,7 +39,7 @@ def save_controller(model: BaseAlgorithm, path: str | Path) -> Path:
     Raises:
         CheckpointError: If the model is on another kind of environment.
     """
-    adapter, normalize = slots_of(model), model.get_vec_normalize_env()
+    adapter, normalize = adapter_of(model), model.get_vec_normalize_env()
     if (
         adapter is None
         or model.get_env() not in (adapter, normalize)
@@ -136,10 +136,10 @@ def _normalised(env: SB3VecEnv, saved: dict[str, Any]) -> VecNormalize:
 
 
 def _identity(adapter: SB3VecEnv) -> dict[str, Any]:
-    slots: Any = adapter.env.unwrapped
+    unwrapped: Any = adapter.env.unwrapped
     return {
-        "environment": getattr(adapter.env.spec, "id", type(slots).__name__),
-        "observations": list(getattr(slots, "observation_names", ())),
+        "environment": getattr(adapter.env.spec, "id", type(unwrapped).__name__),
+        "observations": list(getattr(unwrapped, "observation_names", ())),
         "actions": str(adapter.action_space),
-        "reward_timing": getattr(slots, "reward_timing", None),
+        "reward_timing": getattr(unwrapped, "reward_timing", None),
     }

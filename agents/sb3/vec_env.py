@@ -121,7 +121,7 @@ class SB3VecEnv(VecEnv):
         self.env.close()
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """The picture that all slots share, once."""
+        """The picture that all rows share, once."""
         frames = self.env.render() if self.render_mode == "rgb_array" else None
         return [None if frames is None else np.asarray(frames[0])]
 

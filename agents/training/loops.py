@@ -15,6 +15,7 @@ from gymnasium.vector import VectorEnv
 from agents.agent import Agent, taken
 from gar_env.errors import CheckpointError, ConfigurationError, GarEnvError
 from gar_env.registry import shown
+from gar_env.state import has_state
 
 
 class Hooks(Protocol):
@@ -107,12 +108,12 @@ class SB3Session:
     """
 
     def __init__(self, model: Any, seed: int) -> None:
-        from agents.sb3.checks import slots_of
+        from agents.sb3.checks import adapter_of
 
         self.model, self.steps, self.started, self.pickles = model, 0, False, False
         self.finished: dict[str, float] = {}  # what the last logged episode came to
         self.seconds = 0.0  # taken up to the last checkpoint
-        adapter = slots_of(model)
+        adapter = adapter_of(model)
         assert adapter is not None
         self.env, self.num_envs = adapter.env, adapter.num_envs
         self.model.env.seed(seed)
@@ -232,11 +233,6 @@ def start_session(env: VectorEnv, build: Callable[[VectorEnv, int], Any], seed: 
             "Stable-Baselines3."
         )
     return SB3Session(controller, seed)
-
-
-def has_state(thing: Any) -> bool:
-    """Whether its state can be taken, and given back."""
-    return all(callable(getattr(thing, name, None)) for name in ("state_dict", "load_state_dict"))
 
 
 def state_of(env: VectorEnv) -> dict[str, Any]:

@@ -101,10 +101,10 @@ class Training:
 
     def on_step(self) -> None:
         """Log; called after each environment step."""
-        steps, slots = self.session.steps, self.slots
+        steps, env = self.session.steps, self.env
         if steps > self.total:
             return  # Stable-Baselines3 finishes its rollout
-        last = slots.last_step()
+        last = env.last_step()
         said = f"loss {last['loss']:.3g}, " if "loss" in last else ""
         said += f"reward {last['reward_mean']:.2g}"
         self._bar.update(self._task, completed=steps, description=f"{self.config.agent}: {said}")
@@ -112,10 +112,10 @@ class Training:
         if due and not self.console.is_terminal and not self.console.quiet:
             self._say_at = steps + max(1, self.total // LINES)
             print(f"step {steps}/{self.total}: {said}, {self.seconds:.0f} s", flush=True)
-        ended = [episode.values for episode in slots.finished]
+        ended = [episode.values for episode in env.finished]
         if ended:
             self._finished = _mean(ended)
-            slots.finished.clear()
+            env.finished.clear()
         if steps % self.config.log_every == 0 or ended or steps == self.total:
             self.log.write(steps * self.config.num_envs, self._row(bool(ended)))
 
@@ -135,15 +135,15 @@ class Training:
     def in_words(self, name: str) -> str:
         """A metric for people: with the name of a split instead of its number."""
         number = name.removeprefix("usage_")
-        names = getattr(self.slots, "split_names", ())
+        names = getattr(self.env, "split_names", ())
         return f"usage of {names[int(number)]}" if number != name and int(number) < len(names) else name
 
     @property
-    def slots(self) -> RowVectorEnv:
+    def env(self) -> RowVectorEnv:
         """The environment, unwrapped."""
-        slots = self.session.env.unwrapped
-        assert isinstance(slots, RowVectorEnv)
-        return slots
+        env = self.session.env.unwrapped
+        assert isinstance(env, RowVectorEnv)
+        return env
 
     @property
     def seconds(self) -> float:
@@ -182,9 +182,9 @@ class Training:
         self.log = MetricsLog(folder, after=after, tensorboard=config.tensorboard, seal=self._seal)
 
     def _row(self, ended: bool) -> dict[str, float]:
-        slots, steps = self.slots, self.session.steps
-        values = {f"env/{name}": value for name, value in slots.last_step().items()}
-        now = self._finished if ended else slots.metrics()
+        env, steps = self.env, self.session.steps
+        values = {f"env/{name}": value for name, value in env.last_step().items()}
+        now = self._finished if ended else env.metrics()
         values |= {f"env/{name}": value for name, value in now.items() if name not in ("steps", "return")}
         values |= self.session.logged()
         if self._finished:

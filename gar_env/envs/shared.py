@@ -8,20 +8,18 @@ from typing import Any, ClassVar
 
 import torch
 from gymnasium.spaces import Space
-from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from gar_env.envs.config import SharedConfig, config_from
+from gar_env.envs.config import SharedConfig
+from gar_env.envs.configured import ConfiguredVectorEnv
 from gar_env.envs.dashboard import Dashboard
-from gar_env.envs.features import LAST_REWARD, PROGRESS, RUNNING, Feature, RunningSize, observation_box, observe
+from gar_env.envs.features import LAST_REWARD, PROGRESS, RUNNING, Feature, RunningSize
 from gar_env.envs.outcome import Episode, Infos, Outcome
-from gar_env.envs.vector import RowVectorEnv
 from gar_env.functional import own_surroundings
 from gar_env.learner import Learner
-from gar_env.rewards import Evaluator, Need
 
 
-class SharedNetworkEnv(RowVectorEnv):
+class SharedNetworkEnv(ConfiguredVectorEnv):
     """Rows that share a network in training: they start and end together, and one episode is one training run.
 
     A subclass builds the learner (:meth:`build`), takes a step of it (:meth:`take`) and measures it
@@ -38,41 +36,19 @@ class SharedNetworkEnv(RowVectorEnv):
 
     @own_surroundings()
     def __init__(self, num_envs: int = 128, **options: Any) -> None:
-        config = config_from(self.config_class, options)
-        super().__init__(
-            num_envs,
-            autoreset_mode=config.autoreset_mode,
-            output=config.output,
-            device=config.device,
-            render_mode=config.render_mode,
-        )
-        self.config: Any = config
-        self.reward_timing = config.reward_timing
-        self.evaluator = Evaluator(config.reward, num_envs)
-        self.evaluator.check_provided(type(self).__name__, self.provides)
+        super().__init__(num_envs, **options)
+        self.reward_timing = self.config.reward_timing
         self.signal = self.evaluator.signal
         self.dashboard = Dashboard(type(self).__name__, self.dashboard_shares) if self.render_mode else None
         self.load()
         self.prepare()
-        self._made = tuple(vars(self))
-        # A first episode starts here, so that a wrong option fails when the environment is made, not at reset.
-        self.start(torch.ones(num_envs, dtype=torch.bool, device=self.device), [0])
-        self.single_action_space = self.action()
-        self.action_space = batch_space(self.single_action_space, num_envs)
-        self.single_observation_space = observation_box(self.features)
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self._open_first([0])
 
     rows_end_together = True
-
-    left_out = (*RowVectorEnv.left_out, "observation_space")
 
     # What a subclass fills in, and may look at
 
     config_class: ClassVar[Any] = SharedConfig
-    """The options, for command lines and pages of documentation."""
-
-    provides: ClassVar[Need] = ~Need(0)
-    """What signals may ask for; one that needs more is refused when the environment is made."""
 
     dashboard_shares: ClassVar[str] = "draws"
     """What the shares on the dashboard are of."""
@@ -123,9 +99,6 @@ class SharedNetworkEnv(RowVectorEnv):
     def columns(self) -> list[float | Tensor]:
         """The values of :attr:`features`: numbers, ``[n]`` or ``[n, k]``."""
         return [self.progress, self.last_reward]
-
-    def prepare(self) -> None:
-        """Called once, when options and data set are there: make what all episodes share."""
 
     def open(self, seed: int) -> None:
         """Called when the learner of a new episode is there, before :meth:`begin`: make its data."""
@@ -201,19 +174,10 @@ class SharedNetworkEnv(RowVectorEnv):
 
     def blank_infos(self) -> Infos:
         """See :meth:`RowVectorEnv.blank_infos`."""
-        return {
-            "loss": (math.nan, False),
-            "reward_valid": (False, False),
-            "diverged": (False, False),
-            "test_accuracy": (math.nan, False),
-        } | dict.fromkeys(self._error_infos(), (math.nan, False))
+        return super().blank_infos() | dict.fromkeys(self._error_infos(), (math.nan, False))
 
     def _error_infos(self) -> dict[str, tuple[Any, Any]]:
         return self.evaluator.infos() if self.config.way == "finite_difference" else {}
-
-    def observe(self) -> Tensor:
-        """See :meth:`RowVectorEnv.observe`."""
-        return observe(self.features, self.columns(), self.num_envs, self.device)
 
     @property
     def progress(self) -> float:

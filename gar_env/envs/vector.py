@@ -242,6 +242,9 @@ class RowVectorEnv(VectorEnv):
     )
     """Attributes that the options make again: no part of the state."""
 
+    packed: ClassVar[tuple[str, ...]] = ()
+    """Attributes that a subclass puts into the state, and takes out of it, by itself."""
+
     def state_dict(self) -> dict[str, Any]:
         """All that the next steps depend on, as data: see :func:`gar_env.state.attributes`.
 
@@ -251,7 +254,7 @@ class RowVectorEnv(VectorEnv):
             NotDataError: If an attribute that came after the environment was made is no data.
         """
         self._check_started("state_dict")
-        return {"made": as_data(self._identity()), **attributes(self, made=self._made, left_out=self.left_out)}
+        return {"made": as_data(self._identity()), **self._attributes()}
 
     @own_surroundings()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -266,20 +269,21 @@ class RowVectorEnv(VectorEnv):
         if not isinstance(state, Mapping) or not {"made", "_running"} <= state.keys():
             raise CheckpointError(f"{shown(state)} is no state of {name}.")
         made, here = from_data(state["made"]), self._identity()
-        odd = [key for key in here if not isinstance(made, dict) or made.get(key) != here[key]]
-        if odd:
-            was = made.get(odd[0]) if isinstance(made, dict) else made
+        differing = [key for key in here if not isinstance(made, dict) or made.get(key) != here[key]]
+        if differing:
+            key = differing[0]
+            was = made.get(key) if isinstance(made, dict) else made
             raise CheckpointError(
-                f"The state belongs to another {name}: {odd[0]} was {shown(was)}, here it is {shown(here[odd[0]])}. "
+                f"The state belongs to another {name}: {key} was {shown(was)}, here it is {shown(here[key])}. "
                 "Make the environment as it was made then."
             )
         try:
             self.start(torch.ones(self.num_envs, dtype=torch.bool, device=self.device), list(state["_running"]))
             self._started[:] = True
-            missing = attributes(self, made=self._made, left_out=self.left_out).keys() - state.keys()
-            odd = state.keys() & {name for name in self.left_out if name != "_unpaid"}
-            if odd:
-                raise CheckpointError(f"{name}.{min(odd)} is made by its options, and no part of a state.")
+            missing = self._attributes().keys() - state.keys()
+            foreign = state.keys() & set(self.left_out)
+            if foreign:
+                raise CheckpointError(f"{name}.{min(foreign)} is made by its options, and no part of a state.")
             if missing:
                 raise CheckpointError(f"The state lacks {', '.join(sorted(missing)[:5])}.")
             self._load({key: value for key, value in state.items() if key != "made"})
@@ -289,6 +293,9 @@ class RowVectorEnv(VectorEnv):
             raise CheckpointError(
                 f"The state does not fit this {name}: {type(error).__name__}: {str(error)[:200]}"
             ) from error
+
+    def _attributes(self) -> dict[str, Any]:
+        return attributes(self, made=self._made, left_out=(*self.left_out, *self.packed))
 
     def _load(self, state: Mapping[str, Any]) -> None:
         """Take the attributes of a state; what they belong to has just been started."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -114,25 +115,18 @@ class Learner:
         if record and self.remembers:
             buffers = {name: b.clone() for name, b in self.network.named_buffers()}
             self.origin = Origin(batch, weights, loss_scale, state, buffers, {})
-        last = LastLinearInputs(self.network) if self.keeps_last_layer else None
         tape: Tape | None = None
-        with own_surroundings(), lend_to_global(self.generator):
-            if last is not None:
-                last.__enter__()
-            try:
-                with self.autocast():
-                    if record:
-                        tape = self.alignment.record(self._laid_out(batch), loss, loss_scale=loss_scale)
-                        losses = tape.losses
-                    else:
-                        losses = loss(self.network(self._laid_out(batch)))
-                if not record:
-                    (losses.mean() * loss_scale).backward()
-            finally:
-                if last is not None:
-                    last.__exit__()
-        seen = last and last.seen
-        return Pass(batch, weights, loss_scale, losses.detach(), state, tape, last_layer=seen)
+        keeping = LastLinearInputs(self.network) if self.keeps_last_layer else nullcontext()
+        with own_surroundings(), lend_to_global(self.generator), keeping as last:
+            with self.autocast():
+                if record:
+                    tape = self.alignment.record(self._laid_out(batch), loss, loss_scale=loss_scale)
+                    losses = tape.losses
+                else:
+                    losses = loss(self.network(self._laid_out(batch)))
+            if not record:
+                (losses.mean() * loss_scale).backward()
+        return Pass(batch, weights, loss_scale, losses.detach(), state, tape, last_layer=last and last.seen)
 
     @own_surroundings()
     def _aside(self, batch: Batch, loss: Loss, state: Tensor, *, backward: bool, loss_scale: float) -> Pass:

@@ -10,19 +10,18 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from gymnasium.spaces import Space
-from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from gar_env.data import in_batches, load_dataset, normalisation
-from gar_env.envs.config import RunConfig, config_from
-from gar_env.envs.features import Feature, observation_box, observe
-from gar_env.envs.outcome import Episode, Infos, Outcome
-from gar_env.envs.vector import RowVectorEnv
+from gar_env.envs.config import RunConfig
+from gar_env.envs.configured import ConfiguredVectorEnv
+from gar_env.envs.features import Feature
+from gar_env.envs.outcome import Episode, Outcome
 from gar_env.errors import ConfigurationError
 from gar_env.functional import own_surroundings
 from gar_env.learner import LOSSES, LearnerStack, Loss, Rows, StackPass, measure
 from gar_env.networks import build_network
-from gar_env.rewards import Evaluator, Evidence, Need
+from gar_env.rewards import Evidence, Need
 from gar_env.seeding import named_generator
 
 
@@ -36,7 +35,7 @@ class Control(NamedTuple):
     step_sizes: Tensor
 
 
-class RunVectorEnv(RowVectorEnv):
+class RunVectorEnv(ConfiguredVectorEnv):
     """``num_envs`` training runs of one architecture at once; one row's episode is one run, and runs end apart.
 
     A step goes from the gradient that the last observation was about to the next one: the actions say how far
@@ -56,29 +55,19 @@ class RunVectorEnv(RowVectorEnv):
 
     rows_end_together = False
     config_class: ClassVar[Any] = RunConfig
-    """The options, for command lines and pages of documentation."""
 
     provides: ClassVar[Need] = Need.ALIGNMENT | Need.NEXT_GRADIENT | Need.NEXT_LOSS
     """What signals may ask for. ``alignment [R]`` is ``< g_t, g_{t+1} >`` of each run, for SGD minus the derivative of
     its next loss by its step size; ``next_loss`` is ``[R]``."""
 
-    left_out = (*RowVectorEnv.left_out, "observation_space", "dataset", "direction")
+    left_out = (*ConfiguredVectorEnv.left_out, "dataset", "direction")
 
     @own_surroundings()
     def __init__(self, num_envs: int = 16, **options: Any) -> None:
-        config = config_from(self.config_class, options)
-        super().__init__(
-            num_envs,
-            autoreset_mode=config.autoreset_mode,
-            output=config.output,
-            device=config.device,
-            render_mode=config.render_mode,
-        )
+        super().__init__(num_envs, **options)
+        config = self.config
         if config.render_mode is not None:
             raise ConfigurationError(f"{type(self).__name__} draws nothing. Leave render_mode out.")
-        self.config: Any = config
-        self.evaluator = Evaluator(config.reward, num_envs)
-        self.evaluator.check_provided(type(self).__name__, self.provides)
         self.dataset = load_dataset(config.dataset, download=config.download)
         self.normalise = normalisation(self.dataset.x_train.to(self.device), config.inputs)
         data = self.dataset
@@ -101,13 +90,7 @@ class RunVectorEnv(RowVectorEnv):
         self._return = torch.zeros(n, device=self.device)
         self._due = torch.ones(n, dtype=torch.bool, device=self.device)
         self.gradient: Rows | None = None
-        self._made = tuple(vars(self))
-        # First runs start here, so that a wrong option fails when the environment is made, not at reset.
-        self.start(torch.ones(n, dtype=torch.bool, device=self.device), list(range(n)))
-        self.single_action_space = self.action()
-        self.action_space = batch_space(self.single_action_space, n)
-        self.single_observation_space = observation_box(self.features)
-        self.observation_space = batch_space(self.single_observation_space, n)
+        self._open_first(list(range(n)))
         self.observe()
 
     # What a subclass fills in
@@ -128,9 +111,6 @@ class RunVectorEnv(RowVectorEnv):
     def columns(self) -> list[float | Tensor]:
         """The values of :attr:`features`: ``[R]`` or ``[R, k]``."""
         return [self.steps / self.lengths]
-
-    def prepare(self) -> None:
-        """Called once, when options and data set are there: make what all episodes share."""
 
     def begin(self, rows: Tensor, seeds: list[int]) -> None:
         """Called when runs start, bool ``[R]`` and a seed for each of them: draw what is theirs."""
@@ -202,20 +182,11 @@ class RunVectorEnv(RowVectorEnv):
         }
         return Outcome(rewards, ended, infos)
 
-    def blank_infos(self) -> Infos:
-        """See :meth:`RowVectorEnv.blank_infos`."""
-        return {
-            "loss": (math.nan, False),
-            "reward_valid": (False, False),
-            "diverged": (False, False),
-            "test_accuracy": (math.nan, False),
-        }
-
     @own_surroundings()
     def observe(self) -> Tensor:
         """See :meth:`RowVectorEnv.observe`."""
         self._look(self._due)
-        return observe(self.features, self.columns(), self.num_envs, self.device)
+        return super().observe()
 
     def last_step(self) -> dict[str, float]:
         """See :meth:`RowVectorEnv.last_step`; with the mean ``loss``."""

@@ -185,7 +185,8 @@ class SlotVectorEnv(SharedNetworkEnv):
         """A pass over a batch that is not trained on."""
         return self.learner.run(batch.examples, batch.weights, aside=True, backward=backward, loss_scale=loss_scale)
 
-    left_out = (*SharedNetworkEnv.left_out, "dataset", "pool", "device_inputs", "_unpaid")
+    left_out = (*SharedNetworkEnv.left_out, "dataset", "pool", "device_inputs")
+    packed = ("_unpaid",)
 
     resumable = False
     """Whether the state of an environment whose rewards come a step late can be taken: the batch that waits to be paid
