@@ -25,5 +25,5 @@ NAMES = {
     ),
 }
 
-PATTERNS = {"networks": ("wrn-d-k",), "data sets": ("FILE.npz", "IMAGE_FOLDER")}
+PATTERNS = {"networks": ("wrn-d-k", "mlp-w-w", "cpcpcrcs-w-w-w"), "data sets": ("FILE.npz", "IMAGE_FOLDER")}
 """What else has a name, beside the registered ones."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,7 +102,7 @@ class LearnerStack:
         self.device, self.rule = torch.device(device), build_rule(rule)
         self.weight_decay, self.gradient_clip = weight_decay, gradient_clip
         self._build = build
-        modules = [self._module(seed) for seed in seeds]
+        modules = [self._module(seed, build) for seed in seeds]
         self.passes = Passes.of(modules[0], way, loss)
         _check_alike(modules)
         row_bytes = sum(p.numel() * p.element_size() for p in modules[0].parameters())
@@ -235,50 +235,58 @@ class LearnerStack:
         return torch.cat([changes(own) for changes, own in blocks])
 
     @own_surroundings()
-    def outputs(self, inputs: Tensor, *, training: bool = False) -> Tensor:
+    def outputs(self, inputs: Tensor, *, rows: Tensor | None = None, training: bool = False) -> Tensor:
         """What the networks return, ``[R, n, ...]``; nothing changes, random numbers and statistics included.
 
         Args:
             inputs: ``[R, n, ...]``, or ``[1, n, ...]`` for all rows.
+            rows: int64 ``[k]``, growing: only these rows' networks, of inputs ``[k, n, ...]``. All by default.
             training: In training mode.
         """
-        inputs = inputs.expand(len(self), *inputs.shape[1:])
+        blocks = self._blocks if rows is None else [block.only_rows(own) for block, own in self._chosen(rows)]
+        sizes = [len(block.steps) for block in blocks]
+        inputs = inputs.expand(sum(sizes), *inputs.shape[1:])
         return torch.cat(
             [
                 self.passes.outputs(block.parameters, block.buffers, block.generators, x, training=training)
-                for block, x in zip(self._blocks, self._split(inputs), strict=True)
+                for block, x in zip(blocks, inputs.split(sizes), strict=True)
             ]
         )
 
     @own_surroundings()
-    def restart(self, rows: Tensor, seeds: Sequence[int]) -> None:
+    def restart(
+        self, rows: Tensor, seeds: Sequence[int], builds: Sequence[Callable[[], nn.Module]] | None = None
+    ) -> None:
         """Begin some runs anew; the others stay as they are, bit for bit.
 
         Args:
             rows: bool ``[R]``.
             seeds: One for each of them, in order.
+            builds: Makes each one's network; by default all are made as the first were.
         """
         seeds = list(seeds)
+        builds = [self._build] * len(seeds) if builds is None else builds
         fits = isinstance(rows, Tensor) and rows.dtype == torch.bool and rows.shape == (len(self),)
         if not fits or int(rows.sum()) != len(seeds):
             raise ConfigurationError(
                 f"rows are {shown(rows)}, and there are {len(seeds)} seeds; expected bool [{len(self)}], and a seed "
                 "for each row that is chosen."
             )
-        modules = [self._module(seed) for seed in seeds]
+        modules = [self._module(seed, build) for seed, build in zip(seeds, builds, strict=True)]
         _check_alike([self.passes.module, *modules])
-        fresh = iter(zip(modules, seeds, strict=True))
-        for block, chosen in zip(self._blocks, self._split(rows), strict=True):
-            for row in chosen.nonzero().flatten().tolist():
-                module, seed = next(fresh)
-                block.put(row, self._block([module], [seed]))
+        done = 0
+        for block, own in self._chosen(rows.nonzero().flatten()):
+            these = slice(done, done + len(own))
+            block.put(own, self._block(modules[these], seeds[these]))
+            done += len(own)
         self._moves += 1
 
     def network(self, row: int) -> nn.Module:
         """A copy of one row's network, in training mode."""
         module = copy.deepcopy(self.passes.module)
-        values = {**self.parameters, **self.buffers}
-        module.load_state_dict({name: value[row] for name, value in values.items()}, strict=False)
+        block, own = next(iter(self._chosen(torch.tensor([row]))))
+        values = {**block.parameters, **block.buffers}
+        module.load_state_dict({name: value[own[0]] for name, value in values.items()}, strict=False)
         return module
 
     @property
@@ -330,10 +338,10 @@ class LearnerStack:
         if live is not None and not fits:
             raise ConfigurationError(f"live is {shown(live)}; expected bool, one per row, [{len(self)}].")
 
-    def _module(self, seed: int) -> nn.Module:
+    def _module(self, seed: int, build: Callable[[], nn.Module]) -> nn.Module:
         # Always drawn on the CPU: the same seed starts the same network on every device.
         with lend_to_global(named_generator(seed, "initialisation")):
-            return self._build().to(self.device)
+            return build().to(self.device)
 
     def _block(self, modules: list[nn.Module], seeds: list[int]) -> Block:
         def stacked(named: list[dict[str, Any]]) -> dict[str, Tensor]:
@@ -348,6 +356,16 @@ class LearnerStack:
             [named_generator(seed, "network", self.device) for seed in seeds],
             {},
         )
+
+    def _chosen(self, rows: Tensor) -> Iterator[tuple[Block, Tensor]]:
+        """Blocks that hold some of these rows, int64 and growing, with their places in the block."""
+        start = 0
+        for block in self._blocks:
+            end = start + len(block.steps)
+            own = rows[(rows >= start) & (rows < end)] - start
+            if len(own):
+                yield block, own
+            start = end
 
     def _split(self, tensor: Tensor) -> list[Tensor]:
         """By block."""

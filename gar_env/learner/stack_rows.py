@@ -112,18 +112,29 @@ class Block:
             for generator, state in states:
                 generator.set_state(state)
 
-    def put(self, row: int, fresh: Block) -> None:
-        """A run of its own in the place of one row; tensors that others may hold are not written into."""
+    def only_rows(self, rows: Tensor) -> Block:
+        """Copies of these rows, int64 ``[k]``; their generators are the same."""
+
+        def of(values: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: value[rows] for name, value in values.items()}
+
+        generators = [self.generators[row] for row in rows.tolist()]
+        memory = {kind: of(values) for kind, values in self.memory.items()}
+        return Block(of(self.parameters), of(self.buffers), memory, self.steps[rows], generators, {})
+
+    def put(self, rows: Tensor, fresh: Block) -> None:
+        """Runs of their own in the place of rows, int64 ``[k]``; tensors that others may hold are not written into."""
 
         def replace(into: dict[str, Tensor], values: dict[str, Tensor]) -> None:
             for name, value in values.items():
                 into[name] = into[name].clone()
-                into[name][row] = value[0]
+                into[name][rows] = value
 
         replace(self.parameters, fresh.parameters)
         replace(self.buffers, fresh.buffers)
         for kind, values in fresh.memory.items():
             replace(self.memory[kind], values)
         self.steps = self.steps.clone()
-        self.steps[row] = 0
-        self.generators[row] = fresh.generators[0]
+        self.steps[rows] = 0
+        for row, generator in zip(rows.tolist(), fresh.generators, strict=True):
+            self.generators[row] = generator

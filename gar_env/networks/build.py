@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from gar_env.errors import ConfigurationError, GarEnvError, UnknownNameError
+from gar_env.networks.layered import layered, widths_of
 from gar_env.networks.paper import CNN_BN, FC, FC_BN
 from gar_env.networks.small import SmallCNN
 from gar_env.networks.wide_resnet import WideResNet
@@ -26,6 +27,7 @@ register_network("cnn_bn")(CNN_BN)
 register_network("cnn")(SmallCNN)
 
 
+EXAMPLES = ("wrn-16-2", "wrn-28-10", "mlp-100", "mlp-100-50", "cpcpcrcs-20-50-500")
 IMAGES_ONLY = ("cnn", "cnn_bn")
 
 
@@ -34,8 +36,9 @@ def build_network(network: str | NetworkBuilder, input_shape: tuple[int, ...], n
 
     Args:
         network: ``"fc"``, ``"fc_bn"``, ``"cnn_bn"``, ``"cnn"``, ``"wrn-d-k"`` with any published depth and width
-            (``"wrn-28-10"``), a name registered with :func:`register_network`, ``"module:name"``, or a
-            function ``(input_shape, num_outputs) -> nn.Module``.
+            (``"wrn-28-10"``), ``"mlp-w"`` and ``"cpcpcrcs-w-w-w"`` (:func:`~gar_env.networks.layered.layered`), a name
+            registered with :func:`register_network`, ``"module:name"``, or a function ``(input_shape, num_outputs) ->
+            nn.Module``.
         input_shape: Of one input; of an image ``(channels, height, width)``.
         num_outputs: How many logits, or other numbers.
 
@@ -63,10 +66,12 @@ def build_network(network: str | NetworkBuilder, input_shape: tuple[int, ...], n
             )
         if wide:
             return WideResNet((sides[0], sides[1], sides[2]), num_outputs, depth=int(wide[1]), width=int(wide[2]))
-        if not wide and network not in NETWORKS and ":" not in network:
+        if network not in NETWORKS and widths_of(network):
+            return layered(network, sides, num_outputs)
+        if network not in NETWORKS and ":" not in network:
             raise UnknownNameError(
-                f"No network is called {shown(network)}.{did_you_mean(network, [*NETWORKS, 'wrn-16-2', 'wrn-28-10'])}\n"
-                f"Known: {', '.join(NETWORKS)}, wrn-d-k."
+                f"No network is called {shown(network)}.{did_you_mean(network, [*NETWORKS, *EXAMPLES])}\n"
+                f"Known: {', '.join(NETWORKS)}, wrn-d-k, mlp-w, cpcpcrcs-w-w-w."
             )
         network = NETWORKS[network]
     if isinstance(network, nn.Module):
