@@ -29,11 +29,19 @@ def named_generator(seed: int, name: str, device: torch.device | str = "cpu") ->
         name: The purpose, for example one of :data:`STREAMS`.
         device: Where the numbers will be drawn.
     """
+    return torch.Generator(device).manual_seed(int(_sequence(seed, name).generate_state(1, np.uint64)[0] >> 1))
+
+
+def numpy_generator(seed: int, name: str) -> np.random.Generator:
+    """:func:`named_generator` of NumPy."""
+    return np.random.default_rng(_sequence(seed, name))
+
+
+def _sequence(seed: int, name: str) -> np.random.SeedSequence:
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise ConfigurationError(f"seed={seed!r} must be a whole number, at least 0."[:300])
     # crc32, not hash(): hash() of a string differs between processes, and then no run could be repeated.
-    sequence = np.random.SeedSequence(seed, spawn_key=(zlib.crc32(name.encode()),))
-    return torch.Generator(device).manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
+    return np.random.SeedSequence(seed, spawn_key=(zlib.crc32(name.encode()),))
 
 
 class Turns:

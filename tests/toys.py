@@ -9,7 +9,7 @@ import torch
 from gymnasium.spaces import Discrete
 from torch import nn
 
-from gar_env.envs import Control, Feature, RunConfig, RunVectorEnv, TaskVectorEnv, Updates
+from gar_env.envs import Control, Feature, Instance, RunConfig, RunVectorEnv, TaskVectorEnv, Updates
 from gar_env.learner import Learner
 
 
@@ -36,18 +36,13 @@ class StepsVectorEnv(RunVectorEnv):
         return [*super().columns(), self.squared / (1 + self.squared)]
 
     def prepare(self):
-        self.step_sizes = torch.zeros(self.num_envs)
         self.squared = torch.zeros(self.num_envs)
 
-    def length(self, seed):
-        return 2 + seed % (self.config.num_steps - 1)
-
-    def begin(self, rows, seeds):
-        self.step_sizes = torch.where(rows, self.config.first_step_size, self.step_sizes)
+    def instance(self, seed):
+        return Instance(2 + seed % (self.config.num_steps - 1), self.config.first_step_size)
 
     def control(self, actions):
-        self.step_sizes = self.step_sizes * 2.0 ** (actions.clamp(0, 2) - 1)
-        return Control(self.step_sizes)
+        return Control(self.step_sizes * 2.0 ** (actions.clamp(0, 2) - 1))
 
     def seen(self, one, direction, rows):
         squared = one.gradient.dot(one.gradient).nan_to_num(nan=1e30, posinf=1e30)

@@ -4,19 +4,21 @@ A test holds it against them.
 """
 
 NAMES = {
-    "environments": ("GAR/Augment-v0", "GAR/DataSplit-v0", "GAR/DataWeight-v0"),
+    "environments": ("GAR/Augment-v0", "GAR/DataSplit-v0", "GAR/DataWeight-v0", "GAR/StepSize-v0"),
     "controllers": (
         *("keep-all", "no-augmentation", "ola", "oracle", "rand-augment", "random-augment", "random-drop", "reinforce"),
         *("sb3-a2c", "sb3-dqn", "sb3-maskable-ppo", "sb3-ppo"),
         *("small-loss", "trivial-augment", "uniform", "uniform-augment"),
     ),
     "rewards": (
-        *("cosine_gar", "dds_finite_difference", "gar", "last_layer_gar", "leave_one_out", "loss", "loss_decrease"),
+        *("cosine_gar", "dds_finite_difference", "final_log_loss_decrease", "gar", "last_layer_gar", "leave_one_out"),
+        *("log_loss_decrease", "loss", "loss_decrease"),
         *("meta_gradient", "negative_loss", "nslr", "random", "same_batch_gar", "validation_gar"),
     ),
     "networks": ("cnn", "cnn_bn", "fc", "fc_bn"),
     "data sets": ("cifar10", "cifar100", "digits", "fashion_mnist", "svhn", "synthetic_invariances"),
     "corruptions": ("asymmetric_noise", "easy", "label_noise", "pixel_noise", "repeated", "symmetric_noise"),
+    "instance sets": ("fixed", "paper", "small"),
     "search spaces": ("ra", "ra-translate", "ta-wide", "wl"),
     "operations": (
         *("auto_contrast", "blur", "brightness", "color", "contrast", "cutout", "equalize", "flip_lr", "flip_ud"),
@@ -25,5 +27,9 @@ NAMES = {
     ),
 }
 
-PATTERNS = {"networks": ("wrn-d-k", "mlp-w-w", "cpcpcrcs-w-w-w"), "data sets": ("FILE.npz", "IMAGE_FOLDER")}
+PATTERNS = {
+    "networks": ("wrn-d-k", "mlp-w-w", "cpcpcrcs-w-w-w"),
+    "data sets": ("FILE.npz", "IMAGE_FOLDER"),
+    "instance sets": ("FILE.csv",),
+}
 """What else has a name, beside the registered ones."""

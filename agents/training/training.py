@@ -161,7 +161,7 @@ class Training:
         self._seal: Row | None = None
         dataset = getattr(env.unwrapped, "dataset", None)
         self._data = None if dataset is None else fingerprint_of(dataset)
-        self.total = config.episodes * config.env_options.num_steps
+        self.total = config.episodes * config.env_options.longest
         self._started = self._clock = time.monotonic()  # a clock that is set back must not count
         if self.resume:
             self.session = self._load(env)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gar_env.data import Batch
 from gar_env.errors import ConformanceError, GarEnvError
 from gar_env.learner import Learner
-from gar_env.rewards import REWARDS, Evaluator, Evidence, Need, RewardSignal, Trained
+from gar_env.rewards import REWARDS, Evaluator, Evidence, Need, RewardSignal, RunEvidence, Trained
 
 
 def check_reward(signal: str | RewardSignal, *, n: int = 6, steps: int = 3) -> None:
@@ -49,6 +49,8 @@ def _pay(signal: str | RewardSignal, n: int, steps: int, order: Tensor) -> list[
         evaluator = Evaluator(copy.deepcopy(signal), n)
     except GarEnvError as error:
         raise ConformanceError(f"It is no signal: {error}") from error
+    if Need.RUN in evaluator.signal.needs:
+        return [_pay_runs(evaluator, n, step, order) for step in range(steps)]
     paid, plain = (_learner() for _ in range(2))
     evaluator.begin(paid, seed=0)
     rewards: list[Tensor] = []
@@ -86,6 +88,25 @@ def _pay(signal: str | RewardSignal, n: int, steps: int, order: Tensor) -> list[
             f"Training goes another way with it: {moved[0]} differs. Read evidence, do not write to it."
         )
     return rewards
+
+
+def _pay_runs(evaluator: Evaluator, n: int, step: int, order: Tensor) -> Tensor:
+    """Rewards of ``n`` runs, a third of which have come to their end."""
+    generator = torch.Generator().manual_seed(step)
+    now, before, start, end, alignment = torch.rand(5, n, generator=generator)[:, order] + 0.1
+    end = torch.where(order % 3 == 0, end, torch.nan)
+    evidence = Evidence(
+        n,
+        now,
+        alignment=alignment,
+        next_gradient={"weight": torch.randn(n, 4, generator=generator)[order]},
+        run=RunEvidence(before, start, end, torch.full((n,), step + 1)),
+        generator=generator,
+    )
+    try:
+        return evaluator.rewards(evidence, step=step + 1, finite=torch.ones(n, dtype=torch.bool))
+    except GarEnvError as error:
+        raise ConformanceError(str(error)) from error
 
 
 def _learner() -> Learner:

@@ -4,6 +4,16 @@ from gar_env.envs.config import RowConfig, RunConfig, SharedConfig, SlotConfig, 
 from gar_env.envs.features import Feature
 from gar_env.envs.outcome import Episode, Outcome
 from gar_env.envs.runs.base import Control, RunVectorEnv
+from gar_env.envs.runs.instances import (
+    INSTANCES,
+    Instance,
+    InstanceSet,
+    TableOfInstances,
+    register_instances,
+)
+from gar_env.envs.runs.single import SingleRunEnv
+from gar_env.envs.runs.statistics import FEATURES as STEP_SIZE_FEATURES
+from gar_env.envs.runs.step_size import StepSizeConfig, StepSizeEnv, StepSizeVectorEnv
 from gar_env.envs.shared import SharedNetworkEnv
 from gar_env.envs.single import SingleAgentEnv
 from gar_env.envs.slots.augment import AugmentConfig, AugmentEnv, AugmentVectorEnv
@@ -14,6 +24,8 @@ from gar_env.envs.tasks.base import TaskVectorEnv, Updates
 from gar_env.envs.vector import RowVectorEnv
 
 __all__ = [
+    "INSTANCES",
+    "STEP_SIZE_FEATURES",
     "AugmentConfig",
     "AugmentEnv",
     "AugmentVectorEnv",
@@ -26,6 +38,8 @@ __all__ = [
     "DataWeightVectorEnv",
     "Episode",
     "Feature",
+    "Instance",
+    "InstanceSet",
     "Outcome",
     "RowConfig",
     "RowVectorEnv",
@@ -34,10 +48,16 @@ __all__ = [
     "SharedConfig",
     "SharedNetworkEnv",
     "SingleAgentEnv",
+    "SingleRunEnv",
     "SlotBatch",
     "SlotConfig",
     "SlotVectorEnv",
+    "StepSizeConfig",
+    "StepSizeEnv",
+    "StepSizeVectorEnv",
+    "TableOfInstances",
     "TaskVectorEnv",
     "Updates",
     "config_from",
+    "register_instances",
 ]

@@ -47,8 +47,13 @@ class RowConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        if self.num_steps < 1:
+        if self.num_steps is not None and self.num_steps < 1:
             raise ConfigurationError(f"num_steps={self.num_steps} must be at least 1.")
+
+    @property
+    def longest(self) -> int:
+        """Most steps in an episode."""
+        return self.num_steps
 
 
 @dataclass(frozen=True)
@@ -166,6 +171,8 @@ class RunConfig(RowConfig):
         batch_size: Examples in a step of one run.
         weight_decay: Times the parameters, added to the gradient that the rule sees.
         gradient_clip: Largest length of the gradient that the rule sees.
+        loss_examples: Most examples of a run's part of the data that its loss is measured on, at its start and end.
+        test_examples: Most test examples, evenly over all, that its accuracy is measured on at its end; 0 for none.
     """
 
     dataset: str | Dataset = "digits"
@@ -176,11 +183,14 @@ class RunConfig(RowConfig):
     batch_size: int = 32
     weight_decay: float = 0.0
     gradient_clip: float | None = None
+    loss_examples: int = 1000
+    test_examples: int = 1000
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.batch_size < 1:
-            raise ConfigurationError(f"batch_size={self.batch_size} must be at least 1.")
+        for name, least in (("batch_size", 1), ("loss_examples", 1), ("test_examples", 0)):
+            if getattr(self, name) < least:
+                raise ConfigurationError(f"{name}={getattr(self, name)} must be at least {least}.")
 
 
 ConfigType = TypeVar("ConfigType", bound=RowConfig)

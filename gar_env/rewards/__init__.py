@@ -6,7 +6,16 @@ from gar_env.rewards.exact import LeaveOneOut, MetaGradient
 from gar_env.rewards.finite_difference import FiniteDifferenceDDS, LossDecrease
 from gar_env.rewards.gar import CosineGAR, GradientAlignmentReward, LastLayerGAR, ValidationGAR
 from gar_env.rewards.nslr import NextStepLossReward
-from gar_env.rewards.signal import READS_EXAMPLES, REWARDS, Evidence, Need, RewardSignal, register_reward
+from gar_env.rewards.runs import FinalLogLossDecrease, LogLossDecrease
+from gar_env.rewards.signal import (
+    READS_EXAMPLES,
+    REWARDS,
+    Evidence,
+    Need,
+    RewardSignal,
+    RunEvidence,
+    register_reward,
+)
 
 __all__ = [
     "READS_EXAMPLES",
@@ -15,10 +24,12 @@ __all__ = [
     "CosineGAR",
     "Evaluator",
     "Evidence",
+    "FinalLogLossDecrease",
     "FiniteDifferenceDDS",
     "GradientAlignmentReward",
     "LastLayerGAR",
     "LeaveOneOut",
+    "LogLossDecrease",
     "LossDecrease",
     "MetaGradient",
     "Need",
@@ -27,6 +38,7 @@ __all__ = [
     "OwnLoss",
     "RandomReward",
     "RewardSignal",
+    "RunEvidence",
     "SameBatchGAR",
     "Trained",
     "ValidationGAR",

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Flag, auto
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,9 +39,28 @@ class Need(Flag):
     STEP = auto()
     """The whole step can be taken again, the optimizer's update included, and the next loss computed after it."""
 
+    RUN = auto()
+    """How far training runs have come: only where rows are runs."""
+
 
 READS_EXAMPLES = Need.ALIGNMENT | Need.TAPE | Need.PASS | Need.LAST_LAYER | Need.PARAMETERS | Need.STEP
 """Needs of signals that pay what was trained on: other slots get 0."""
+
+
+class RunEvidence(NamedTuple):
+    """How far training runs have come, each ``[n]``.
+
+    Args:
+        loss: Of the last batch, at theta_t.
+        initial_loss: Over the run's part of the training data, before its first step.
+        final_loss: Likewise, after its last; NaN of runs that go on.
+        steps: How many it has taken, this one among them.
+    """
+
+    loss: Tensor
+    initial_loss: Tensor
+    final_loss: Tensor
+    steps: Tensor
 
 
 @dataclass(frozen=True)
@@ -58,6 +77,7 @@ class Evidence:
         heldout_gradient: With :attr:`Need.HELDOUT_GRADIENT`.
         paid: With :attr:`Need.PASS` or :attr:`Need.LAST_LAYER`: the paid batch, its losses ``[n]`` and last layer.
         repeat: With :attr:`Need.PARAMETERS` or, for repeated steps, :attr:`Need.STEP`.
+        run: With :attr:`Need.RUN`.
         generator: For signals that draw, on the learner's device; one per episode, seeded with it.
     """
 
@@ -69,6 +89,7 @@ class Evidence:
     heldout_gradient: Mapping[str, Tensor] | None = None
     paid: Pass | None = None
     repeat: Repeat | None = None
+    run: RunEvidence | None = None
     generator: torch.Generator | None = None
 
 
@@ -79,6 +100,7 @@ NEEDED_FOR = {
     "heldout_gradient": Need.HELDOUT_GRADIENT,
     "paid": Need.PASS | Need.LAST_LAYER,
     "repeat": Need.PARAMETERS | Need.STEP,
+    "run": Need.RUN,
 }
 """What to ask for, any of it, to read a piece of evidence."""
 

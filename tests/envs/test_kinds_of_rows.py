@@ -61,10 +61,12 @@ def test_a_run_is_what_a_learner_does_by_hand():
         lambda: build_network("fc", data.input_shape, data.outputs), TrainingOptions(momentum=0.0, weight_decay=0.0),
         seed=seed, num_steps=1,
     )  # fmt: skip
-    generator = named_generator(seed, "data")
+    part = torch.randperm(len(data.x_train), generator=named_generator(seed, "part"))
+    order = torch.cat([torch.randperm(len(part), generator=named_generator(seed, f"epoch {e}")) for e in range(2)])
+    batches = iter(part[order].split(32))
 
     def next_gradient():
-        rows = torch.randint(len(data.x_train), (32,), generator=generator)
+        rows = next(batches)
         x, y = env.normalise(data.x_train[rows]), data.y_train[rows]
         loss = CrossEntropy(y)(learner.network(x)).mean()
         return float(loss), torch.autograd.grad(loss, list(learner.network.parameters()))

@@ -10,7 +10,7 @@ from typing import TypeVar
 from agents.studies.rewards.cost import CostJob
 from agents.studies.rewards.fidelity import FidelityJob
 from agents.studies.rewards.outcome import BASELINES, OutcomeJob
-from agents.studies.rewards.signals import fits, short
+from agents.studies.rewards.signals import fits, short, signals_of_slots
 from agents.studies.rewards.study import RewardsStudy
 from agents.studies.rewards.tasks import ENVIRONMENTS, check_hard
 from gar_env.data import load_dataset
@@ -73,7 +73,7 @@ def check(study: RewardsStudy) -> None:
 
 def signals_of(study: RewardsStudy) -> tuple[str, ...]:
     """Those that were asked for, or all registered, and chance to hold them against."""
-    return tuple(dict.fromkeys([*(study.signals or tuple(REWARDS)), "random"]))
+    return tuple(dict.fromkeys([*(study.signals or signals_of_slots()), "random"]))
 
 
 def parallel_jobs(study: RewardsStudy) -> list[OutcomeJob | FidelityJob]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from agents.jobs.provenance import fingerprint
 from agents.reinforce import Normalisation
-from gar_env.rewards import REWARDS, RewardSignal
+from gar_env.rewards import REWARDS, Need, RewardSignal
 
 LARGEST_EXACT = 64
 """Slots up to which signals that take a training step per example are run."""
@@ -17,6 +17,11 @@ LARGEST_EXACT = 64
 def short(signal: str) -> str:
     """The name in results: without the module that registers it."""
     return signal.rpartition(":")[2]
+
+
+def signals_of_slots() -> list[str]:
+    """All registered ones that pay slots of a batch."""
+    return [name for name in REWARDS if Need.RUN not in REWARDS[name].needs]
 
 
 def fits(signal: str, batch_size: int) -> bool:

@@ -10,19 +10,26 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from gymnasium.spaces import Space
-from torch import Tensor
+from torch import Tensor, nn
 
-from gar_env.data import in_batches, load_dataset, normalisation
+from gar_env.data import load_dataset, normalisation
 from gar_env.envs.config import RunConfig
 from gar_env.envs.configured import ConfiguredVectorEnv
 from gar_env.envs.features import Feature
-from gar_env.envs.outcome import Episode, Outcome
+from gar_env.envs.outcome import Episode, Infos, Outcome
+from gar_env.envs.runs.batches import RunBatches
+from gar_env.envs.runs.instances import Instance
+from gar_env.envs.runs.measures import Measures
 from gar_env.errors import ConfigurationError
 from gar_env.functional import own_surroundings
-from gar_env.learner import LOSSES, LearnerStack, Loss, Rows, StackPass, measure
+from gar_env.learner import LOSSES, LearnerStack, Loss, Rows, StackPass
 from gar_env.networks import build_network
-from gar_env.rewards import Evidence, Need
+from gar_env.rewards import Evidence, Need, RunEvidence
+from gar_env.rewards.runs import log_loss
 from gar_env.seeding import named_generator
+
+LARGEST_LOSS = 1e4
+"""A run whose loss is above this many times its first, or above this, has diverged."""
 
 
 class Control(NamedTuple):
@@ -40,9 +47,10 @@ class RunVectorEnv(ConfiguredVectorEnv):
 
     A step goes from the gradient that the last observation was about to the next one: the actions say how far
     (:meth:`control`), the networks move, each run's next batch is passed, and what changed pays. Subclasses add what is
-    seen (:meth:`seen`, :attr:`features`, :meth:`columns`) and how long a run is (:meth:`length`).
+    seen (:meth:`seen`, :attr:`features`, :meth:`columns`) and what runs there are (:meth:`instance`).
 
-    A run that is no longer finite ends alone, with ``infos["diverged"]``; it is paid ``divergence_reward``.
+    A run that is no longer finite, or whose loss has grown 10,000 times, ends alone, with ``infos["diverged"]``; it is
+    paid ``divergence_reward`` (:meth:`diverged_rewards`).
 
     Args:
         num_envs: R.
@@ -56,11 +64,11 @@ class RunVectorEnv(ConfiguredVectorEnv):
     rows_end_together = False
     config_class: ClassVar[Any] = RunConfig
 
-    provides: ClassVar[Need] = Need.ALIGNMENT | Need.NEXT_GRADIENT | Need.NEXT_LOSS
+    provides: ClassVar[Need] = Need.ALIGNMENT | Need.NEXT_GRADIENT | Need.NEXT_LOSS | Need.RUN
     """What signals may ask for. ``alignment [R]`` is ``< g_t, g_{t+1} >`` of each run, for SGD minus the derivative of
     its next loss by its step size; ``next_loss`` is ``[R]``."""
 
-    left_out = (*ConfiguredVectorEnv.left_out, "dataset", "direction")
+    left_out = (*ConfiguredVectorEnv.left_out, "dataset", "direction", "batches", "instances", "measures")
 
     @own_surroundings()
     def __init__(self, num_envs: int = 16, **options: Any) -> None:
@@ -68,28 +76,33 @@ class RunVectorEnv(ConfiguredVectorEnv):
         config = self.config
         if config.render_mode is not None:
             raise ConfigurationError(f"{type(self).__name__} draws nothing. Leave render_mode out.")
-        self.dataset = load_dataset(config.dataset, download=config.download)
-        self.normalise = normalisation(self.dataset.x_train.to(self.device), config.inputs)
-        data = self.dataset
+        self.dataset = data = load_dataset(config.dataset, download=config.download)
+        self.normalise = normalisation(data.x_train.to(self.device), config.inputs)
+        self.check_data()
+        n, whole = self.num_envs, data.to(self.device)
+        self._x, self._y = whole.x_train, whole.y_train
+        self.measures = Measures(whole, self.normalise, config.loss_examples, config.test_examples)
+        self.batches = RunBatches(n, len(data.x_train), config.batch_size, self.device)
+        self.instances = [Instance() for _ in range(n)]
         self.stack = LearnerStack(
-            partial(build_network, config.network, data.input_shape, data.outputs),
-            [0] * num_envs,
+            partial(self.build, None),
+            [0] * n,
             rule=config.rule,
             loss=partial(_losses, LOSSES[data.loss]),
             weight_decay=config.weight_decay,
             gradient_clip=config.gradient_clip,
             device=self.device,
         )
-        self.prepare()
-        n = self.num_envs
-        self.generators = [torch.Generator(self.device) for _ in range(n)]
         self._draws = [torch.Generator(self.device) for _ in range(n)]  # of signals
         self.steps = torch.zeros(n, dtype=torch.int64, device=self.device)
-        self.lengths = torch.full((n,), config.num_steps, device=self.device)
+        self.lengths = torch.ones(n, dtype=torch.int64, device=self.device)
         self.loss = torch.full((n,), math.nan, device=self.device)
+        self.initial_loss = torch.full((n,), math.nan, device=self.device)
+        self.step_sizes = torch.full((n,), math.nan, device=self.device)
         self._return = torch.zeros(n, device=self.device)
         self._due = torch.ones(n, dtype=torch.bool, device=self.device)
         self.gradient: Rows | None = None
+        self.prepare()
         self._open_first(list(range(n)))
         self.observe()
 
@@ -101,7 +114,11 @@ class RunVectorEnv(ConfiguredVectorEnv):
 
     @abstractmethod
     def control(self, actions: Tensor) -> Control:
-        """What the actions, checked, say about the next step; of rows that are not live, anything."""
+        """What the actions, checked, say about the next step; of rows that are not live, anything.
+
+        :attr:`step_sizes` holds those of the last step, at first of the run's :class:`~gar_env.envs.Instance`; this
+        method changes nothing.
+        """
 
     @property
     def features(self) -> tuple[Feature, ...]:
@@ -112,12 +129,23 @@ class RunVectorEnv(ConfiguredVectorEnv):
         """The values of :attr:`features`: ``[R]`` or ``[R, k]``."""
         return [self.steps / self.lengths]
 
+    def check_data(self) -> None:
+        """Called once, when the data set is there: refuse options that do not fit it.
+
+        Raises:
+            ConfigurationError: With what does not fit.
+        """
+
     def begin(self, rows: Tensor, seeds: list[int]) -> None:
         """Called when runs start, bool ``[R]`` and a seed for each of them: draw what is theirs."""
 
-    def length(self, seed: int) -> int:
-        """Steps of the run with this seed."""
-        return self.config.num_steps
+    def instance(self, seed: int) -> Instance:
+        """The run with this seed: how long it is, what it sees, where it starts."""
+        return Instance(num_steps=self.config.num_steps)
+
+    def build(self, instance: Instance | None) -> nn.Module:
+        """The network of a run, or ``None``: the one whose shape all have."""
+        return build_network(self.config.network, self.dataset.input_shape, self.dataset.outputs)
 
     def draw(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The next batch of each run, inputs and targets ``[R, n, ...]``.
@@ -125,14 +153,9 @@ class RunVectorEnv(ConfiguredVectorEnv):
         Args:
             rows: bool ``[R]``: whose is due; of others anything, and their streams must stay where they are.
         """
-        n, size = len(self.dataset.x_train), self.config.batch_size
-        chosen = torch.zeros(self.num_envs, size, dtype=torch.int64, device=self.device)
-        for row in rows.nonzero().flatten().tolist():
-            chosen[row] = torch.randint(n, (size,), generator=self.generators[row], device=self.device)
-        examples = chosen.flatten().cpu()
-        inputs = self.normalise(self.dataset.x_train[examples].to(self.device))
-        targets = self.dataset.y_train[examples].to(self.device)
-        shape = (self.num_envs, size)
+        chosen = self.batches.of(self.steps, rows)
+        examples, shape = chosen.flatten(), chosen.shape
+        inputs, targets = self.normalise(self._x[examples]), self._y[examples]
         return inputs.view(*shape, *inputs.shape[1:]), targets.view(*shape, *targets.shape[1:])
 
     def seen(self, one: StackPass, direction: Rows, rows: Tensor) -> None:
@@ -144,43 +167,72 @@ class RunVectorEnv(ConfiguredVectorEnv):
             rows: bool ``[R]``: whose pass it was; what others have seen stays.
         """
 
+    def diverged_rewards(self, returns: Tensor) -> Tensor:
+        """What runs are paid in the step in which they diverge, ``[R]``.
+
+        Args:
+            returns: What each was paid before, ``[R]``.
+        """
+        return torch.full_like(returns, self.config.divergence_reward)
+
     # Episodes
 
     @own_surroundings()
     def start(self, rows: Tensor, seeds: list[int]) -> None:
         """See :meth:`RowVectorEnv.start`."""
-        self.stack.restart(rows, seeds)
-        for row, seed in zip(rows.nonzero().flatten().tolist(), seeds, strict=True):
-            self.generators[row] = named_generator(seed, "data", self.device)
+        numbers, builds = rows.nonzero().flatten().tolist(), []
+        for row, seed in zip(numbers, seeds, strict=True):
+            self.instances[row] = instance = self.instance(seed)
+            builds.append(partial(self.build, instance))
             self._draws[row] = named_generator(seed, "rewards", self.device)
-            self.lengths[row] = self.length(seed)
+            self.batches.start(row, seed, instance.share)
+        self.stack.restart(rows, seeds, builds)
+        lengths, step_sizes = ([getattr(one, name) for one in self.instances] for name in ("num_steps", "step_size"))
+        self.lengths = torch.where(rows, torch.tensor(lengths, device=self.device), self.lengths)
+        self.step_sizes = torch.where(rows, torch.tensor(step_sizes, device=self.device), self.step_sizes)
         self.steps = torch.where(rows, 0, self.steps)
         self._return = torch.where(rows, 0, self._return)
         self._due = self._due | rows
+        self.initial_loss = self._training_loss(rows, self.initial_loss)
         self.begin(rows, seeds)
 
     def advance(self, actions: Tensor, live: Tensor) -> Outcome:
         """See :meth:`RowVectorEnv.advance`."""
         self._look(live & self._due)
         assert self.gradient is not None
-        before = self.gradient
-        self.stack.move(self.direction, self.control(actions).step_sizes, live)
+        gradient, loss = self.gradient, self.loss
+        self.step_sizes = torch.where(live, self.control(actions).step_sizes, self.step_sizes)
+        self.stack.move(self.direction, self.step_sizes, None if live.all() else live)
         self.steps = self.steps + live.long()
         self._due = self._due | live
         self._look(self._due)
-        diverged = live & (self.stack.diverged | ~self.loss.isfinite())
-        rewards = self._pay(before, live & ~diverged)
-        rewards = torch.where(diverged, self.config.divergence_reward, rewards)
+        largest = LARGEST_LOSS * self.initial_loss.clamp_min(1)
+        diverged = live & (self.stack.diverged | ~(self.loss <= largest))
         ended = live & (diverged | (self.steps >= self.lengths))
+        nothing = torch.full_like(self.loss, math.nan)
+        final_loss = self._training_loss(ended & ~diverged, nothing)
+        rewards = self._pay(gradient, loss, final_loss, live & ~diverged)
+        rewards = torch.where(diverged, self.diverged_rewards(self._return), rewards)
         self._return = torch.where(live, self._return + rewards, self._return)
-        accuracy = self._measure(ended, diverged)
+        accuracy = self._accuracy(ended & ~diverged, nothing)
+        decrease = log_loss(self.initial_loss) - log_loss(final_loss)
+        self._log(ended, diverged, final_loss, decrease, accuracy)
+        whole = ended & ~diverged
         infos = {
             "loss": (self.loss.clone(), self.loss.isfinite()),
+            "step_size": (self.step_sizes.clone(), True),
             "reward_valid": (True, True),
             "diverged": (diverged, True),
-            "test_accuracy": (accuracy, ended & ~diverged),
+            "final_loss": (final_loss, whole),
+            "log_loss_decrease": (decrease, whole),
+            "test_accuracy": (accuracy, whole),
         }
         return Outcome(rewards, ended, infos)
+
+    def blank_infos(self) -> Infos:
+        """See :meth:`RowVectorEnv.blank_infos`."""
+        more = dict.fromkeys(("step_size", "final_loss", "log_loss_decrease"), (math.nan, False))
+        return {**super().blank_infos(), **more}
 
     @own_surroundings()
     def observe(self) -> Tensor:
@@ -209,42 +261,57 @@ class RunVectorEnv(ConfiguredVectorEnv):
         self.seen(one, self.direction, rows)
         self._due = self._due & ~rows
 
-    def _pay(self, before: Rows, finite: Tensor) -> Tensor:
+    def _pay(self, gradient: Rows, loss: Tensor, final_loss: Tensor, finite: Tensor) -> Tensor:
         assert self.gradient is not None
         needs, step = self.evaluator.signal.needs, int(self.steps.max())
-        alignment = before.dot(self.gradient) if Need.ALIGNMENT in needs else None
+        alignment = gradient.dot(self.gradient) if Need.ALIGNMENT in needs else None
+        run = RunEvidence(loss, self.initial_loss, final_loss, self.steps) if Need.RUN in needs else None
         if not getattr(self.evaluator.signal, "draws", False):
-            evidence = Evidence(self.num_envs, self.loss, alignment=alignment, next_gradient=self.gradient)
+            evidence = Evidence(self.num_envs, self.loss, alignment=alignment, next_gradient=self.gradient, run=run)
             return self.evaluator.rewards(evidence, step=step, finite=finite)
         # Each row by its own numbers: what it is paid must not depend on others.
         paid = torch.zeros(self.num_envs, device=self.device)
         for row in finite.nonzero().flatten().tolist():
             at = slice(row, row + 1)
-            gradient = {name: g[at] for name, g in self.gradient.items()} if Need.NEXT_GRADIENT in needs else None
-            one = None if alignment is None else alignment[at]
-            evidence = Evidence(1, self.loss[at], alignment=one, next_gradient=gradient, generator=self._draws[row])
+            evidence = Evidence(
+                1,
+                self.loss[at],
+                alignment=None if alignment is None else alignment[at],
+                next_gradient={name: g[at] for name, g in self.gradient.items()}
+                if Need.NEXT_GRADIENT in needs
+                else None,
+                run=None if run is None else RunEvidence(*(part[at] for part in run)),
+                generator=self._draws[row],
+            )
             paid[row] = self.evaluator.rewards(evidence, step=step, finite=finite[at])[0]
         return paid
 
-    @torch.no_grad()
-    def _measure(self, ended: Tensor, diverged: Tensor) -> Tensor:
-        """Test accuracy of the runs that end now, NaN of others; and a line in :attr:`finished` for each."""
-        found = torch.full((self.num_envs,), math.nan, device=self.device)
+    def _training_loss(self, rows: Tensor, others: Tensor) -> Tensor:
+        """Mean loss of these rows' networks on their own parts of the training data, and ``others`` elsewhere."""
+        if not bool(rows.any()):
+            return others
+        numbers = rows.nonzero().flatten()
+        parts = [self.batches.part(row) for row in numbers.tolist()]
+        return others.index_put((numbers,), self.measures.training_losses(self.stack, numbers, parts))
+
+    def _accuracy(self, rows: Tensor, others: Tensor) -> Tensor:
+        if not bool(rows.any()) or not self.config.test_examples:
+            return others
+        numbers = rows.nonzero().flatten()
+        return others.index_put((numbers,), self.measures.test_accuracies(self.stack, numbers))
+
+    def _log(self, ended: Tensor, diverged: Tensor, final_loss: Tensor, decrease: Tensor, accuracy: Tensor) -> None:
+        """A line in :attr:`finished` for each run that has ended."""
         for row in ended.nonzero().flatten().tolist():
-            if not diverged[row]:
-                found[row] = self.evaluate(row)["test_accuracy"]
-            values = {"steps": float(self.steps[row]), "return": float(self._return[row])}
-            values |= {"diverged": float(diverged[row]), "test_accuracy": float(found[row])}
-            self.finished.append(Episode(row, {**values, **self.metrics()}))
-        return found
+            values = {"steps": self.steps, "return": self._return, "diverged": diverged, "final_loss": final_loss}
+            values |= {"log_loss_decrease": decrease, "test_accuracy": accuracy}
+            found = {name: float(value[row]) for name, value in values.items()}
+            self.finished.append(Episode(row, {**found, **self.metrics()}))
 
     @own_surroundings()
-    @torch.no_grad()
     def evaluate(self, row: int) -> dict[str, float]:
-        """Accuracy and mean loss of one run's present network on the test data."""
-        network = self.stack.network(row).eval()
-        test = in_batches(self.dataset.x_test, self.dataset.y_test, self.normalise, self.device)
-        accuracy, loss = measure(self.dataset.loss, ((network(batch.inputs), batch.targets) for batch in test))
+        """Accuracy and mean loss of one run's present network on all test data."""
+        accuracy, loss = self.measures.test(self.stack.network(row))
         return {"test_accuracy": accuracy, "test_loss": loss}
 
 
