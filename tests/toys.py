@@ -38,7 +38,7 @@ class StepsVectorEnv(RunVectorEnv):
     def prepare(self):
         self.squared = torch.zeros(self.num_envs)
 
-    def instance(self, seed):
+    def instance(self, seed, row):
         return Instance(2 + seed % (self.config.num_steps - 1), self.config.first_step_size)
 
     def control(self, actions):

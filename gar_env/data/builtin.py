@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 
 from gar_env.data.dataset import Dataset
-from gar_env.errors import DatasetNotFoundError, DownloadError
+from gar_env.errors import DatasetFormatError, DatasetNotFoundError, DownloadError
 from gar_env.registry import Registry
 
 DATASETS: Registry = Registry("data set")
@@ -56,14 +57,41 @@ def cifar100(download: bool = False) -> Dataset:
 
 @register_dataset("fashion_mnist")
 def fashion_mnist(download: bool = False) -> Dataset:
-    """70,000 gray images of 28x28 pixels in 10 classes; 60,000 to train on (Xiao et al., 2017)."""
-    return _torchvision("fashion_mnist", "FashionMNIST", download)
+    """70,000 gray images of 28x28 pixels in 10 classes; 60,000 to train on (Xiao et al., 2017).
+
+    From torchvision's files, or else from Debian's package ``dataset-fashion-mnist``.
+    """
+    try:
+        return _torchvision("fashion_mnist", "FashionMNIST", download)
+    except DatasetNotFoundError:
+        if not DEBIAN_FASHION.is_dir():
+            raise
+    from torchvision import datasets
+
+    parts = [_idx(DEBIAN_FASHION / f"{part}-{kind}.gz") for part in ("train", "t10k") for kind in _IDX]
+    x_train, y_train, x_test, y_test = parts
+    names = tuple(datasets.FashionMNIST.classes)
+    return Dataset("fashion_mnist", x_train[:, None], y_train.long(), x_test[:, None], y_test.long(), names)
 
 
 @register_dataset("svhn")
 def svhn(download: bool = False) -> Dataset:
     """99,289 colour images of 32x32 pixels in 10 classes; 73,257 to train on (Netzer et al., 2011)."""
     return replace(_torchvision("svhn", "SVHN", download), mirrored_is_same=False)
+
+
+DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
+_IDX = ("images-idx3-ubyte", "labels-idx1-ubyte")
+
+
+def _idx(path: Path) -> torch.Tensor:
+    """Bytes in the format of MNIST, compressed: two zeros, type, number of sides, each side in four bytes, numbers."""
+    try:
+        content = gzip.decompress(path.read_bytes())
+        sides = np.frombuffer(content, ">i4", count=content[3], offset=4).tolist()
+        return torch.from_numpy(np.frombuffer(content, np.uint8, offset=4 + 4 * len(sides)).reshape(sides).copy())
+    except (OSError, EOFError, ValueError, IndexError) as error:
+        raise DatasetFormatError(f"{path} cannot be read as images or labels: {error}") from error
 
 
 def _torchvision(name: str, kind: str, download: bool) -> Dataset:

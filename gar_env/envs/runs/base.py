@@ -139,8 +139,13 @@ class RunVectorEnv(ConfiguredVectorEnv):
     def begin(self, rows: Tensor, seeds: list[int]) -> None:
         """Called when runs start, bool ``[R]`` and a seed for each of them: draw what is theirs."""
 
-    def instance(self, seed: int) -> Instance:
-        """The run with this seed: how long it is, what it sees, where it starts."""
+    def instance(self, seed: int, row: int) -> Instance:
+        """The run with this seed: how long it is, what it sees, where it starts.
+
+        Args:
+            seed: Of the run.
+            row: For options that are given row by row.
+        """
         return Instance(num_steps=self.config.num_steps)
 
     def build(self, instance: Instance | None) -> nn.Module:
@@ -182,7 +187,7 @@ class RunVectorEnv(ConfiguredVectorEnv):
         """See :meth:`RowVectorEnv.start`."""
         numbers, builds = rows.nonzero().flatten().tolist(), []
         for row, seed in zip(numbers, seeds, strict=True):
-            self.instances[row] = instance = self.instance(seed)
+            self.instances[row] = instance = self.instance(seed, row)
             builds.append(partial(self.build, instance))
             self._draws[row] = named_generator(seed, "rewards", self.device)
             self.batches.start(row, seed, instance.share)

@@ -17,7 +17,8 @@ SIGNALS = {
     "predicted_change": "log Var_i(<grad l_i, step>), step the present direction times the last step size",
     "disagreement": "log Var_i(l_i)",
     "direction_change": "log Var_i(<grad l_i, direction>), per unit of step size",
-    "mean_change": "log |mean_i <grad l_i, step>| / mean_i l_i: what the step promises, of the loss there is",
+    "coherence": "log (mean_i <grad l_i, direction>)^2 / Var_i: how far the examples agree on the direction",
+    "relative_disagreement": "log Var_i(l_i) / (mean_i l_i)^2",
 }
 """What each batch is summed up to, by name; each is observed as its discounted mean, and its discounted variance."""
 
@@ -82,11 +83,11 @@ def signals(losses: Tensor, changes: Tensor, step_sizes: Tensor) -> Tensor:
     Source:
         Daniel, Taylor & Nowozin (2016), predicted change in function value and disagreement of function values.
     """
-    direction_change, log_size = changes.var(1).log(), step_sizes.log()
-    promised = changes.mean(1).abs().log() + log_size - losses.mean(1).abs().log()
-    found = torch.stack(
-        [direction_change.clamp_min(LOWEST) + 2 * log_size, losses.var(1).log(), direction_change, promised], 1
-    )
+    direction_change, disagreement = (values.var(1).log().clamp_min(LOWEST) for values in (changes, losses))
+    coherence = changes.mean(1).square().log() - direction_change
+    relative = disagreement - losses.mean(1).square().log()
+    predicted_change = direction_change + 2 * step_sizes.log()
+    found = torch.stack([predicted_change, disagreement, direction_change, coherence, relative], 1)
     return found.nan_to_num(nan=HIGHEST, posinf=HIGHEST, neginf=LOWEST).clamp(LOWEST, HIGHEST)
 
 

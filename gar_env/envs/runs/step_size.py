@@ -36,7 +36,8 @@ class StepSizeConfig(RunConfig):
 
     Args:
         num_steps: Of all runs, at least 2; by default each is as long as its instance says.
-        initial_step_size: Of all runs; by default each starts where its instance says.
+        initial_step_sizes: Where runs start: one number for all, or one for each row; by default each starts where its
+            instance says.
         instances: Which runs there are: ``"small"``, ``"paper"``, ``"fixed"``, the path of a ``.csv`` file, or an
             :class:`~gar_env.envs.InstanceSet`.
         part: ``"train"`` or ``"test"``: instances to learn on, or others.
@@ -54,10 +55,11 @@ class StepSizeConfig(RunConfig):
     num_steps: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     reward: str | RewardSignal = "log_loss_decrease"
     divergence_reward: float = 0.0
+    inputs: str = "standardised"
     network: str = "mlp-32"  # pyright: ignore[reportIncompatibleVariableOverride]
     instances: str | InstanceSet = "small"
     part: str = "train"
-    initial_step_size: float | None = None
+    initial_step_sizes: tuple[float, ...] = ()
     action: str = "multiply"
     max_factor: float = 2.0
     min_step_size: float = 1e-7
@@ -88,8 +90,8 @@ class StepSizeConfig(RunConfig):
             )
         if not 0 <= self.decay < 1:
             raise ConfigurationError(f"decay={self.decay} must be at least 0 and below 1.")
-        if self.initial_step_size is not None:
-            self.check_step_size(self.initial_step_size, "initial_step_size")
+        for step_size in self.initial_step_sizes:
+            self.check_step_size(step_size, "initial_step_sizes")
 
     def check_step_size(self, step_size: float, name: str) -> None:
         """Refuse one that is out of bounds.
@@ -162,6 +164,11 @@ class StepSizeVectorEnv(RunVectorEnv):
         config = self.config
         self.instance_set = load_instances(config.instances)
         self.names = observed_names(config.observed)
+        if len(config.initial_step_sizes) not in (0, 1, self.num_envs):
+            raise ConfigurationError(
+                f"There are {len(config.initial_step_sizes)} initial_step_sizes for {self.num_envs} rows. Pass one for "
+                "each row, one for all, or none."
+            )
         layers, found = self.instance_set.layers, widths_of(config.network)
         if layers is not None and (found is None or len(found[1]) != layers):
             several = "s" * (layers > 1)
@@ -177,16 +184,15 @@ class StepSizeVectorEnv(RunVectorEnv):
                 f"which make no batch of {config.batch_size}. Use a smaller batch_size, more data, or other instances."
             )
 
-    def instance(self, seed: int) -> Instance:
+    def instance(self, seed: int, row: int) -> Instance:
         """See :meth:`RunVectorEnv.instance`."""
         config = self.config
         draw = self.instance_set.train if config.part == "train" else self.instance_set.test
         found = draw(numpy_generator(seed, "instance"))
-        if config.initial_step_size is None:
-            config.check_step_size(found.step_size, "An instance's step_size")
-        return Instance(
-            config.num_steps or found.num_steps, config.initial_step_size or found.step_size, found.share, found.widths
-        )
+        starts = config.initial_step_sizes or (found.step_size,)
+        step_size = starts[row] if len(starts) > 1 else starts[0]
+        config.check_step_size(step_size, "An instance's step_size")
+        return Instance(config.num_steps or found.num_steps, step_size, found.share, found.widths)
 
     # Acting
 

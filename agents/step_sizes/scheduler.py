@@ -1,0 +1,87 @@
+"""A controller beside an optimizer of torch, as a learning-rate scheduler is."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from agents.step_sizes.controller import StepSizeController
+from gar_env.alignment import Tape, align
+from gar_env.errors import ConfigurationError
+
+
+class StepSizeScheduler:
+    """Sets the learning rate of an optimizer before each of its steps.
+
+    What the optimizer is about to do is found by letting it do so and putting it back: momentum, weight decay and
+    adaptive scales are all in the direction. That costs about a step of the optimizer, and none of the network.
+
+    Args:
+        network: Whose parameters are trained.
+        optimizer: Of ``torch.optim``, or one whose step is the learning rate times what does not depend on it.
+        controller: What says how far.
+
+    Raises:
+        ConfigurationError: If the optimizer has parameters of something else.
+
+    Example:
+        See ``examples/learned_step_size.py``.
+    """
+
+    def __init__(self, network: nn.Module, optimizer: Optimizer, controller: StepSizeController) -> None:
+        own = {id(p) for p in network.parameters()}
+        if any(id(p) not in own for group in optimizer.param_groups for p in group["params"]):
+            raise ConfigurationError("The optimizer has parameters that are not the network's. Give one to each.")
+        self.network, self.optimizer, self.controller = network, optimizer, controller
+        self._set(controller.last_step_size)
+
+    def step(self, tape: Tape) -> float:
+        """Look at a recorded pass, and set the learning rate of the optimizer's next step.
+
+        Call it after the backward pass and before ``optimizer.step()``.
+
+        Args:
+            tape: Of ``gar_env.Alignment(network).record(...)``: losses and gradients of this batch.
+
+        Returns:
+            The learning rate.
+        """
+        step_size = self.controller.step_size(tape.losses, align(tape, self.direction(), retain_tape=True))
+        self._set(step_size)
+        return step_size
+
+    def get_last_lr(self) -> list[float]:
+        """The learning rate of each parameter group, as torch's schedulers have it."""
+        return [float(group["lr"]) for group in self.optimizer.param_groups]
+
+    @torch.no_grad()
+    def direction(self) -> dict[str, Tensor]:
+        """Where the optimizer is about to go, per unit of learning rate, by the parameters' names."""
+        before = {name: p.detach().clone() for name, p in self.network.named_parameters()}
+        state, rates = copy.deepcopy(self.optimizer.state_dict()), self.get_last_lr()
+        self._set(1.0)
+        self.optimizer.step()
+        found = {name: p.detach() - before[name] for name, p in self.network.named_parameters()}
+        for name, p in self.network.named_parameters():
+            p.copy_(before[name])
+        self.optimizer.load_state_dict(state)
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        return {name: found[name] for name, p in self.network.named_parameters() if p.requires_grad}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the controller remembers of this run."""
+        return self.controller.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a :meth:`state_dict`."""
+        self.controller.load_state_dict(state)
+        self._set(self.controller.last_step_size)
+
+    def _set(self, step_size: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = step_size

@@ -1,0 +1,39 @@
+"""A step-size controller learned on small digits networks, in a training loop of your own, on another network."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from agents.step_sizes import StepSizeController, StepSizeScheduler, learn
+from gar_env.alignment import Alignment
+from gar_env.data import load_dataset
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+controller = learn("multiply", updates=10, rule="sgd", dataset="digits")  # about 10 seconds
+controller.save("controller.json")
+
+data = load_dataset("digits")
+inputs, labels = data.x_train.float() / 255, data.y_train
+
+
+def train(step_size: float, path: str | None) -> float:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 100), nn.Tanh(), nn.Linear(100, 10))
+    optimizer = torch.optim.SGD(network.parameters(), lr=step_size, momentum=0.9)
+    alignment, scheduler = Alignment(network), None
+    if path:
+        controller = StepSizeController.load(path)
+        controller.start(step_size)
+        scheduler = StepSizeScheduler(network, optimizer, controller)
+    for _ in range(300):
+        rows = torch.randint(len(inputs), (32,))
+        tape = alignment.record(inputs[rows], lambda out, y=labels[rows]: F.cross_entropy(out, y, reduction="none"))
+        if scheduler:
+            scheduler.step(tape)
+        optimizer.step()
+        optimizer.zero_grad()
+    return F.cross_entropy(network(inputs), labels).item()
+
+
+for step_size in (1e-5, 1e-3, 0.1):
+    print(f"from {step_size:g}: loss {train(step_size, None):.3f} alone, {train(step_size, 'controller.json'):.3f} controlled")
