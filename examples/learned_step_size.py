@@ -36,4 +36,6 @@ def train(step_size: float, path: str | None) -> float:
 
 
 for step_size in (1e-5, 1e-3, 0.1):
-    print(f"from {step_size:g}: loss {train(step_size, None):.3f} alone, {train(step_size, 'controller.json'):.3f} controlled")
+    print(
+        f"from {step_size:g}: loss {train(step_size, None):.3f} alone, {train(step_size, 'controller.json'):.3f} controlled"
+    )

@@ -80,7 +80,9 @@ class StepSizeController:
             ConfigurationError: If it is out of bounds.
         """
         if not self.min_step_size <= step_size <= self.max_step_size:
-            raise ConfigurationError(f"step_size={step_size} must be from {self.min_step_size} to {self.max_step_size}.")
+            raise ConfigurationError(
+                f"step_size={step_size} must be from {self.min_step_size} to {self.max_step_size}."
+            )
         self.last_step_size = step_size
         self._statistics = Discounted(1, self.decay)
 

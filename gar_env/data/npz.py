@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import sys
 import zipfile
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import torch
 
 from gar_env.data.dataset import Dataset
 from gar_env.errors import DatasetFormatError, DatasetNotFoundError
+from gar_env.functional.free_memory import free_memory
 
 REQUIRED = ("x_train", "y_train", "x_test", "y_test")
 OPTIONAL = ("group_train", "classes")
@@ -93,7 +92,7 @@ def _known_arrays(path: Path) -> dict[str, np.ndarray]:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             known = [name for name in (*REQUIRED, *OPTIONAL) if name in members]
             sizes = [_check_header(archive, members[name]) for name in known]
-        free = _free_memory()
+        free = free_memory()
         if sum(sizes) > free:
             raise ValueError(f"its arrays take {sum(sizes) / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free")
         with np.load(path, allow_pickle=False) as archive:
@@ -127,23 +126,6 @@ def _check_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
     if claimed > held:
         raise ValueError(f"{info.filename} claims {list(shape)} of {dtype}, {claimed:,} bytes, and holds {held:,}")
     return claimed
-
-
-def _free_memory() -> int:
-    """Bytes, as far as the system says; else no limit."""
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") + _cached()
-    except (ValueError, OSError, AttributeError):
-        return sys.maxsize
-
-
-def _cached() -> int:
-    """Memory that holds copies of files, and is given back when it is asked for."""
-    try:
-        facts = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        return 1024 * int(facts["Cached"].split()[0])
-    except (OSError, KeyError, ValueError):
-        return 0
 
 
 def _strings(path: Path, name: str, values: np.ndarray) -> tuple[str, ...]:

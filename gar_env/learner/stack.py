@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gar_env.errors import CheckpointError, ConfigurationError, StaleTapeError
 from gar_env.functional import own_surroundings
+from gar_env.functional.free_memory import free_memory
 from gar_env.learner.stack_passes import Changes, Losses, Passes
 from gar_env.learner.stack_rows import Block, Direction, Rows
 from gar_env.learner.update_rules import Tensors, UpdateRule, added, build_rule, per_row
@@ -102,10 +103,12 @@ class LearnerStack:
         self.device, self.rule = torch.device(device), build_rule(rule)
         self.weight_decay, self.gradient_clip = weight_decay, gradient_clip
         self._build = build
-        modules = [self._module(seed, build) for seed in seeds]
+        modules = [self._module(seeds[0], build)]
         self.passes = Passes.of(modules[0], way, loss)
-        _check_alike(modules)
         row_bytes = sum(p.numel() * p.element_size() for p in modules[0].parameters())
+        self._check_memory(len(seeds), row_bytes)
+        modules += [self._module(seed, build) for seed in seeds[1:]]
+        _check_alike(modules)
         size = max(1, BLOCK_BYTES // max(1, row_bytes)) if self.device.type == "cpu" else len(seeds)
         self._starts = list(range(0, len(seeds), size))
         self._blocks = [self._block(modules[at : at + size], seeds[at : at + size]) for at in self._starts]
@@ -332,6 +335,15 @@ class LearnerStack:
             for generator, bits in zip(block.generators, generators[i], strict=True):
                 generator.set_state(bits.clone())  # torch reads from where the storage begins, not the tensor
         self._moves += 1
+
+    def _check_memory(self, rows: int, row_bytes: int) -> None:
+        # Parameters, gradient, direction, and what the rule remembers before and after a step.
+        needed, free = rows * row_bytes * (3 + 2 * len(self.rule.remembers)), free_memory(self.device)
+        if needed > free:
+            raise ConfigurationError(
+                f"{rows} networks of {row_bytes / 1e6:.1f} MB each need {needed / 1e9:.1f} GB in training, and "
+                f"{free / 1e9:.1f} GB are free. Use fewer rows (num_envs), or a smaller network."
+            )
 
     def _check_live(self, live: Any) -> None:
         fits = isinstance(live, Tensor) and live.dtype == torch.bool and live.shape == (len(self),)

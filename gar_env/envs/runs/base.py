@@ -81,9 +81,6 @@ class RunVectorEnv(ConfiguredVectorEnv):
         self.check_data()
         n, whole = self.num_envs, data.to(self.device)
         self._x, self._y = whole.x_train, whole.y_train
-        self.measures = Measures(whole, self.normalise, config.loss_examples, config.test_examples)
-        self.batches = RunBatches(n, len(data.x_train), config.batch_size, self.device)
-        self.instances = [Instance() for _ in range(n)]
         self.stack = LearnerStack(
             partial(self.build, None),
             [0] * n,
@@ -93,6 +90,9 @@ class RunVectorEnv(ConfiguredVectorEnv):
             gradient_clip=config.gradient_clip,
             device=self.device,
         )
+        self.measures = Measures(whole, self.normalise, config.loss_examples, config.test_examples)
+        self.batches = RunBatches(n, len(data.x_train), config.batch_size, self.device)
+        self.instances = [Instance() for _ in range(n)]
         self._draws = [torch.Generator(self.device) for _ in range(n)]  # of signals
         self.steps = torch.zeros(n, dtype=torch.int64, device=self.device)
         self.lengths = torch.ones(n, dtype=torch.int64, device=self.device)
