@@ -8,16 +8,16 @@ from agents.step_sizes import StepSizeController, StepSizeScheduler, learn
 from gar_env.alignment import Alignment
 from gar_env.data import load_dataset
 
-torch.set_num_threads(1)
 torch.manual_seed(0)
 controller = learn("multiply", updates=10, rule="sgd", dataset="digits")  # about 10 seconds
 controller.save("controller.json")
 
 data = load_dataset("digits")
-inputs, labels = data.x_train.float() / 255, data.y_train
+inputs, labels = data.x_train / 255, data.y_train
 
 
 def train(step_size: float, path: str | None) -> float:
+    """Loss after 300 steps, with a controller from a file or at a constant step size."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 100), nn.Tanh(), nn.Linear(100, 10))
     optimizer = torch.optim.SGD(network.parameters(), lr=step_size, momentum=0.9)
     alignment, scheduler = Alignment(network), None
@@ -36,6 +36,5 @@ def train(step_size: float, path: str | None) -> float:
 
 
 for step_size in (1e-5, 1e-3, 0.1):
-    print(
-        f"from {step_size:g}: loss {train(step_size, None):.3f} alone, {train(step_size, 'controller.json'):.3f} controlled"
-    )
+    alone, controlled = train(step_size, None), train(step_size, "controller.json")
+    print(f"from {step_size:g}: loss {alone:.3f} alone, {controlled:.3f} controlled")

@@ -1,6 +1,14 @@
 """Controllers by name, as ``gar-env train --agent`` knows them."""
 
-from agents.controllers import augmentation, native, stable_baselines
+from agents.controllers import augmentation, native, stable_baselines, step_size
 from agents.controllers.registry import CONTROLLERS, ControllerOptions, register_controller
 
-__all__ = ["CONTROLLERS", "ControllerOptions", "augmentation", "native", "register_controller", "stable_baselines"]
+__all__ = [
+    "CONTROLLERS",
+    "ControllerOptions",
+    "augmentation",
+    "native",
+    "register_controller",
+    "stable_baselines",
+    "step_size",
+]

@@ -28,12 +28,15 @@ class SB3Options(ABC):
         gamma: Discount; a slot's reward belongs to one action, so later ones say nothing about it.
         hidden: Widths of the policy's hidden layers.
         normalize_reward: Whether rewards are divided by their running size (VecNormalize).
+        normalize_observation: Whether observations are shifted and scaled by their running statistics (VecNormalize);
+            those of GAR/StepSize-v0 are logarithms far from 0.
     """
 
     learning_rate: float = 1e-3
     gamma: float = 0.0
     hidden: tuple[int, ...] = (64, 64)
     normalize_reward: bool = True
+    normalize_observation: bool = False
 
     name: ClassVar[str]
 
@@ -63,8 +66,10 @@ class SB3Options(ABC):
             )
         late = getattr(env.unwrapped, "reward_timing", "same_step") == "next_step"
         adapter: Any = SB3VecEnv(env, late_rewards=late)
-        if self.normalize_reward:
-            adapter = VecNormalize(adapter, norm_obs=False, gamma=self.gamma)
+        if self.normalize_reward or self.normalize_observation:
+            adapter = VecNormalize(
+                adapter, norm_obs=self.normalize_observation, norm_reward=self.normalize_reward, gamma=self.gamma
+            )
         common = {
             "learning_rate": self.learning_rate,
             "gamma": self.gamma,

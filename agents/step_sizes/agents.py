@@ -32,12 +32,12 @@ class StepSizes:
             ConfigurationError: If the environment takes other actions, or does not show what is needed.
         """
         runs: Any = env.unwrapped
-        config = getattr(runs, "config", None)
-        name = type(self).__name__
-        if getattr(config, "action", None) != "absolute":
+        config: Any = getattr(runs, "config", None)
+        name, action = type(self).__name__, getattr(config, "action", None)
+        if action != "absolute":
             raise ConfigurationError(
-                f"{name} says step sizes, which {type(runs).__name__} takes with action='absolute'; found "
-                f"{shown(getattr(config, 'action', None))}."
+                f"{name} says step sizes, which GAR/StepSize-v0 takes with action='absolute'; found "
+                f"{type(runs).__name__} with {shown(action)}."
             )
         names = list(runs.observation_names)
         missing = [feature for feature in self.features if feature not in names]
@@ -262,7 +262,8 @@ def learn(
     while len(agent.updates) < updates:
         observations, rewards, terminations, truncations, infos = env.step(agent.act(observations))
         agent.learn(rewards, terminations | truncations, infos)
-    config: Any = env.unwrapped.config
+    runs: Any = env.unwrapped
+    config = runs.config
     env.close()
     plain = {name: value for name, value in options.items() if isinstance(value, bool | int | float | str)}
     return agent.controller(

@@ -40,7 +40,7 @@ class StepSizeController:
         >>> controller = StepSizeController("multiply", weights=(-0.1, 0.0, 0.1, 0.0, -0.2), initial_step_size=0.01)
         >>> losses, changes = torch.tensor([2.0, 2.4, 1.9]), torch.tensor([-3.0, -2.0, 1.0])
         >>> round(controller.step_size(losses, changes), 6)
-        0.013034
+        0.013613
 
     Source:
         Daniel, Taylor & Nowozin (2016).

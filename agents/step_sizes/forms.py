@@ -127,13 +127,14 @@ class Multiply(Form):
 
 @register_form("relative")
 class Relative(Form):
-    """``log eta_t = (disagreement - direction_change) / 2 + theta . features + b``: without a scale by construction.
+    """``log eta_t = (disagreement - direction_change) / 2 + theta . phi_t + b``: without a scale by construction.
 
-    The step at which the predicted changes spread as far as the losses do, times what is learned from features that
-    have no scale either: neither rescaled parameters, inputs or losses nor the update rule's own scaling change it.
+    The step at which the predicted changes spread as far as the losses do, times what is learned from two features that
+    have no scale either: neither rescaled parameters, inputs or losses nor the update rule's own scaling change what a
+    weight means. Ours; see the documentation for what it was chosen on.
     """
 
-    features = ("direction_change_uncertainty", "disagreement_uncertainty")
+    features = ("coherence", "relative_disagreement")
     reads = ("direction_change", "disagreement")
     start, deviations = (0.0, 0.0, -2.3), (0.1, 0.1, 1.0)
 

@@ -33,10 +33,10 @@ class Update(NamedTuple):
 class Reps:
     r"""Episodic relative entropy policy search with a Gaussian over weights.
 
-    Each update minimises the dual ``g(T) = T eps + T log mean_i exp(r_i / T)`` for the temperature at which the weighted
-    samples are a divergence of ``eps`` away from the unweighted ones, and fits mean and covariance to those by weighted
-    maximum likelihood. Of few effective samples ``m`` a covariance knows little: the new one is ``m / (m + d + 1)`` of
-    what was fitted, and the old one for the rest.
+    Each update minimises the dual ``g(T) = T eps + T log mean_i exp(r_i / T)`` for the temperature at which the
+    weighted samples are a divergence of ``eps`` away from the unweighted ones, and fits mean and covariance to those by
+    weighted maximum likelihood. Few effective samples ``m`` say little about a covariance: the new one is
+    ``m / (m + d + 1)`` times the fitted one, and the old one for the rest.
 
     Args:
         mean: Where the search starts, ``d`` numbers.
@@ -142,7 +142,7 @@ class Reps:
 
 
 def residuals(scores: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """What is left of scores ``[n]`` when the best linear guess from what is known of each run, ``[n, k]``, is taken off.
+    """What is left of scores ``[n]`` without the best linear guess from what is known of each run, ``[n, k]``.
 
     Some runs are longer than others, or start better; that says nothing about the weights they were run with.
     """

@@ -3,6 +3,7 @@
 from agents.studies.controllers.study import ControllersStudy
 from agents.studies.invariances.study import InvariancesStudy
 from agents.studies.rewards.study import RewardsStudy
+from agents.studies.step_size.study import StepSizeStudy
 from agents.studies.study import Study, run_study
 from agents.studies.table1.study import Table1Study
 from agents.studies.table2.study import Table2Study
@@ -10,6 +11,7 @@ from agents.studies.table2.study import Table2Study
 __all__ = ["STUDIES", "Study", "run_study"]
 
 STUDIES: dict[str, type[Study]] = {
-    study.command: study for study in (Table1Study, Table2Study, ControllersStudy, InvariancesStudy, RewardsStudy)
+    study.command: study
+    for study in (Table1Study, Table2Study, StepSizeStudy, ControllersStudy, InvariancesStudy, RewardsStudy)
 }
 """By command."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeVar
 
 from gymnasium.vector import AutoresetMode
 
-from gar_env.data import Dataset
+from gar_env.data import Dataset, parse_shares
 from gar_env.data.image_files import BACKGROUNDS
 from gar_env.envs.options import check_types
 from gar_env.errors import ConfigurationError
@@ -165,6 +165,8 @@ class RunConfig(RowConfig):
     Args:
         dataset: As of :class:`SlotConfig`.
         download: Likewise.
+        corrupt: Of the training data, the same examples for all runs: ``"label_noise(0.1)"``, as of
+            :class:`DataWeightConfig`; none by default.
         inputs: Likewise.
         network: Likewise; one architecture for all rows.
         rule: A registered update rule: ``"sgd"``, ``"momentum"``, ``"nesterov"``, ``"rmsprop"``, ``"adam"``.
@@ -177,6 +179,7 @@ class RunConfig(RowConfig):
 
     dataset: str | Dataset = "digits"
     download: bool = False
+    corrupt: str = ""
     inputs: str = "symmetric"
     network: str | NetworkBuilder = "fc"
     rule: str = "sgd"
@@ -191,6 +194,7 @@ class RunConfig(RowConfig):
         for name, least in (("batch_size", 1), ("loss_examples", 1), ("test_examples", 0)):
             if getattr(self, name) < least:
                 raise ConfigurationError(f"{name}={getattr(self, name)} must be at least {least}.")
+        parse_shares(self.corrupt)
 
 
 ConfigType = TypeVar("ConfigType", bound=RowConfig)

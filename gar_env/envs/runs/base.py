@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -12,7 +13,7 @@ import torch
 from gymnasium.spaces import Space
 from torch import Tensor, nn
 
-from gar_env.data import load_dataset, normalisation
+from gar_env.data import load_dataset, make_pool, normalisation
 from gar_env.envs.config import RunConfig
 from gar_env.envs.configured import ConfiguredVectorEnv
 from gar_env.envs.features import Feature
@@ -76,7 +77,11 @@ class RunVectorEnv(ConfiguredVectorEnv):
         config = self.config
         if config.render_mode is not None:
             raise ConfigurationError(f"{type(self).__name__} draws nothing. Leave render_mode out.")
-        self.dataset = data = load_dataset(config.dataset, download=config.download)
+        data = load_dataset(config.dataset, download=config.download)
+        if config.corrupt:
+            pool = make_pool(data, named_generator(0, "labels"), corrupt=config.corrupt)
+            data = replace(data, x_train=pool.inputs.all(), y_train=pool.targets)
+        self.dataset = data
         self.normalise = normalisation(data.x_train.to(self.device), config.inputs)
         self.check_data()
         n, whole = self.num_envs, data.to(self.device)

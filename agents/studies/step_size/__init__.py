@@ -1,0 +1,1 @@
+"""Learned step-size controllers: Daniel, Taylor & Nowozin (2016), beside schedules and other optimizers."""
