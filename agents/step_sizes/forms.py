@@ -13,8 +13,8 @@ from gar_env.registry import Registry
 Seen = Mapping[str, Tensor]
 """Features by name, ``[R]`` each: :data:`gar_env.envs.STEP_SIZE_FEATURES`."""
 
-LARGEST_CHANGE = 0.7
-"""Of the log step size in one step of ``multiply``: a factor of two."""
+RISE = 0.7
+"""Largest of the log step size in one step of ``multiply``: a factor of two."""
 
 BIAS = -4.605170185988091  # log 0.01
 
@@ -118,11 +118,19 @@ class Multiply(Form):
     features = PAPER
     reads = ("log_step_size",)
     start, deviations = (0.0,) * 5, (0.1, 0.1, 0.1, 0.1, 0.3)
+    fall: ClassVar[float] = RISE
 
     @classmethod
     def log_step_size(cls, weights: Tensor, seen: Seen) -> Tensor:
         """See :class:`Form`."""
-        return seen["log_step_size"] + cls.weighed(weights, seen).clamp(-LARGEST_CHANGE, LARGEST_CHANGE)
+        return seen["log_step_size"] + cls.weighed(weights, seen).clamp(-cls.fall, RISE)
+
+
+@register_form("multiply-fast")
+class MultiplyFast(Multiply):
+    """:class:`Multiply` that may fall by a factor of twenty at once: a step that is too large does its damage now."""
+
+    fall = 3.0
 
 
 @register_form("relative")

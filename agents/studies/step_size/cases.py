@@ -43,6 +43,7 @@ LEARNED: dict[str, tuple[str, dict[str, Any]]] = {
     "absolute": ("absolute", {}),
     "direction": ("direction", {}),
     "multiply": ("multiply", {}),
+    "multiply-fast": ("multiply-fast", {}),
     "relative": ("relative", {}),
     "relative, noisy labels": ("relative", {"corrupt": "label_noise(0.1)"}),
 }

@@ -20,6 +20,7 @@ COLOURS = {
     "absolute": "#c1272d",
     "direction": "#e6862b",
     "multiply": "#4a6fa5",
+    "multiply-fast": "#1f3b73",
     "relative": "#2e8b57",
     "relative, noisy labels": "#6a3d9a",
     "ppo": "#17a2b8",
@@ -43,7 +44,7 @@ def sensitivity(rows: Sequence[Row], rule: str) -> Figure:
     tests = tests_in(rows)
     columns = min(3, len(tests))
     lines = -(-len(tests) // columns)
-    figure = Figure(figsize=(4.2 * columns, 3.1 * lines + 0.7), layout="constrained")
+    figure = Figure(figsize=(4.4 * columns, 3.1 * lines + 0.9), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True).ravel()
     handles = {}
     for ax, test in zip(axes, tests, strict=False):
@@ -63,9 +64,7 @@ def sensitivity(rows: Sequence[Row], rule: str) -> Figure:
     figure.supxlabel("initial step size")
     figure.supylabel("final training loss (nats)")
     names = [name + (" (schedule)" if name in ("constant", "cosine") else "") for name in handles]
-    figure.legend(handles.values(), names, loc="outside upper center", ncols=min(5, len(names)), frameon=False)
-    figure.suptitle(f"{rule}; bands: lowest to highest of the learnings", fontsize=9, y=0.0, va="bottom")
-    figure.suptitle("")
+    figure.legend(handles.values(), names, loc="outside upper center", ncols=2 * columns, frameon=False, fontsize=8)
     axes[0].annotate(
         f"{rule}; bands: range over learnings", (0.02, 0.02), xycoords="axes fraction", fontsize=7, color="0.35"
     )
