@@ -1,0 +1,327 @@
+"""Step-size controllers: the search, what it learns, and what is done with it."""
+
+import json
+import math
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from agents import train
+from agents.checks import check_agent
+from agents.controllers import CONTROLLERS
+from agents.step_sizes import (
+    FORMS,
+    SCHEDULES,
+    Controlled,
+    Reps,
+    RepsAgent,
+    Scheduled,
+    StepSizeController,
+    StepSizeScheduler,
+    learn,
+)
+from agents.step_sizes.evaluation import run_all, run_optimizer
+from agents.step_sizes.reps import residuals
+from gar_env.alignment import Alignment, align, record
+from gar_env.errors import CheckpointError, ConfigurationError
+from gar_env.learner import CrossEntropy
+
+ABSOLUTE = {"action": "absolute", "observed": "all", "instances": "fixed", "num_steps": 8}
+
+
+def make(num_envs=3, **options):
+    return gymnasium.make_vec(
+        "GAR/StepSize-v0", num_envs=num_envs, autoreset_mode="SameStep", **{**ABSOLUTE, **options}
+    )
+
+
+# The search
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 0.5, 1.0, 2.0])
+def test_an_update_goes_as_far_as_its_bound_and_no_further(epsilon):
+    search = Reps((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), epsilon=epsilon)
+    samples = search.sample(200)
+    update = search.update(samples, samples @ torch.tensor([1.0, 0.5, 0.0]))
+    assert update.kl == pytest.approx(epsilon, rel=1e-3)
+    assert 1 < update.effective < 200
+
+
+def test_an_update_is_weighted_maximum_likelihood():
+    search = Reps((0.0, 1.0), (1.0, 2.0), epsilon=0.7, seed=3)
+    samples, before = search.sample(50), search.covariance.clone()
+    scores = torch.randn(50, generator=torch.Generator().manual_seed(0))
+    update = search.update(samples, scores)
+    r = ((scores - scores.mean()) / scores.std(correction=0)).double().numpy()
+    w = np.exp((r - r.max()) / update.temperature)
+    w /= w.sum()
+    x = samples.double().numpy()
+    mean = (w[:, None] * x).sum(0)
+    fitted = sum(w[i] * np.outer(x[i] - mean, x[i] - mean) for i in range(50))
+    trust = update.effective / (update.effective + 3)
+    np.testing.assert_allclose(search.mean, mean)
+    np.testing.assert_allclose(search.covariance, trust * fitted + (1 - trust) * before.numpy())
+    # The temperature is where the dual is smallest: its derivative vanishes.
+    slope = 0.7 + np.log(np.mean(np.exp(r / update.temperature))) - (w * r).sum() / update.temperature
+    assert abs(slope) < 1e-3
+
+
+def test_scores_that_are_all_alike_teach_nothing():
+    search = Reps((0.0,), (1.0,))
+    search.update(search.sample(10), torch.full((10,), 3.0))
+    assert search.mean.tolist() == [0.0]
+    assert search.covariance.tolist() == [[1.0]]
+
+
+def test_what_is_known_of_runs_is_taken_off_their_scores():
+    rng = np.random.default_rng(0)
+    known = rng.normal(size=(40, 2))
+    luck = rng.normal(size=40)
+    left = residuals(known @ [3.0, -1.0] + 7 + luck, known)
+    np.testing.assert_allclose(left, residuals(luck, known), atol=1e-9)
+    assert np.corrcoef(left, known[:, 0])[0, 1] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Reps((0.0,), (1.0, 1.0)), "must be as many numbers"),
+        (lambda: Reps((0.0,), (0.0,)), "deviations above 0"),
+        (lambda: Reps((0.0,), (1.0,), epsilon=0.0), "epsilon=0.0 must be above 0"),
+        (lambda: Reps((0.0,), (1.0,)).update(torch.zeros(2, 1), torch.zeros(2)), "2 samples for 1 weights; an update"),
+        (lambda: Reps((0.0,), (1.0,)).update(torch.zeros(3, 1), torch.tensor([1.0, 2.0, math.nan])), "finite"),
+        (lambda: RepsAgent("multiply", rows=6), "There are 6 runs to an update, and 5 weights: it needs 7"),
+        (lambda: RepsAgent("multipy"), "Did you mean 'multiply'"),
+        (lambda: learn("absolute", rows=4), "There are 4 runs to an update, and 5 weights"),
+        (lambda: Scheduled("cosin"), "Did you mean 'cosine'"),
+        (lambda: Scheduled("cosine").begin(make(action="multiply")), "with action='absolute'; found StepSizeVectorEnv"),
+        (lambda: Scheduled("cosine").begin(make(observed="paper")), "Make it with observed='progress'"),
+        (lambda: StepSizeController("constant", (1.0, 2.0)), "must be 1 finite numbers for 'constant': bias"),
+        (lambda: StepSizeController("constant", (math.nan,)), "must be 1 finite numbers"),
+        (lambda: StepSizeController("constant", (0.0,), initial_step_size=99.0), "step_size=99.0 must be from"),
+        (lambda: StepSizeController("constant", (0.0,), decay=1.0), "decay=1.0 must be at least 0"),
+        (lambda: StepSizeController("constant", (0.0,)).step_size(torch.ones(1), torch.ones(1)), "at least 2 examples"),
+        (lambda: StepSizeController("constant", (0.0,)).step_size(torch.ones(3), torch.ones(2)), "expected both [n]"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused_in_words(call, message):
+    with pytest.raises(ValueError, match=r".*") as caught:
+        call()
+    assert message in str(caught.value)
+
+
+# What it learns
+
+
+def test_the_search_finds_step_sizes_that_train():
+    agent = RepsAgent("constant", seed=0)
+    env = make(32, instances="small", num_steps=60, dataset="digits")
+    observations, _ = env.reset(seed=0)
+    agent.begin(env)
+    while len(agent.updates) < 6:
+        observations, rewards, terminations, truncations, infos = env.step(agent.act(observations))
+        agent.learn(rewards, terminations | truncations, infos)
+    assert agent.scores[-1] > agent.scores[0] + 0.2
+    assert all(update.kl <= 1.01 for update in agent.updates)
+    learned = agent.controller()
+    starts = [1e-5, 1e-3, 0.1]
+    alone = run_all(Scheduled("constant"), starts, [900] * 3, num_steps=60).log_losses
+    controlled = run_all(Controlled(learned), starts, [900] * 3, num_steps=60).log_losses
+    assert (controlled < alone - 0.05).all()
+
+
+def test_each_run_scores_for_the_weights_that_it_was_run_with():
+    agent = RepsAgent("constant", rows=50, seed=1)
+    env = make(4, num_steps=3)
+    observations, _ = env.reset(seed=0)
+    agent.begin(env)
+    expected, weights = [], agent.weights.clone()
+    for step in range(9):
+        actions = agent.act(observations)
+        observations, rewards, terminations, _, infos = env.step(actions)
+        sizes = infos["final_info"]["step_size"] if terminations.any() else infos["step_size"]
+        np.testing.assert_allclose(np.log(sizes), weights[:, 0].clamp(math.log(1e-7), math.log(10)), rtol=1e-4)
+        if terminations.any():
+            decrease = infos["final_info"]["log_loss_decrease"]
+            expected += [(float(weights[row]), max(float(decrease[row]), 0.0), 3.0) for row in range(4)]
+        agent.learn(rewards, terminations, infos)
+        weights = agent.weights.clone()
+        assert step % 3 == 2 or not terminations.any()
+    assert [(float(w), score, length) for w, score, length, _ in agent._done] == expected
+
+
+@pytest.mark.parametrize("mode", ["SameStep", "NextStep"])
+def test_runs_are_counted_alike_in_both_autoreset_modes(mode):
+    agent = RepsAgent("constant", rows=50, seed=1)
+    env = gymnasium.make_vec("GAR/StepSize-v0", num_envs=3, autoreset_mode=mode, **{**ABSOLUTE, "num_steps": 4})
+    observations, _ = env.reset(seed=0)
+    agent.begin(env)
+    for _ in range(15):
+        observations, rewards, terminations, truncations, infos = env.step(agent.act(observations))
+        agent.learn(rewards, terminations | truncations, infos)
+    assert {length for _, _, length, _ in agent._done} == {4.0}
+    first = [start for *_, start in agent._done]
+    assert first == pytest.approx([math.log(0.1)] * len(first), rel=1e-5)
+
+
+# What is done with it
+
+
+@pytest.mark.parametrize("form", list(FORMS))
+@pytest.mark.parametrize("rule", ["sgd", "rmsprop"])
+def test_a_controller_by_itself_says_what_it_says_in_the_environment(form, rule):
+    weights = torch.linspace(-0.05, 0.05, len(FORMS[form].names()))
+    weights[-1] = 0.1 if form.startswith("multiply") else -4.0 if form != "relative" else -2.0
+    controller = StepSizeController(form, tuple(weights.tolist()))
+    env = make(2, rule=rule, network="cpcpcrcs-2-3-4", initial_step_sizes=(0.01,), num_steps=12).unwrapped
+    agent = Controlled(controller)
+    observations, _ = env.reset(seed=4)
+    agent.begin(env)
+    found = []
+    controller.start(0.01)
+    for _ in range(11):
+        one = env.stack.run(*env.draw(torch.ones(2, dtype=torch.bool)))  # the same pass again, aside
+        changes = env.stack.predicted_changes(one, env.stack.direction(one.gradient))
+        found.append(controller.step_size(one.losses[1], changes[1]))
+        observations, *_, infos = env.step(agent.act(observations))
+        assert infos["step_size"][1] == pytest.approx(found[-1], rel=1e-4)
+    assert len(set(found)) > 1 or form == "constant"
+
+
+@pytest.mark.parametrize(
+    "make_optimizer",
+    [
+        lambda p: torch.optim.SGD(p, lr=0.1),
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
+        lambda p: torch.optim.RMSprop(p, lr=0.1),
+        lambda p: torch.optim.AdamW(p, lr=0.1),
+    ],
+    ids=["sgd", "nesterov", "rmsprop", "adamw"],
+)
+def test_a_scheduler_looks_where_the_optimizer_is_about_to_go_and_leaves_no_trace(make_optimizer):
+    def network():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+
+    watched, plain = network(), network()
+    optimizer, other = make_optimizer(watched.parameters()), make_optimizer(plain.parameters())
+    controller = StepSizeController("relative", (0.1, 0.0, -2.0))
+    scheduler, alignment = StepSizeScheduler(watched, optimizer, controller), Alignment(watched)
+    for step in range(4):
+        x, y = torch.randn(6, 4).double(), torch.randint(3, (6,))
+        tape = alignment.record(x, lambda logits, y=y: F.cross_entropy(logits, y, reduction="none"))
+        F.cross_entropy(plain(x), y).backward()
+        rate = scheduler.step(tape)
+        assert scheduler.get_last_lr() == [rate]
+        direction = scheduler.direction()
+        before = {name: p.detach().clone() for name, p in watched.named_parameters()}
+        for group in other.param_groups:
+            group["lr"] = rate
+        for one in (optimizer, other):
+            one.step()
+            one.zero_grad()
+        for (name, p), q in zip(watched.named_parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(p, q)
+            torch.testing.assert_close(before[name] + rate * direction[name], p)
+        if step == 0:
+            again = network()
+            expected = align(record(again, x, CrossEntropy(y)), direction)
+            controller.start(0.01)
+            assert controller.step_size(tape.losses, expected) == pytest.approx(rate, rel=1e-4)
+            controller.start(0.01)
+
+
+def test_an_optimizer_of_something_else_is_refused():
+    network, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    with pytest.raises(ConfigurationError, match="parameters that are not the network's"):
+        StepSizeScheduler(network, torch.optim.SGD(other.parameters()), StepSizeController("constant", (0.0,)))
+
+
+def test_a_controller_is_saved_as_data(tmp_path):
+    controller = StepSizeController("multiply", (-0.1, 0.0, 0.1, 0.0, 0.2), decay=0.8, learned={"dataset": "digits"})
+    path = controller.save(tmp_path / "controller.json")
+    assert json.loads(path.read_text())["weights"]["disagreement"] == 0.1
+    loaded = StepSizeController.load(path)
+    assert (loaded.form, loaded.weights, loaded.decay, loaded.learned) == (
+        "multiply", controller.weights, 0.8, {"dataset": "digits"},
+    )  # fmt: skip
+    losses, changes = torch.rand(8), torch.randn(8)
+    controller.step_size(losses, changes)
+    loaded.load_state_dict(controller.state_dict())
+    assert loaded.step_size(losses, changes) == controller.step_size(losses, changes)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is no JSON"),
+        ("[]", "is no step-size controller"),
+        ('{"step_size_controller": 2}', "has format 2; this version reads format 1"),
+        (
+            '{"step_size_controller": 1, "form": "os:system", "weights": {}}',
+            "has the form 'os:system'. Known: absolute, constant",
+        ),
+        ('{"step_size_controller": 1, "form": "constant", "weights": {"slope": 1}}', "'constant' has bias"),
+        ('{"step_size_controller": 1, "form": "constant", "weights": {"bias": 1}}', "is damaged: KeyError"),
+    ],
+)
+def test_a_file_that_is_no_controller_is_refused(tmp_path, content, message):
+    path = tmp_path / "controller.json"
+    path.write_text(content)
+    with pytest.raises(CheckpointError) as caught:
+        StepSizeController.load(path)
+    assert message in str(caught.value)
+    with pytest.raises(CheckpointError, match="No step-size controller at"):
+        StepSizeController.load(tmp_path / "nowhere.json")
+
+
+@pytest.mark.parametrize("name", list(SCHEDULES))
+def test_a_schedule_is_followed_from_each_runs_own_step_size(name):
+    found = run_all(Scheduled(name), [1e-3, 0.1], [1, 2], num_steps=20)
+    factors = SCHEDULES[name](torch.arange(20) / 20)
+    for run, start in enumerate((1e-3, 0.1)):
+        expected = (start * factors).clamp(1e-7, 10)
+        np.testing.assert_allclose(found.step_sizes[:, run], expected, rtol=1e-4)
+
+
+def test_schedules_begin_and_end_where_they_say():
+    ends = {name: SCHEDULES[name](torch.tensor([0.0, 1.0])).tolist() for name in SCHEDULES}
+    assert ends["constant"] == [1, 1]
+    assert ends["exponential"] == pytest.approx([1, 0.01])
+    assert ends["waterfall"] == pytest.approx([1, 0.01])
+    assert ends["power"] == pytest.approx([1, 101**-0.75])
+    assert ends["cosine"] == pytest.approx([1, 0], abs=1e-6)
+    assert ends["warmup-cosine"] == pytest.approx([0.02, 0], abs=1e-6)
+    assert float(SCHEDULES["warmup-cosine"](torch.tensor(0.1))) == pytest.approx(1)
+
+
+def test_an_optimizer_of_torch_trains_the_very_same_runs():
+    ours = run_all(Scheduled("constant"), [0.05] * 3, [3, 4, 5], num_steps=30)
+    torchs = run_optimizer(lambda p: torch.optim.SGD(p, lr=0.05), [3, 4, 5], num_steps=30)
+    np.testing.assert_allclose(torchs.log_losses, ours.log_losses, atol=1e-3)
+
+
+def test_runs_that_diverge_are_told_apart():
+    found = run_all(Scheduled("constant"), [0.01, 1e5], [1, 1], num_steps=20, max_step_size=1e6, network="mlp-32-32")
+    assert found.diverged.tolist() == [False, True]
+    assert found.log_losses[1] == 2.0
+    assert np.isnan(found.step_sizes[-1, 1])
+    assert np.isnan(found.accuracies[1])
+
+
+@pytest.mark.parametrize(
+    "build", [lambda: RepsAgent("multiply", rows=9), lambda: Scheduled("cosine")], ids=["reps", "schedule"]
+)
+def test_the_agents_keep_the_contract_of_agents(build):
+    check_agent(build, "GAR/StepSize-v0", **{**ABSOLUTE, "num_steps": 5})
+
+
+@pytest.mark.parametrize("name", ["reps", "schedule"])
+def test_controllers_by_name_run_in_our_loop(name):
+    env = make(8)
+    final = train(env, CONTROLLERS[name]().build(env, seed=0), seed=0)
+    assert np.isfinite(final["final_loss"]).all()
