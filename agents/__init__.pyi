@@ -10,6 +10,7 @@ from .policies import (
     FixedAugmentation as FixedAugmentation,
     FixedPolicy as FixedPolicy,
     InvertedSoftmax as InvertedSoftmax,
+    LinearSoftmax as LinearSoftmax,
     OnlineAugmentation as OnlineAugmentation,
     SmallLoss as SmallLoss,
 )

@@ -24,7 +24,8 @@ NORMALISATIONS = ("step", "running", "none")
 class Policy(Protocol):
     """A distribution over choices with learned logits, such as :class:`agents.policies.InvertedSoftmax`.
 
-    A policy may have a method ``check(env)`` that raises where its actions mean something else.
+    A policy may have a method ``check(env)`` that raises where its actions mean something else. One with ``observes =
+    True`` gets observations ``[n, d]`` as a last argument of both methods: :class:`agents.policies.LinearSoftmax`.
     """
 
     logits: Tensor
@@ -34,11 +35,11 @@ class Policy(Protocol):
         """Of one slot: what the environment must have."""
         ...
 
-    def log_probability(self, actions: Tensor, logits: Tensor) -> Tensor:
+    def log_probability(self, actions: Tensor, logits: Tensor, *seen: Tensor) -> Tensor:
         """Of actions ``[n, ...]`` that :meth:`sample` drew, under the logits it had then: ``[n]``, differentiable."""
         ...
 
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+    def sample(self, n: int, generator: torch.Generator, *seen: Tensor) -> Tensor:
         """int64 ``[n, ...]``."""
         ...
 
@@ -50,11 +51,13 @@ class Unpaid(NamedTuple):
         actions: int64 ``[n, ...]``.
         logits: That they were drawn with.
         waiting: bool ``[n]``: whose reward may still come.
+        seen: What each row observed, ``[n, d]``; ``None`` if the policy does not look.
     """
 
     actions: Tensor
     logits: Tensor
     waiting: Tensor
+    seen: Tensor | None = None
 
 
 class Reinforce:
@@ -109,6 +112,12 @@ class Reinforce:
         check_positive("timeout", timeout)
         self.peers = Peers(distributed=distributed, timeout=timeout)
         self._peers_are_alike = not distributed  # not known yet
+        self._observes = getattr(policy, "observes", False)
+        if self._observes and distributed:
+            raise ConfigurationError(
+                f"{type(policy).__name__} looks at observations, and processes see only their own. Use one process, or "
+                "a policy that does not look."
+            )
         self.policy = policy
         self.delay = 1 if reward_timing == "next_step" else 0
         self.reward_timing = reward_timing
@@ -150,14 +159,16 @@ class Reinforce:
         self._unpaid.clear()
 
     def act(self, observations: Any) -> Tensor:
-        """int64 ``[n, ...]``; observations are not used, since the policy has none."""
+        """int64 ``[n, ...]``; observations are used if the policy looks at them."""
         if not hasattr(self, "num_envs"):
             raise ConfigurationError("act() was called before begin(env), which says how many slots there are.")
+        seen = self._as_table(observations) if self._observes else None
+        looks = () if seen is None else (seen,)
         # All processes draw for all slots, each takes its own: the actions do not depend on how many there are.
-        everywhere = self.policy.sample(self.peers.world * self.num_envs, self.generator)
+        everywhere = self.policy.sample(self.peers.world * self.num_envs, self.generator, *looks)
         actions = everywhere[self.peers.rank * self.num_envs : (self.peers.rank + 1) * self.num_envs]
         waiting = torch.ones(self.num_envs, dtype=torch.bool, device=actions.device)
-        self._unpaid.append(Unpaid(actions, self.policy.logits.detach().clone(), waiting))
+        self._unpaid.append(Unpaid(actions, self.policy.logits.detach().clone(), waiting, seen))
         return actions
 
     def learn(self, rewards: Any, ended: Any, infos: dict[str, Any]) -> None:
@@ -212,6 +223,10 @@ class Reinforce:
             found.append(flags.to(self.policy.logits.device))
         return found[0], found[0] & found[1]
 
+    def _as_table(self, observations: Any) -> Tensor:
+        """A copy: environments and loops may write into theirs."""
+        return torch.tensor(observations, dtype=torch.float32, device=self.policy.logits.device)
+
     def _as_flags(self, flags: Any) -> Tensor:
         return torch.as_tensor(flags, dtype=torch.bool, device=self.policy.logits.device)
 
@@ -238,6 +253,7 @@ class Reinforce:
             self.peers.check_alike(numbers, logits.device)
             self._peers_are_alike = True
         actions, logits = paid.actions, paid.logits
+        looks = () if paid.seen is None else (paid.seen if waiting is None else paid.seen[waiting],)
         if waiting is not None:
             rewards, actions = rewards[waiting], actions[waiting]
         count = n * self.peers.world if waiting is None else int(self.peers.summed(waiting.sum()))
@@ -249,7 +265,7 @@ class Reinforce:
                 f"{', counted over all processes' * (self.peers.world > 1)}."
             )
         logits.requires_grad_()
-        objective = (self._normalised(rewards, count) * self.policy.log_probability(actions, logits)).sum()
+        objective = (self._normalised(rewards, count) * self.policy.log_probability(actions, logits, *looks)).sum()
         self._gradient += torch.autograd.grad(objective, logits)[0]
         self._collected += 1
         self._rows += count
@@ -283,7 +299,7 @@ class Reinforce:
             "logits": self.policy.logits.detach().clone(),
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
             "generator": self.generator.get_state(),
-            "unpaid": [tuple(tensor.clone() for tensor in one) for one in self._unpaid],
+            "unpaid": [tuple(None if part is None else part.clone() for part in one) for one in self._unpaid],
             "over": self._over,
             "gradient": self._gradient.clone(),
             "collected": (self._collected, self._rows),
@@ -306,7 +322,9 @@ class Reinforce:
             logits.copy_(state["logits"])
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self.generator.set_state(state["generator"])
-        self._unpaid = deque(Unpaid(*(tensor.to(device, copy=True) for tensor in one)) for one in state["unpaid"])
+        self._unpaid = deque(
+            Unpaid(*(None if part is None else part.to(device, copy=True) for part in one)) for one in state["unpaid"]
+        )
         self._over = None if state["over"] is None else state["over"].to(device)
         if state["gradient"].shape != logits.shape:
             raise CheckpointError("The state's gradient is of another policy.")

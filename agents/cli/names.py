@@ -6,18 +6,8 @@ A test holds it against them.
 NAMES = {
     "environments": ("GAR/Augment-v0", "GAR/DataSplit-v0", "GAR/DataWeight-v0", "GAR/StepSize-v0"),
     "controllers": (
-        *(
-            "keep-all",
-            "no-augmentation",
-            "ola",
-            "oracle",
-            "rand-augment",
-            "random-augment",
-            "random-drop",
-            "reinforce",
-            "reps",
-        ),
-        *("sb3-a2c", "sb3-dqn", "sb3-maskable-ppo", "sb3-ppo", "schedule"),
+        *("keep-all", "no-augmentation", "ola", "oracle", "rand-augment", "random-augment", "random-drop", "reinforce"),
+        *("reinforce-linear", "reps", "sb3-a2c", "sb3-dqn", "sb3-maskable-ppo", "sb3-ppo", "schedule"),
         *("small-loss", "step-size-controller", "trivial-augment", "uniform", "uniform-augment"),
     ),
     "rewards": (

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from gymnasium.spaces import Discrete
 from gymnasium.vector import VectorEnv
 
 from agents.agent import Agent
 from agents.controllers.registry import register_controller
-from agents.policies import DropSpoiled, FixedPolicy, InvertedSoftmax, SmallLoss
+from agents.policies import DropSpoiled, FixedPolicy, InvertedSoftmax, LinearSoftmax, SmallLoss
 from agents.reinforce import Normalisation, Reinforce
 from gar_env.errors import ConfigurationError
 
@@ -35,6 +36,35 @@ class ReinforceOptions:
         """A controller with one logit per choice."""
         return Reinforce(
             InvertedSoftmax(_choices(env, "reinforce")),
+            reward_timing=getattr(env.unwrapped, "reward_timing", "same_step"),
+            normalise=self.normalise,
+            aggregate=self.aggregate,
+            step_size=self.step_size,
+            seed=seed,
+        )
+
+
+@register_controller("reinforce-linear")
+@dataclass(frozen=True)
+class ReinforceLinearOptions:
+    """REINFORCE with a softmax that is linear in what a row observes, on each step's own reward.
+
+    Args:
+        normalise: "step" within each step, "running" over all steps, or "none".
+        aggregate: Rewarded steps per policy update.
+        step_size: Of Adam.
+    """
+
+    normalise: Normalisation = "running"
+    aggregate: int = 8
+    step_size: float = 0.01
+
+    def build(self, env: VectorEnv, seed: int) -> Agent:
+        """A controller with a row of weights per choice; features that reach far beyond 1 are divided by 10."""
+        space: Any = env.single_observation_space
+        scales = [10.0 if far > 5 else 1.0 for far in np.maximum(abs(space.low), abs(space.high))]
+        return Reinforce(
+            LinearSoftmax(_choices(env, "reinforce-linear"), scales),
             reward_timing=getattr(env.unwrapped, "reward_timing", "same_step"),
             normalise=self.normalise,
             aggregate=self.aggregate,

@@ -3,6 +3,15 @@
 from agents.policies.augmentation import FixedAugmentation, OnlineAugmentation
 from agents.policies.fixed import FixedPolicy
 from agents.policies.inverted_softmax import InvertedSoftmax
+from agents.policies.linear_softmax import LinearSoftmax
 from agents.policies.selection import DropSpoiled, SmallLoss
 
-__all__ = ["DropSpoiled", "FixedAugmentation", "FixedPolicy", "InvertedSoftmax", "OnlineAugmentation", "SmallLoss"]
+__all__ = [
+    "DropSpoiled",
+    "FixedAugmentation",
+    "FixedPolicy",
+    "InvertedSoftmax",
+    "LinearSoftmax",
+    "OnlineAugmentation",
+    "SmallLoss",
+]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -298,7 +300,10 @@ class LearnerStack:
         found = []
         for block in self._blocks:
             tensors = [*block.parameters.values(), *(b for b in block.buffers.values() if b.is_floating_point())]
-            found.append(~added([tensor.flatten(1).square().sum(1) for tensor in tensors]).isfinite())
+            largest = [torch.linalg.vector_norm(tensor.flatten(1), math.inf, 1) for tensor in tensors]
+            limits = [math.sqrt(torch.finfo(tensor.dtype).max / max(1, tensor[0].numel())) for tensor in tensors]
+            fits = [own <= limit for own, limit in zip(largest, limits, strict=True)]
+            found.append(~functools.reduce(torch.logical_and, fits))
         return torch.cat(found)
 
     def state_dict(self) -> dict[str, Any]:

@@ -4,9 +4,11 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Discrete
 
-from agents import FixedPolicy, InvertedSoftmax, Reinforce, train
+from agents import FixedPolicy, InvertedSoftmax, LinearSoftmax, Reinforce, train
 from gar_env.errors import ConfigurationError, RewardError
+from gar_env.state import as_data, from_data
 from walks import WalksVectorEnv
 
 LOGITS = torch.tensor([1.5, -0.3, 0.2, 0.0], dtype=torch.float64)
@@ -90,7 +92,7 @@ def test_late_rewards_use_the_logits_that_the_actions_were_drawn_with():
     agent.begin(fake_env(4, 3))
     agent.act(None)
     agent.learn(torch.zeros(4), False, {})
-    kept_actions, kept_logits, _ = agent._unpaid[0]
+    kept_actions, kept_logits, *_ = agent._unpaid[0]
     with torch.no_grad():
         agent.policy.logits.copy_(torch.tensor([2.0, 0.0, -2.0]))
     agent.act(None)
@@ -283,3 +285,59 @@ def test_a_state_is_a_copy():
     agent.act(None)
     agent.learn(torch.randn(4), False, {})
     assert torch.equal(state["optimizer"]["state"][0]["exp_avg"], before)
+
+
+class Matching(gymnasium.vector.VectorEnv):
+    """Pays for the choice that the row was shown, a step late if told so; rows end apart."""
+
+    def __init__(self, late=False):
+        self.num_envs, self.late, self.reward_timing = 16, late, "next_step" if late else "same_step"
+        self.single_action_space = Discrete(3)
+        self.metadata = {"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP}
+        self.rng, self.paid = np.random.default_rng(0), np.zeros(16)
+
+    def show(self):
+        self.shown = self.rng.integers(3, size=self.num_envs)
+        return np.eye(3, dtype=np.float32)[self.shown] * 10
+
+    def step(self, actions):
+        now = (np.asarray(actions) == self.shown) * 1.0
+        rewards, self.paid = (self.paid, now) if self.late else (now, now)
+        return self.show(), rewards, self.rng.random(16) < 0.1
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_policy_that_looks_learns_what_to_do_when(late):
+    env = Matching(late)
+    agent = Reinforce(
+        LinearSoftmax(3, scales=(10.0,) * 3), reward_timing=env.reward_timing, normalise="running", step_size=0.05
+    )
+    agent.begin(env)
+    observations = env.show()
+    for _ in range(300):
+        observations, rewards, ended = env.step(agent.act(observations))
+        agent.learn(rewards, ended, {})
+    sure = agent.policy.probabilities(torch.eye(3) * 10).diagonal()
+    assert (sure > 0.8).all()
+    twin = Reinforce(LinearSoftmax(3, scales=(10.0,) * 3), reward_timing=env.reward_timing, normalise="running")
+    twin.begin(env)
+    twin.load_state_dict(from_data(as_data(agent.state_dict())))
+    assert torch.equal(agent.act(observations), twin.act(observations))
+
+
+def test_a_policy_that_looks_copies_what_it_saw():
+    agent = Reinforce(LinearSoftmax(3, scales=(1.0,) * 3))
+    env = Matching()
+    agent.begin(env)
+    observations = env.show()
+    agent.act(observations)
+    kept = agent._unpaid[0].seen.clone()
+    observations[:] = 7
+    assert torch.equal(agent._unpaid[0].seen, kept)
+
+
+def test_a_linear_softmax_needs_choices_and_scales():
+    with pytest.raises(ConfigurationError, match="num_choices=1 must be at least 2"):
+        LinearSoftmax(1, (1.0,))
+    with pytest.raises(ConfigurationError, match="above 0 each"):
+        LinearSoftmax(2, (1.0, 0.0))

@@ -61,8 +61,10 @@ def test_a_run_is_what_a_learner_does_by_hand():
         lambda: build_network("fc", data.input_shape, data.outputs), TrainingOptions(momentum=0.0, weight_decay=0.0),
         seed=seed, num_steps=1,
     )  # fmt: skip
-    part = torch.randperm(len(data.x_train), generator=named_generator(seed, "part"))
-    order = torch.cat([torch.randperm(len(part), generator=named_generator(seed, f"epoch {e}")) for e in range(2)])
+    own = named_generator(seed, "batches")
+    part = torch.randperm(len(data.x_train), generator=own)
+    epochs = [torch.Generator().manual_seed(own.initial_seed() + 1 + epoch) for epoch in range(2)]
+    order = torch.cat([torch.randperm(len(part), generator=generator) for generator in epochs])
     batches = iter(part[order].split(32))
 
     def next_gradient():

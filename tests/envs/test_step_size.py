@@ -41,8 +41,9 @@ class PlainRun:
         with lend_to_global(named_generator(seed, "initialisation")):
             self.network = build_network(env.config.network, data.input_shape, data.outputs).double()
         self.rule, self.env = build_rule(env.config.rule), env
-        part = torch.randperm(len(data.x_train), generator=named_generator(seed, "part"))
-        order = torch.randperm(len(part), generator=named_generator(seed, "epoch 0"))
+        own = named_generator(seed, "batches")
+        part = torch.randperm(len(data.x_train), generator=own)
+        order = torch.randperm(len(part), generator=torch.Generator().manual_seed(own.initial_seed() + 1))
         self.batches = part[order].split(env.config.batch_size)
         names = [name for name, _ in self.network.named_parameters()]
         self.memory = self.rule.start({name: p.detach()[None] for name, p in self.network.named_parameters()})

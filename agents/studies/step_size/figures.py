@@ -24,6 +24,7 @@ COLOURS = {
     "relative": "#2e8b57",
     "relative, noisy labels": "#6a3d9a",
     "ppo": "#17a2b8",
+    "reinforce": "#b5477f",
 }
 """Grey: nothing is learned."""
 

@@ -12,7 +12,6 @@ import gymnasium
 import numpy as np
 import torch
 
-from agents.controllers.stable_baselines import PPOOptions
 from agents.jobs.provenance import data_fingerprint, fingerprint, provenance
 from agents.jobs.results import Row
 from agents.step_sizes import SCHEDULES, Controlled, Scheduled, StepSizeController, learn
@@ -20,9 +19,9 @@ from agents.step_sizes.evaluation import SEED, Runs, run_all, run_optimizer
 from agents.studies.step_size.cases import GRID, LEARNED, LEARNING_SEED, TESTS, Test
 from agents.studies.step_size.optimizers import OPTIMIZERS
 from agents.studies.step_size.overhead import OverheadJob
+from agents.studies.step_size.per_step import PER_STEP, SEEN
 from agents.studies.step_size.study import StepSizeStudy
 from gar_env.data import load_dataset
-from gar_env.envs.runs.statistics import OBSERVED
 from gar_env.errors import ConfigurationError
 from gar_env.registry import check_choice
 
@@ -30,17 +29,12 @@ PERTURBED = 32
 """Controllers around each learned one, every weight times 0.8 to 1.2."""
 
 
-PPO_STEPS = 134_400
-PPO = PPOOptions(gamma=0.99, n_steps=150, n_epochs=6, minibatches=6, ent_coef=0.0, normalize_observation=True)
-PPO_SEES = ",".join((*OBSERVED["paper"], "log_step_size", "log_loss", "progress"))
-
-
 @dataclass(frozen=True)
 class StepSizeJob:
     """One arm under one update rule; see :class:`~agents.jobs.job.Job`.
 
     Args:
-        arm: Of :data:`LEARNED`, ``"ppo"``, a schedule, or of :data:`OPTIMIZERS`.
+        arm: Of :data:`LEARNED`, of :data:`PER_STEP`, a schedule, or of :data:`OPTIMIZERS`.
         rule: The update rule; optimizers have their own.
         seed: Of the learning; 0 where nothing is learned.
         tests: What is trained with it, by name.
@@ -64,7 +58,9 @@ class StepSizeJob:
     def identity(self) -> Row:
         """The arm, and a fingerprint of all that could change its result."""
         tests = [[name, *test._replace(dataset=data_fingerprint(test.dataset))] for name, test in self.tests]
-        options: Any = LEARNED.get(self.arm) or (dataclasses.asdict(PPO) if self.arm == "ppo" else "")
+        options: Any = LEARNED.get(self.arm, "")
+        if self.arm in PER_STEP:
+            options = dataclasses.asdict(PER_STEP[self.arm].options)
         found = fingerprint([tests, self.updates, self.runs, options, GRID, PERTURBED])
         return {"arm": self.arm, "rule": self.rule, "seed": self.seed, "config": found}
 
@@ -94,8 +90,9 @@ class StepSizeJob:
             form, options = LEARNED[self.arm]
             controller = learn(form, rule=self.rule, seed=self.seed, updates=self.updates, **options)
             return Controlled(controller), "absolute", controller
-        if self.arm == "ppo":
-            return _ppo(self.rule, self.seed), "multiply", None
+        if self.arm in PER_STEP:
+            kind = PER_STEP[self.arm]
+            return kind.learn(self.rule, self.seed), kind.action, None
         return (None if self.arm in OPTIMIZERS else Scheduled(self.arm)), "absolute", None
 
     def _test(self, agent: Any, action: str, test: Test) -> Runs:
@@ -103,7 +100,7 @@ class StepSizeJob:
         if agent is None:
             return run_optimizer(OPTIMIZERS[self.arm], seeds, **test.options)
         starts = [size for size in GRID for _ in seeds]
-        more = {"observed": PPO_SEES} if self.arm == "ppo" else {}
+        more = {"observed": SEEN} if self.arm in PER_STEP else {}
         return run_all(agent, starts, seeds * len(GRID), action=action, rule=self.rule, **test.options, **more)
 
     def _perturbed(self, controller: StepSizeController) -> Row:
@@ -117,34 +114,6 @@ class StepSizeJob:
         return {"perturbed": _rounded(found.log_losses)}
 
 
-class PPOAgent:
-    """A trained model of Stable-Baselines3, without its exploration.
-
-    Args:
-        model: On ``VecNormalize``.
-    """
-
-    def __init__(self, model: Any) -> None:
-        self.model, self.normalise = model, model.get_vec_normalize_env().normalize_obs
-
-    def begin(self, env: Any) -> None:
-        """Nothing is remembered."""
-
-    def act(self, observations: Any) -> Any:
-        """The means of its actions."""
-        return self.model.predict(self.normalise(observations), deterministic=True)[0]
-
-
-def _ppo(rule: str, seed: int) -> PPOAgent:
-    env = gymnasium.make_vec(
-        "GAR/StepSize-v0", num_envs=64, autoreset_mode="SameStep", rule=rule, num_steps=150, observed=PPO_SEES,
-        test_examples=0,
-    )  # fmt: skip
-    model = PPO.build(env, seed)
-    model.env.seed(seed)
-    return PPOAgent(model.learn(PPO_STEPS))
-
-
 def step_size_jobs(study: StepSizeStudy) -> list[StepSizeJob]:
     """All runs, one seed after the other.
 
@@ -152,7 +121,7 @@ def step_size_jobs(study: StepSizeStudy) -> list[StepSizeJob]:
         ConfigurationError: If a name is unknown, or a number out of range.
         GarEnvError: Whatever loading the data raises.
     """
-    known = ["ppo", *LEARNED, *SCHEDULES, *OPTIMIZERS]
+    known = [*PER_STEP, *LEARNED, *SCHEDULES, *OPTIMIZERS]
     for arm in study.arms:
         check_choice("arms", arm, known)
     for test in study.tests:
@@ -170,7 +139,7 @@ def step_size_jobs(study: StepSizeStudy) -> list[StepSizeJob]:
     for seed in range(study.seeds):
         for rule in dict.fromkeys(study.rules):
             for arm in dict.fromkeys(arms):
-                learns, own = arm in LEARNED or arm == "ppo", arm in OPTIMIZERS
+                learns, own = arm in LEARNED or arm in PER_STEP, arm in OPTIMIZERS
                 if (seed and not learns) or (own and rule != study.rules[0]):
                     continue
                 seed_, rule_ = LEARNING_SEED + seed if learns else 0, "its own" if own else rule

@@ -140,7 +140,9 @@ def _test_table(rows: Sequence[Row], rule: str, test: str) -> Table:
                 regret,
                 f"{100 * own.diverged.mean():.0f} %",
                 accuracy,
-                f"{n} learning{'s' * (n > 1)}" if arm in LEARNED or arm == "ppo" else f"{own.losses.shape[2]} runs",
+                f"{n} learning{'s' * (n > 1)}"
+                if arm in LEARNED or arm in ("ppo", "reinforce")
+                else f"{own.losses.shape[2]} runs",
             ]
         )
     return table

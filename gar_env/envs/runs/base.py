@@ -219,15 +219,16 @@ class RunVectorEnv(ConfiguredVectorEnv):
         largest = LARGEST_LOSS * self.initial_loss.clamp_min(1)
         diverged = live & (self.stack.diverged | ~(self.loss <= largest))
         ended = live & (diverged | (self.steps >= self.lengths))
-        nothing = torch.full_like(self.loss, math.nan)
-        final_loss = self._training_loss(ended & ~diverged, nothing)
+        whole = ended & ~diverged
+        final_loss = self._training_loss(whole, torch.full_like(self.loss, math.nan))
         rewards = self._pay(gradient, loss, final_loss, live & ~diverged)
         rewards = torch.where(diverged, self.diverged_rewards(self._return), rewards)
         self._return = torch.where(live, self._return + rewards, self._return)
-        accuracy = self._accuracy(ended & ~diverged, nothing)
-        decrease = log_loss(self.initial_loss) - log_loss(final_loss)
-        self._log(ended, diverged, final_loss, decrease, accuracy)
-        whole = ended & ~diverged
+        accuracy = decrease = final_loss
+        if bool(ended.any()):
+            accuracy = self._accuracy(whole, torch.full_like(self.loss, math.nan))
+            decrease = log_loss(self.initial_loss) - log_loss(final_loss)
+            self._log(ended, diverged, final_loss, decrease, accuracy)
         infos = {
             "loss": (self.loss.clone(), self.loss.isfinite()),
             "step_size": (self.step_sizes.clone(), True),

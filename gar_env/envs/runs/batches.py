@@ -27,6 +27,7 @@ class RunBatches:
     def __init__(self, rows: int, examples: int, size: int, device: torch.device) -> None:
         self.examples, self.size, self.device = examples, size, device
         self._seeds = [0] * rows
+        self._generator = torch.Generator()
         self._parts: list[Tensor] = [torch.empty(0, dtype=torch.int64)] * rows
         self._blocks = torch.zeros(rows, BLOCK, size, dtype=torch.int64, device=device)
         self._rows = torch.arange(rows, device=device)
@@ -41,10 +42,10 @@ class RunBatches:
             seed: Its own.
             share: Of the examples that it may see, in (0, 1].
         """
-        self._seeds[row], self._laid[row], self._epochs[row] = seed, -1, None
+        own = named_generator(seed, "batches")
+        self._seeds[row], self._laid[row], self._epochs[row] = own.initial_seed(), -1, None
         count = round(share * self.examples)
-        every = torch.randperm(self.examples, generator=named_generator(seed, "part"))
-        self._parts[row] = every[:count]
+        self._parts[row] = torch.randperm(self.examples, generator=own)[:count]
 
     def part(self, row: int) -> Tensor:
         """The examples that a run may see, int64 ``[m]``, in no order, on the CPU."""
@@ -77,6 +78,7 @@ class RunBatches:
     def _order(self, row: int, epoch: int) -> Tensor:
         kept = self._epochs[row]
         if kept is None or kept[0] != epoch:
-            generator = named_generator(self._seeds[row], f"epoch {epoch}")
-            kept = self._epochs[row] = epoch, torch.randperm(len(self._parts[row]), generator=generator)
+            # One generator, seeded anew: making one takes longer than an epoch of few examples.
+            self._generator.manual_seed((self._seeds[row] + 1 + epoch) % 2**63)
+            kept = self._epochs[row] = epoch, torch.randperm(len(self._parts[row]), generator=self._generator)
         return kept[1]
