@@ -24,8 +24,7 @@ NORMALISATIONS = ("step", "running", "none")
 class Policy(Protocol):
     """A distribution over choices with learned logits, such as :class:`agents.policies.InvertedSoftmax`.
 
-    A policy may have a method ``check(env)`` that raises where its actions mean something else. One with ``observes =
-    True`` gets observations ``[n, d]`` as a last argument of both methods: :class:`agents.policies.LinearSoftmax`.
+    A policy may have a method ``check(env)`` that raises where its actions mean something else.
     """
 
     logits: Tensor
@@ -35,11 +34,32 @@ class Policy(Protocol):
         """Of one slot: what the environment must have."""
         ...
 
-    def log_probability(self, actions: Tensor, logits: Tensor, *seen: Tensor) -> Tensor:
+    def log_probability(self, actions: Tensor, logits: Tensor) -> Tensor:
         """Of actions ``[n, ...]`` that :meth:`sample` drew, under the logits it had then: ``[n]``, differentiable."""
         ...
 
-    def sample(self, n: int, generator: torch.Generator, *seen: Tensor) -> Tensor:
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """int64 ``[n, ...]``."""
+        ...
+
+
+class LookingPolicy(Protocol):
+    """A :class:`Policy` that depends on what rows observe, ``seen [n, d]``: :class:`agents.policies.LinearSoftmax`."""
+
+    logits: Tensor
+    observes: bool
+    """True."""
+
+    @property
+    def action_space(self) -> Space:
+        """Of one row."""
+        ...
+
+    def log_probability(self, actions: Tensor, logits: Tensor, seen: Tensor) -> Tensor:
+        """See :class:`Policy`."""
+        ...
+
+    def sample(self, n: int, generator: torch.Generator, seen: Tensor) -> Tensor:
         """int64 ``[n, ...]``."""
         ...
 
@@ -91,7 +111,7 @@ class Reinforce:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: Policy | LookingPolicy,
         *,
         reward_timing: str = "same_step",
         normalise: Normalisation = "step",
@@ -162,10 +182,11 @@ class Reinforce:
         """int64 ``[n, ...]``; observations are used if the policy looks at them."""
         if not hasattr(self, "num_envs"):
             raise ConfigurationError("act() was called before begin(env), which says how many slots there are.")
+        policy: Any = self.policy
         seen = self._as_table(observations) if self._observes else None
         looks = () if seen is None else (seen,)
         # All processes draw for all slots, each takes its own: the actions do not depend on how many there are.
-        everywhere = self.policy.sample(self.peers.world * self.num_envs, self.generator, *looks)
+        everywhere = policy.sample(self.peers.world * self.num_envs, self.generator, *looks)
         actions = everywhere[self.peers.rank * self.num_envs : (self.peers.rank + 1) * self.num_envs]
         waiting = torch.ones(self.num_envs, dtype=torch.bool, device=actions.device)
         self._unpaid.append(Unpaid(actions, self.policy.logits.detach().clone(), waiting, seen))
@@ -253,6 +274,7 @@ class Reinforce:
             self.peers.check_alike(numbers, logits.device)
             self._peers_are_alike = True
         actions, logits = paid.actions, paid.logits
+        policy: Any = self.policy
         looks = () if paid.seen is None else (paid.seen if waiting is None else paid.seen[waiting],)
         if waiting is not None:
             rewards, actions = rewards[waiting], actions[waiting]
@@ -265,7 +287,7 @@ class Reinforce:
                 f"{', counted over all processes' * (self.peers.world > 1)}."
             )
         logits.requires_grad_()
-        objective = (self._normalised(rewards, count) * self.policy.log_probability(actions, logits, *looks)).sum()
+        objective = (self._normalised(rewards, count) * policy.log_probability(actions, logits, *looks)).sum()
         self._gradient += torch.autograd.grad(objective, logits)[0]
         self._collected += 1
         self._rows += count
@@ -323,7 +345,10 @@ class Reinforce:
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self.generator.set_state(state["generator"])
         self._unpaid = deque(
-            Unpaid(*(None if part is None else part.to(device, copy=True) for part in one)) for one in state["unpaid"]
+            Unpaid(
+                *(part.to(device, copy=True) for part in parts), None if seen is None else seen.to(device, copy=True)
+            )
+            for *parts, seen in state["unpaid"]
         )
         self._over = None if state["over"] is None else state["over"].to(device)
         if state["gradient"].shape != logits.shape:
