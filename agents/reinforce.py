@@ -344,12 +344,10 @@ class Reinforce:
             logits.copy_(state["logits"])
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self.generator.set_state(state["generator"])
-        self._unpaid = deque(
-            Unpaid(
-                *(part.to(device, copy=True) for part in parts), None if seen is None else seen.to(device, copy=True)
-            )
-            for *parts, seen in state["unpaid"]
-        )
+        self._unpaid = deque()
+        for one in state["unpaid"]:
+            parts: list[Any] = [None if part is None else part.to(device, copy=True) for part in one]
+            self._unpaid.append(Unpaid(*parts))
         self._over = None if state["over"] is None else state["over"].to(device)
         if state["gradient"].shape != logits.shape:
             raise CheckpointError("The state's gradient is of another policy.")
