@@ -30,6 +30,7 @@ import gar_env  # noqa: F401 - registers the environments
 from agents.jobs.provenance import provenance
 from agents.measures.timing import median_and_quartiles
 from gar_env.data import load_dataset, normalisation
+from gar_env.data.builtin import download_folder
 from gar_env.envs.runs.statistics import Discounted, signals
 from gar_env.networks import build_network
 
@@ -122,18 +123,30 @@ def of_environment(dataset: str, network: str, rows: int) -> dict[str, Callable[
 
 
 def of_dacbench(network: str) -> Callable[[], object]:
-    """A step of DACBench's environment, of the same network; its data stand in the package's own folder."""
-    from dacbench.benchmarks import SGDBenchmark  # pyright: ignore[reportMissingImports]
+    """A step of DACBench's environment with the same network, data and batch size; it takes AdamW whatever it is told.
 
+    Torchvision's files of Fashion-MNIST have to stand in the folder of ``GAR_ENV_DATA``.
+    """
+    from dacbench.benchmarks import SGDBenchmark  # pyright: ignore[reportMissingImports]
+    from dacbench.envs.sgd import SGDInstance  # pyright: ignore[reportMissingImports]
+
+    data = load_dataset("fashion_mnist")
+    instance = SGDInstance(
+        model=lambda: build_network(network, data.input_shape, data.outputs),
+        optimizer_type=torch.optim.SGD,
+        optimizer_params={},
+        dataset_path=str(download_folder()),
+        dataset_name="FashionMNIST",
+        batch_size=N,
+        fraction_of_dataset=1.0,
+        train_validation_ratio=0.8,
+        seed=0,
+    )
     benchmark = SGDBenchmark()
-    benchmark.config["epoch_mode"] = False
-    benchmark.config["torch_hub_model"] = (False, None, False)
-    benchmark.config["cutoff"] = 10**9
+    benchmark.config.update({"epoch_mode": False, "cutoff": 10**9, "instance_set": {0: instance}})
     env: Any = benchmark.get_environment()
     env.reset()
-    data = load_dataset("fashion_mnist")
-    env.model = build_network(network, data.input_shape, data.outputs)
-    return lambda: env.step(np.float32(1e-3))
+    return lambda: env.step(1e-3)
 
 
 def steps_per_second(call: Callable[[], object], count: int) -> float:

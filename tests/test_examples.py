@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
-def test_an_example_runs_and_is_short(path, capsys):
+def test_an_example_runs_and_is_short(path, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # some leave files
     assert len(path.read_text().splitlines()) < 60
     runpy.run_path(str(path), run_name="__main__")
     assert capsys.readouterr().out.strip()
@@ -90,7 +91,15 @@ def blocks(page):
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/alignment.md", "docs/augmentation.md", "docs/clients.md", "docs/rewards.md"]
+    "page",
+    [
+        "README.md",
+        "docs/alignment.md",
+        "docs/augmentation.md",
+        "docs/clients.md",
+        "docs/rewards.md",
+        "docs/step_size.md",
+    ],
 )
 def test_the_code_on_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -15,6 +15,7 @@ from gar_env.errors import CheckpointError, ConfigurationError
 from trainings import Killed, arguments, kill_at, metrics, run
 
 LATE = ["--env-options.reward-timing", "next_step"]
+ABSOLUTE = ["--env-options.action", "absolute", "--env-options.observed", "all"]
 COMBINATIONS = [
     ("GAR/DataSplit-v0", "reinforce", []),
     ("GAR/DataSplit-v0", "reinforce", [*LATE, "--env-options.network", "wrn-10-1"]),
@@ -31,6 +32,14 @@ COMBINATIONS = [
     ("GAR/Augment-v0", "ola", [*LATE, "--env-options.cutout", "4"]),
     ("GAR/Augment-v0", "sb3-ppo", ["--env-options.dataset", "synthetic_invariances"]),
     ("GAR/Augment-v0", "uniform-augment", ["--env-options.reference", "policy"]),
+    (
+        "GAR/StepSize-v0",
+        "reps",
+        [*ABSOLUTE, "--env-options.rule", "rmsprop", "--env-options.corrupt", "label_noise(0.1)"],
+    ),
+    ("GAR/StepSize-v0", "schedule", [*ABSOLUTE, "--agent-options.schedule", "cosine"]),
+    ("GAR/StepSize-v0", "reinforce-linear", ["--env-options.action", "discrete", "--env-options.reward", "gar"]),
+    ("GAR/StepSize-v0", "sb3-ppo", ["--agent-options.gamma", "0.9", "--agent-options.normalize-observation"]),
     ("toys:Test/Steps-v0", "reinforce", ["--agent-options.normalise", "running"]),
     ("toys:Test/Steps-v0", "sb3-ppo", ["--env-options.network", "fc_bn", "--env-options.rule", "adam"]),
     ("toys:Test/Lines-v0", "reinforce", LATE),
