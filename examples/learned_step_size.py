@@ -22,8 +22,7 @@ def train(step_size: float, path: str | None) -> float:
     optimizer = torch.optim.SGD(network.parameters(), lr=step_size, momentum=0.9)
     alignment, scheduler = Alignment(network), None
     if path:
-        controller = StepSizeController.load(path)
-        controller.start(step_size)
+        controller = StepSizeController.load(path).start(step_size)
         scheduler = StepSizeScheduler(network, optimizer, controller)
     for _ in range(300):
         rows = torch.randint(len(inputs), (32,))

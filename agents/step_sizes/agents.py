@@ -238,7 +238,7 @@ class RepsAgent(StepSizes):
 def learn(
     form: str = "multiply", *, updates: int = 20, rows: int = 64, seed: int = 0, epsilon: float = 1.0, **options: Any
 ) -> StepSizeController:
-    """Learn a controller by relative entropy policy search.
+    """Learn a controller by relative entropy policy search, in one thread: the sums of small networks are not worth more.
 
     Args:
         form: A registered form: :data:`FORMS`.
@@ -255,6 +255,15 @@ def learn(
         ConfigurationError: If options contradict each other.
     """
     agent = RepsAgent(form, epsilon=epsilon, seed=seed)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _learn(agent, updates, rows, seed, options)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _learn(agent: RepsAgent, updates: int, rows: int, seed: int, options: dict[str, Any]) -> StepSizeController:
     fixed = {"action": "absolute", "observed": ",".join(agent.features), "test_examples": 0}
     env = gymnasium.make_vec("GAR/StepSize-v0", num_envs=rows, autoreset_mode="SameStep", **{**options, **fixed})
     observations, _ = env.reset(seed=seed)

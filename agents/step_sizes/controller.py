@@ -70,8 +70,8 @@ class StepSizeController:
             raise ConfigurationError(f"decay={self.decay} must be at least 0 and below 1.")
         self.start(self.initial_step_size)
 
-    def start(self, step_size: float) -> None:
-        """A new run begins.
+    def start(self, step_size: float) -> StepSizeController:
+        """A new run begins; returns itself.
 
         Args:
             step_size: What its first batch takes for the last step size.
@@ -85,6 +85,7 @@ class StepSizeController:
             )
         self.last_step_size = step_size
         self._statistics = Discounted(1, self.decay)
+        return self
 
     @torch.no_grad()
     def step_size(self, losses: Tensor, predicted_changes: Tensor) -> float:
