@@ -8,9 +8,9 @@ from agents.step_sizes import StepSizeController, StepSizeScheduler, learn
 from gar_env.alignment import Alignment
 from gar_env.data import load_dataset
 
+torch.set_num_threads(1)  # for networks this small
 torch.manual_seed(0)
-controller = learn("multiply", updates=10, rule="sgd", dataset="digits")  # about 10 seconds
-controller.save("controller.json")
+learn("multiply", updates=10, rule="sgd", dataset="digits").save("controller.json")  # about 10 seconds
 
 data = load_dataset("digits")
 inputs, labels = data.x_train / 255, data.y_train
@@ -35,5 +35,5 @@ def train(step_size: float, path: str | None) -> float:
 
 
 for step_size in (1e-5, 1e-3, 0.1):
-    alone, controlled = train(step_size, None), train(step_size, "controller.json")
-    print(f"from {step_size:g}: loss {alone:.3f} alone, {controlled:.3f} controlled")
+    losses = train(step_size, None), train(step_size, "controller.json")
+    print("from {:g}: loss {:.3f} alone, {:.3f} controlled".format(step_size, *losses))

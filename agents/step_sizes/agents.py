@@ -238,7 +238,7 @@ class RepsAgent(StepSizes):
 def learn(
     form: str = "multiply", *, updates: int = 20, rows: int = 64, seed: int = 0, epsilon: float = 1.0, **options: Any
 ) -> StepSizeController:
-    """Learn a controller by relative entropy policy search, in one thread: the sums of small networks are not worth more.
+    """Learn a controller by relative entropy policy search, in one thread: small networks are not worth more.
 
     Args:
         form: A registered form: :data:`FORMS`.
