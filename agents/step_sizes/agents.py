@@ -254,6 +254,8 @@ def learn(
     Raises:
         ConfigurationError: If options contradict each other.
     """
+    if isinstance(updates, bool) or not isinstance(updates, int) or updates < 1:
+        raise ConfigurationError(f"updates={shown(updates)} must be a whole number, at least 1.")
     agent = RepsAgent(form, epsilon=epsilon, seed=seed)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

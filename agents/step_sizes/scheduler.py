@@ -22,11 +22,13 @@ class StepSizeScheduler:
 
     Args:
         network: Whose parameters are trained.
-        optimizer: Of ``torch.optim``, or one whose step is the learning rate times what does not depend on it.
-        controller: What says how far.
+        optimizer: Of ``torch.optim``, or one whose step is the learning rate times what does not depend on it. Groups
+            of parameters keep the ratios of their learning rates.
+        controller: What says how far the first group goes.
 
     Raises:
-        ConfigurationError: If the optimizer has parameters of something else.
+        ConfigurationError: If the optimizer has parameters of something else, or a learning rate that is not above 0,
+            or its step needs a closure.
 
     Example:
         See ``examples/learned_step_size.py``.
@@ -36,6 +38,10 @@ class StepSizeScheduler:
         own = {id(p) for p in network.parameters()}
         if any(id(p) not in own for group in optimizer.param_groups for p in group["params"]):
             raise ConfigurationError("The optimizer has parameters that are not the network's. Give one to each.")
+        rates = [float(group["lr"]) for group in optimizer.param_groups]
+        if min(rates) <= 0:
+            raise ConfigurationError(f"The optimizer's learning rates are {rates}; they must be above 0.")
+        self._ratios = [rate / rates[0] for rate in rates]
         self.network, self.optimizer, self.controller = network, optimizer, controller
         self._set(controller.last_step_size)
 
@@ -60,11 +66,16 @@ class StepSizeScheduler:
 
     @torch.no_grad()
     def direction(self) -> dict[str, Tensor]:
-        """Where the optimizer is about to go, per unit of learning rate, by the parameters' names."""
+        """Where the optimizer is about to go, per unit of the first group's learning rate, by the parameters' names."""
         before = {name: p.detach().clone() for name, p in self.network.named_parameters()}
         state, rates = copy.deepcopy(self.optimizer.state_dict()), self.get_last_lr()
         self._set(1.0)
-        self.optimizer.step()
+        try:
+            self.optimizer.step()
+        except TypeError as error:  # of a missing closure
+            raise ConfigurationError(
+                f"{type(self.optimizer).__name__} takes no step without a closure: {error}. Use an optimizer that does."
+            ) from error
         found = {name: p.detach() - before[name] for name, p in self.network.named_parameters()}
         for name, p in self.network.named_parameters():
             p.copy_(before[name])
@@ -83,5 +94,5 @@ class StepSizeScheduler:
         self._set(self.controller.last_step_size)
 
     def _set(self, step_size: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = step_size
+        for group, ratio in zip(self.optimizer.param_groups, self._ratios, strict=True):
+            group["lr"] = step_size * ratio

@@ -96,6 +96,7 @@ def test_what_is_known_of_runs_is_taken_off_their_scores():
         (lambda: Reps((0.0,), (1.0,)).update(torch.zeros(3, 1), torch.tensor([1.0, 2.0, math.nan])), "finite"),
         (lambda: RepsAgent("multiply", rows=6), "There are 6 runs to an update, and 5 weights: it needs 7"),
         (lambda: RepsAgent("multipy"), "Did you mean 'multiply'"),
+        (lambda: learn("absolute", updates=0), "updates=0 must be a whole number, at least 1"),
         (lambda: learn("absolute", rows=4), "There are 4 runs to an update, and 5 weights"),
         (lambda: Scheduled("cosin"), "Did you mean 'cosine'"),
         (lambda: Scheduled("cosine").begin(make(action="multiply")), "with action='absolute'; found StepSizeVectorEnv"),
@@ -233,6 +234,29 @@ def test_a_scheduler_looks_where_the_optimizer_is_about_to_go_and_leaves_no_trac
             controller.start(0.01)
             assert controller.step_size(tape.losses, expected) == pytest.approx(rate, rel=1e-4)
             controller.start(0.01)
+
+
+def test_groups_of_parameters_keep_the_ratios_of_their_learning_rates():
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    groups = [{"params": network[0].parameters(), "lr": 0.1}, {"params": network[1].parameters(), "lr": 0.01}]
+    optimizer = torch.optim.SGD(groups)
+    scheduler = StepSizeScheduler(network, optimizer, StepSizeController("constant", (-1.0,)))
+    tape = Alignment(network).record(torch.randn(4, 2), lambda out: out.square().sum(1))
+    rate = scheduler.step(tape)
+    assert scheduler.get_last_lr() == pytest.approx([rate, rate / 10])
+    direction = scheduler.direction()
+    torch.testing.assert_close(direction["0.weight"], -network[0].weight.grad)
+    torch.testing.assert_close(direction["1.weight"], -network[1].weight.grad / 10)
+
+
+def test_an_optimizer_that_needs_a_closure_is_refused():
+    network = nn.Linear(2, 2)
+    scheduler = StepSizeScheduler(
+        network, torch.optim.LBFGS(network.parameters()), StepSizeController("constant", (0.0,))
+    )
+    tape = Alignment(network).record(torch.randn(4, 2), lambda out: out.square().sum(1))
+    with pytest.raises(ConfigurationError, match="LBFGS takes no step without a closure"):
+        scheduler.step(tape)
 
 
 def test_an_optimizer_of_something_else_is_refused():
