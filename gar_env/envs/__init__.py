@@ -6,6 +6,7 @@ from gar_env.envs.outcome import Episode, Outcome
 from gar_env.envs.runs.base import Control, RunVectorEnv
 from gar_env.envs.runs.instances import (
     INSTANCES,
+    FixedInstances,
     Instance,
     InstanceSet,
     TableOfInstances,
@@ -38,6 +39,7 @@ __all__ = [
     "DataWeightVectorEnv",
     "Episode",
     "Feature",
+    "FixedInstances",
     "Instance",
     "InstanceSet",
     "Outcome",
