@@ -167,6 +167,7 @@ class RunConfig(RowConfig):
         download: Likewise.
         corrupt: Of the training data, the same examples for all runs: ``"label_noise(0.1)"``, as of
             :class:`DataWeightConfig`; none by default.
+        corrupt_share: Of the runs, whose data are corrupted, in (0, 1]; the others train on the data as they are.
         inputs: Likewise.
         network: Likewise; one architecture for all rows.
         rule: A registered update rule: ``"sgd"``, ``"momentum"``, ``"nesterov"``, ``"rmsprop"``, ``"adam"``.
@@ -180,6 +181,7 @@ class RunConfig(RowConfig):
     dataset: str | Dataset = "digits"
     download: bool = False
     corrupt: str = ""
+    corrupt_share: float = 1.0
     inputs: str = "symmetric"
     network: str | NetworkBuilder = "fc"
     rule: str = "sgd"
@@ -195,6 +197,8 @@ class RunConfig(RowConfig):
             if getattr(self, name) < least:
                 raise ConfigurationError(f"{name}={getattr(self, name)} must be at least {least}.")
         parse_shares(self.corrupt)
+        if not 0 < self.corrupt_share <= 1:
+            raise ConfigurationError(f"corrupt_share={self.corrupt_share} must be above 0, and at most 1.")
 
 
 ConfigType = TypeVar("ConfigType", bound=RowConfig)

@@ -362,3 +362,24 @@ def test_a_single_run_is_a_row_of_many():
     assert info["final_loss"] > 0
     with pytest.raises(ConfigurationError, match="make gives one training run"):
         gymnasium.make("GAR/StepSize-v0", num_envs=2)
+
+
+def test_some_runs_train_on_corrupted_data_and_the_others_on_the_data_as_they_are():
+    env = make(40, corrupt="symmetric_noise(0.3), pixel_noise(0.1)", corrupt_share=0.5)
+    plain = make(40)
+    env.reset(seed=3)
+    plain.reset(seed=3)
+    wrong, n = [], len(plain.dataset.x_train)
+    for row in range(40):
+        part = env.batches.part(row)
+        assert torch.equal(part % n, plain.batches.part(row))
+        labels = plain.dataset.y_train[part % n]
+        wrong.append(float((env._y[part] != labels).double().mean()))
+        changed = (env._x[part] != plain.dataset.x_train[part % n]).flatten(1).any(1).double().mean()
+        assert float(changed) == pytest.approx(0.1 if wrong[-1] else 0.0, abs=0.01)
+    assert set(np.round(wrong, 1)) == {0.0, 0.3}
+    assert 10 < sum(share > 0 for share in wrong) < 30
+    with pytest.raises(ConfigurationError, match=r"corrupt_share=0\.0 must be above 0"):
+        make(3, corrupt_share=0.0)
+    with pytest.raises(ConfigurationError, match="corrupt has the item 'noise"):
+        make(3, corrupt="noise()")

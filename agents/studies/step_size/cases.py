@@ -46,6 +46,7 @@ LEARNED: dict[str, tuple[str, dict[str, Any]]] = {
     "multiply-fast": ("multiply-fast", {}),
     "relative": ("relative", {}),
     "relative, noisy labels": ("relative", {"corrupt": "label_noise(0.1)"}),
+    "relative, half noisy": ("relative", {"corrupt": "label_noise(0.2)", "corrupt_share": 0.5}),
 }
 """Arm: the form of controller, and what it is learned on beside small digits networks."""
 

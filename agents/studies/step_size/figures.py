@@ -23,6 +23,7 @@ COLOURS = {
     "multiply-fast": "#1f3b73",
     "relative": "#2e8b57",
     "relative, noisy labels": "#6a3d9a",
+    "relative, half noisy": "#a786c9",
     "ppo": "#17a2b8",
     "reinforce": "#b5477f",
 }

@@ -77,13 +77,13 @@ class RunVectorEnv(ConfiguredVectorEnv):
         config = self.config
         if config.render_mode is not None:
             raise ConfigurationError(f"{type(self).__name__} draws nothing. Leave render_mode out.")
-        data = load_dataset(config.dataset, download=config.download)
-        if config.corrupt:
-            pool = make_pool(data, named_generator(0, "labels"), corrupt=config.corrupt)
-            data = replace(data, x_train=pool.inputs.all(), y_train=pool.targets)
-        self.dataset = data
+        self.dataset = data = load_dataset(config.dataset, download=config.download)
         self.normalise = normalisation(data.x_train.to(self.device), config.inputs)
         self.check_data()
+        if config.corrupt:  # behind the data as they are
+            pool = make_pool(data, named_generator(0, "labels"), corrupt=config.corrupt)
+            both = torch.cat([data.x_train, pool.inputs.all()]), torch.cat([data.y_train, pool.targets])
+            data = replace(data, x_train=both[0], y_train=both[1], group_train=None)
         n, whole = self.num_envs, data.to(self.device)
         self._x, self._y = whole.x_train, whole.y_train
         self.stack = LearnerStack(
@@ -96,7 +96,7 @@ class RunVectorEnv(ConfiguredVectorEnv):
             device=self.device,
         )
         self.measures = Measures(whole, self.normalise, config.loss_examples, config.test_examples)
-        self.batches = RunBatches(n, len(data.x_train), config.batch_size, self.device)
+        self.batches = RunBatches(n, len(self.dataset.x_train), config.batch_size, self.device)
         self.instances = [Instance() for _ in range(n)]
         self._draws = [torch.Generator(self.device) for _ in range(n)]  # of signals
         self.steps = torch.zeros(n, dtype=torch.int64, device=self.device)
@@ -195,7 +195,7 @@ class RunVectorEnv(ConfiguredVectorEnv):
             self.instances[row] = instance = self.instance(seed, row)
             builds.append(partial(self.build, instance))
             self._draws[row] = named_generator(seed, "rewards", self.device)
-            self.batches.start(row, seed, instance.share)
+            self.batches.start(row, seed, instance.share, first=len(self.dataset.x_train) * self._is_corrupted(seed))
         self.stack.restart(rows, seeds, builds)
         lengths, step_sizes = ([getattr(one, name) for one in self.instances] for name in ("num_steps", "step_size"))
         self.lengths = torch.where(rows, torch.tensor(lengths, device=self.device), self.lengths)
@@ -259,6 +259,13 @@ class RunVectorEnv(ConfiguredVectorEnv):
         super()._load(state)
         if self.gradient is not None:
             self.direction = self.stack.direction(self.gradient)
+
+    def _is_corrupted(self, seed: int) -> bool:
+        """Whether the run with this seed trains on corrupted data."""
+        config = self.config
+        if not config.corrupt:
+            return False
+        return bool(torch.rand((), generator=named_generator(seed, "corrupted")) < config.corrupt_share)
 
     def _look(self, rows: Tensor) -> None:
         """Pass the next batch of these rows: bool ``[R]``."""

@@ -34,18 +34,19 @@ class RunBatches:
         self._laid = torch.full((rows,), -1, device=device)  # the number of each row's block
         self._epochs: list[tuple[int, Tensor] | None] = [None] * rows  # the last order that was drawn
 
-    def start(self, row: int, seed: int, share: float) -> None:
+    def start(self, row: int, seed: int, share: float, *, first: int = 0) -> None:
         """A run begins.
 
         Args:
             row: Where.
             seed: Its own.
             share: Of the examples that it may see, in (0, 1].
+            first: The number of the first example.
         """
         own = named_generator(seed, "batches")
         self._seeds[row], self._laid[row], self._epochs[row] = own.initial_seed(), -1, None
         count = round(share * self.examples)
-        self._parts[row] = torch.randperm(self.examples, generator=own)[:count]
+        self._parts[row] = first + torch.randperm(self.examples, generator=own)[:count]
 
     def part(self, row: int) -> Tensor:
         """The examples that a run may see, int64 ``[m]``, in no order, on the CPU."""
