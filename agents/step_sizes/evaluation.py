@@ -93,6 +93,9 @@ def run_optimizer(make: Callable[[Iterable[nn.Parameter]], Any], seeds: Sequence
     losses, accuracies, rows = [], [], torch.ones(len(seeds), dtype=torch.bool)
     networks = [env.stack.network(row) for row in range(len(seeds))]
     optimizers = [make(network.parameters()) for network in networks]
+    for optimizer in optimizers:
+        if hasattr(optimizer, "train"):
+            optimizer.train()
     for step in range(int(env.lengths.max())):
         env.steps = torch.full_like(env.steps, step)
         inputs, targets = env.draw(rows)

@@ -26,6 +26,7 @@ from agents.step_sizes import (
 )
 from agents.step_sizes.evaluation import run_all, run_optimizer
 from agents.step_sizes.reps import residuals
+from agents.studies.step_size.optimizers import OPTIMIZERS
 from gar_env.alignment import Alignment, align, record
 from gar_env.errors import CheckpointError, ConfigurationError
 from gar_env.learner import CrossEntropy
@@ -327,6 +328,13 @@ def test_an_optimizer_of_torch_trains_the_very_same_runs():
     ours = run_all(Scheduled("constant"), [0.05] * 3, [3, 4, 5], num_steps=30)
     torchs = run_optimizer(lambda p: torch.optim.SGD(p, lr=0.05), [3, 4, 5], num_steps=30)
     np.testing.assert_allclose(torchs.log_losses, ours.log_losses, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
+def test_other_peoples_optimizers_train(name):
+    pytest.importorskip("schedulefree")
+    found = run_optimizer(OPTIMIZERS[name], [3], num_steps=30)
+    assert found.log_losses[0] < math.log10(2.3)
 
 
 def test_runs_that_diverge_are_told_apart():
