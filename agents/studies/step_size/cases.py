@@ -45,6 +45,7 @@ LEARNED: dict[str, tuple[str, dict[str, Any]]] = {
     "multiply": ("multiply", {}),
     "multiply-fast": ("multiply-fast", {}),
     "relative": ("relative", {}),
+    "relative, few noisy labels": ("relative", {"corrupt": "label_noise(0.05)"}),
     "relative, noisy labels": ("relative", {"corrupt": "label_noise(0.1)"}),
     "relative, half noisy": ("relative", {"corrupt": "label_noise(0.2)", "corrupt_share": 0.5}),
 }
