@@ -22,8 +22,7 @@ def train(step_size: float, path: str | None) -> float:
     optimizer = torch.optim.SGD(network.parameters(), lr=step_size, momentum=0.9)
     alignment, scheduler = Alignment(network), None
     if path:
-        controller = StepSizeController.load(path).start(step_size)
-        scheduler = StepSizeScheduler(network, optimizer, controller)
+        scheduler = StepSizeScheduler(network, optimizer, StepSizeController.load(path))  # from the optimizer's rate
     for _ in range(300):
         rows = torch.randint(len(inputs), (32,))
         tape = alignment.record(inputs[rows], lambda out, y=labels[rows]: F.cross_entropy(out, y, reduction="none"))

@@ -51,6 +51,10 @@ class ConfigurationError(GarEnvError, ValueError):
     """Options that contradict each other or are out of range."""
 
 
+class NoRenderingError(ConfigurationError, TypeError):
+    """An environment that draws nothing was asked to; a TypeError too, as Stable-Baselines3's helpers expect then."""
+
+
 class MissingExtraError(GarEnvError, ImportError):
     """An optional package is not installed."""
 

@@ -70,13 +70,29 @@ class Controlled(StepSizes):
     """
 
     def __init__(self, controller: StepSizeController) -> None:
-        self.form = FORMS[controller.form]
+        self.controller, self.form = controller, FORMS[controller.form]
         self.features = tuple(dict.fromkeys((*self.form.features, *self.form.reads)))
         self.weights = torch.tensor([controller.weights])
 
+    def begin(self, env: VectorEnv) -> None:
+        """See :class:`agents.Agent`.
+
+        Raises:
+            ConfigurationError: As :meth:`StepSizes.begin`, or if means are discounted at another rate.
+        """
+        super().begin(env)
+        runs: Any = env.unwrapped
+        if self.features and runs.config.decay != self.controller.decay:
+            raise ConfigurationError(
+                f"The controller was learned with decay={self.controller.decay}; the environment has "
+                f"decay={runs.config.decay}. Make it with the same."
+            )
+
     def act(self, observations: Any) -> np.ndarray:
         """See :class:`agents.Agent`."""
-        return self.actions(self.form.log_step_size(self.weights, self.seen(observations)).expand(self.num_envs))
+        low, high = math.log(self.controller.min_step_size), math.log(self.controller.max_step_size)
+        found = self.form.log_step_size(self.weights, self.seen(observations)).clamp(low, high)
+        return self.actions(found.expand(self.num_envs))
 
     def learn(self, rewards: Any, ended: Any, infos: dict[str, Any]) -> None:
         """Nothing."""
@@ -128,7 +144,8 @@ class RepsAgent(StepSizes):
     """Relative entropy policy search: each run is given weights, and scores by how much its log loss has decreased.
 
     A run that diverges, or gets worse, scores 0. From the scores the best linear guess from the length of the run and
-    its initial step size is taken off. After ``rows`` runs the search moves on.
+    its initial step size is taken off. After ``rows`` runs the search moves on; runs that began before its last move,
+    with weights of the distribution before, go on to their end and do not count.
 
     Args:
         form: A registered form of controllers.
@@ -161,6 +178,7 @@ class RepsAgent(StepSizes):
         self._length = torch.zeros(env.num_envs)
         self._first = torch.full((env.num_envs,), math.nan)
         self._over = torch.zeros(env.num_envs, dtype=torch.bool)
+        self._begun = torch.full((env.num_envs,), len(self.updates))  # how many updates there were then
         self._done: list[tuple[Tensor, float, float, float]] = []
 
     def act(self, observations: Any) -> np.ndarray:
@@ -182,11 +200,14 @@ class RepsAgent(StepSizes):
         for row in over.nonzero().flatten().tolist():
             decrease = float(final["log_loss_decrease"][row])
             score = max(decrease, 0.0) if math.isfinite(decrease) else 0.0
-            self._done.append((self.weights[row].clone(), score, float(self._length[row]), float(self._first[row])))
-            self.weights[row] = self.search.sample(1)[0]
-            self._length[row] = 0
+            if self._begun[row] == len(self.updates):
+                self._done.append((self.weights[row].clone(), score, float(self._length[row]), float(self._first[row])))
         if len(self._done) >= (self.rows or 0):
             self._update()
+        count = int(over.sum())
+        self.weights[over] = self.search.sample(count)
+        self._length[over] = 0
+        self._begun[over] = len(self.updates)
 
     def _update(self) -> None:
         weights, *columns = zip(*self._done, strict=True)
@@ -202,13 +223,16 @@ class RepsAgent(StepSizes):
         Args:
             **options: Of :class:`StepSizeController`.
         """
-        return StepSizeController(self.name, tuple(self.search.mean.tolist()), **options)
+        low, high = options.get("min_step_size", 0.0), options.get("max_step_size", math.inf)
+        start = {"initial_step_size": min(max(0.01, low), high)}
+        return StepSizeController(self.name, tuple(self.search.mean.tolist()), **{**start, **options})
 
     def _check_rows(self, rows: int) -> None:
-        if rows < self.search.fewest:
+        fewest = self.search.fewest + 2  # for what is taken off the scores
+        if rows < fewest:
             raise ConfigurationError(
-                f"There are {rows} runs to an update, and {len(self.search.mean)} weights: it needs "
-                f"{self.search.fewest} at least. Pass rows={self.search.fewest} or more, or a larger num_envs."
+                f"There are {rows} runs to an update, and {len(self.search.mean)} weights: it needs {fewest} at least. "
+                f"Pass rows={fewest} or more, or a larger num_envs."
             )
 
     def state_dict(self) -> dict[str, Any]:
@@ -219,6 +243,7 @@ class RepsAgent(StepSizes):
             "length": self._length.clone(),
             "first": self._first.clone(),
             "over": self._over.clone(),
+            "begun": self._begun.clone(),
             "done": copy.deepcopy(self._done),
             "updates": [tuple(update) for update in self.updates],
             "scores": list(self.scores),
@@ -227,8 +252,8 @@ class RepsAgent(StepSizes):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a :meth:`state_dict` of an agent that was built alike."""
         self.search.load_state_dict(state["search"])
-        self.weights, self._length, self._first, self._over = (
-            state[name].clone() for name in ("weights", "length", "first", "over")
+        self.weights, self._length, self._first, self._over, self._begun = (
+            state[name].clone() for name in ("weights", "length", "first", "over", "begun")
         )
         self._done = [tuple(one) for one in state["done"]]
         self.updates = [Update(*one) for one in state["updates"]]
@@ -236,7 +261,7 @@ class RepsAgent(StepSizes):
 
 
 def learn(
-    form: str = "multiply", *, updates: int = 20, rows: int = 64, seed: int = 0, epsilon: float = 1.0, **options: Any
+    form: str = "multiply", *, updates: int = 15, rows: int = 64, seed: int = 0, epsilon: float = 1.0, **options: Any
 ) -> StepSizeController:
     """Learn a controller by relative entropy policy search, in one thread: small networks are not worth more.
 
@@ -256,6 +281,11 @@ def learn(
     """
     if isinstance(updates, bool) or not isinstance(updates, int) or updates < 1:
         raise ConfigurationError(f"updates={shown(updates)} must be a whole number, at least 1.")
+    for name in ("action", "observed", "test_examples", "num_envs", "autoreset_mode", "output"):
+        if name in options:
+            raise ConfigurationError(
+                f"{name} is set by learn itself{'; pass rows' * (name == 'num_envs')}. Leave it out."
+            )
     agent = RepsAgent(form, epsilon=epsilon, seed=seed)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

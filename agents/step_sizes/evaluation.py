@@ -11,6 +11,9 @@ import torch
 from torch import nn
 
 import gar_env  # noqa: F401 - registers the environments
+from gar_env.envs.runs.base import LARGEST_LOSS
+from gar_env.errors import ConfigurationError
+from gar_env.learner import LOSSES
 
 DIVERGED = 2.0
 """What stands for the log10 of the final loss of a run that diverged."""
@@ -85,12 +88,19 @@ def run_optimizer(make: Callable[[Iterable[nn.Parameter]], Any], seeds: Sequence
             are called.
         seeds: Of each run.
         **options: Of ``GAR/StepSize-v0``.
+
+    Raises:
+        ConfigurationError: If an option is what the optimizer decides.
     """
+    for name in ("rule", "weight_decay", "gradient_clip", "action", "initial_step_sizes"):
+        if name in options:
+            raise ConfigurationError(f"{name} is the optimizer's business here. Leave it out.")
+    fixed = {"autoreset_mode": "Disabled", "test_examples": 0}
     env: Any = gymnasium.make_vec(
-        "GAR/StepSize-v0", num_envs=len(seeds), **{"instances": "fixed", "autoreset_mode": "Disabled", **options}
+        "GAR/StepSize-v0", num_envs=len(seeds), **{"instances": "fixed", **options, **fixed}
     ).unwrapped
     env.reset(seed=list(seeds))
-    losses, accuracies, rows = [], [], torch.ones(len(seeds), dtype=torch.bool)
+    kind, every = LOSSES[env.dataset.loss], torch.ones(len(seeds), dtype=torch.bool)
     networks = [env.stack.network(row) for row in range(len(seeds))]
     optimizers = [make(network.parameters()) for network in networks]
     for optimizer in optimizers:
@@ -98,19 +108,22 @@ def run_optimizer(make: Callable[[Iterable[nn.Parameter]], Any], seeds: Sequence
             optimizer.train()
     for step in range(int(env.lengths.max())):
         env.steps = torch.full_like(env.steps, step)
-        inputs, targets = env.draw(rows)
-        for row, (network, optimizer) in enumerate(zip(networks, optimizers, strict=True)):
-            nn.functional.cross_entropy(network(inputs[row]), targets[row]).backward()
-            optimizer.step()
-            optimizer.zero_grad()
+        inputs, targets = env.draw(every)
+        for row in (env.lengths > step).nonzero().flatten().tolist():
+            kind(targets[row])(networks[row](inputs[row])).mean().backward()
+            optimizers[row].step()
+            optimizers[row].zero_grad()
+    losses, accuracies = [], []
     for row, (network, optimizer) in enumerate(zip(networks, optimizers, strict=True)):
         if hasattr(optimizer, "eval"):
             optimizer.eval()
+        network.eval()
         with torch.no_grad():
             part = env.batches.part(row)[: env.config.loss_examples]
-            inputs = env.normalise(env.dataset.x_train[part])
-            losses.append(float(nn.functional.cross_entropy(network(inputs), env.dataset.y_train[part])))
+            outputs = network(env.normalise(env._x[part]))
+            losses.append(float(kind(env._y[part])(outputs).mean()))
             accuracies.append(env.measures.test(network)[0])
+    largest = LARGEST_LOSS * env.initial_loss.clamp_min(1).numpy()
     env.close()
     found = np.array(losses)
-    return Runs(log_losses(found), ~np.isfinite(found), np.array(accuracies), np.full((1, len(seeds)), np.nan))
+    return Runs(log_losses(found), ~(found <= largest), np.array(accuracies), np.full((1, len(seeds)), np.nan))

@@ -12,23 +12,27 @@ from torch.optim import Optimizer
 from agents.step_sizes.controller import StepSizeController
 from gar_env.alignment import Tape, align
 from gar_env.errors import ConfigurationError
+from gar_env.registry import shown
+
+BENT = ("ASGD", "Adafactor", "LBFGS", "Rprop")
+"""Optimizers of torch whose learning rate is more than a factor of their step."""
 
 
 class StepSizeScheduler:
     """Sets the learning rate of an optimizer before each of its steps.
 
     What the optimizer is about to do is found by letting it do so and putting it back: momentum, weight decay and
-    adaptive scales are all in the direction. That costs about a step of the optimizer, and none of the network.
+    adaptive scales are all in the direction. That costs a few steps of the optimizer, and none of the network.
 
     Args:
         network: Whose parameters are trained.
         optimizer: Of ``torch.optim``, or one whose step is the learning rate times what does not depend on it. Groups
-            of parameters keep the ratios of their learning rates.
+            of parameters keep the ratios of their learning rates. Its learning rate is where the controller starts.
         controller: What says how far the first group goes.
 
     Raises:
         ConfigurationError: If the optimizer has parameters of something else, or a learning rate that is not above 0,
-            or its step needs a closure.
+            or its step is none of that kind.
 
     Example:
         See ``examples/learned_step_size.py``.
@@ -41,9 +45,13 @@ class StepSizeScheduler:
         rates = [float(group["lr"]) for group in optimizer.param_groups]
         if min(rates) <= 0:
             raise ConfigurationError(f"The optimizer's learning rates are {rates}; they must be above 0.")
+        if type(optimizer).__name__ in BENT:
+            raise ConfigurationError(
+                f"The step of {type(optimizer).__name__} is not its learning rate times a direction. Use SGD, Adam, "
+                "RMSprop or the like."
+            )
         self._ratios = [rate / rates[0] for rate in rates]
-        self.network, self.optimizer, self.controller = network, optimizer, controller
-        self._set(controller.last_step_size)
+        self.network, self.optimizer, self.controller = network, optimizer, controller.start(rates[0])
 
     def step(self, tape: Tape) -> float:
         """Look at a recorded pass, and set the learning rate of the optimizer's next step.
@@ -56,7 +64,15 @@ class StepSizeScheduler:
         Returns:
             The learning rate.
         """
-        step_size = self.controller.step_size(tape.losses, align(tape, self.direction(), retain_tape=True))
+        if not isinstance(tape, Tape):
+            raise ConfigurationError(f"tape is {shown(tape)}; expected what Alignment(network).record(...) returns.")
+        direction = self.direction()
+        if not any(bool(d.any()) for d in direction.values()):
+            raise ConfigurationError(
+                "The optimizer is about to go nowhere: there are no gradients. Call step() after the backward pass, "
+                "and before optimizer.step() and optimizer.zero_grad()."
+            )
+        step_size = self.controller.step_size(tape.losses, align(tape, direction, retain_tape=True))
         self._set(step_size)
         return step_size
 
@@ -70,12 +86,7 @@ class StepSizeScheduler:
         before = {name: p.detach().clone() for name, p in self.network.named_parameters()}
         state, rates = copy.deepcopy(self.optimizer.state_dict()), self.get_last_lr()
         self._set(1.0)
-        try:
-            self.optimizer.step()
-        except TypeError as error:  # of a missing closure
-            raise ConfigurationError(
-                f"{type(self.optimizer).__name__} takes no step without a closure: {error}. Use an optimizer that does."
-            ) from error
+        self.optimizer.step()
         found = {name: p.detach() - before[name] for name, p in self.network.named_parameters()}
         for name, p in self.network.named_parameters():
             p.copy_(before[name])

@@ -23,9 +23,11 @@ def test_the_study_runs_goes_on_and_reports(tmp_path, capsys):
     main([*command, "constant", "Prodigy"])
     main([*command, "constant", "Prodigy", "multiply"])
     out = capsys.readouterr().out
-    assert "2 of 3 runs are in" in out
+    assert "3 of 4 runs are in" in out
     rows = [json.loads(line) for line in (tmp_path / "stepsize.jsonl").read_text().splitlines()]
-    assert [row["arm"] for row in rows] == ["constant", "Prodigy", "overhead", "overhead", "multiply"]
+    assert [row["arm"] for row in rows] == [
+        *("constant", "Prodigy", "constant, learned", "overhead", "overhead", "multiply"),
+    ]
     learned = rows[-1]
     assert len(learned["weights"]) == 5
     assert np.shape(learned["tests"]["digits"]["log_losses"]) == (len(GRID), 1)

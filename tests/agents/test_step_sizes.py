@@ -95,7 +95,7 @@ def test_what_is_known_of_runs_is_taken_off_their_scores():
         (lambda: Reps((0.0,), (1.0,), epsilon=0.0), "epsilon=0.0 must be above 0"),
         (lambda: Reps((0.0,), (1.0,)).update(torch.zeros(2, 1), torch.zeros(2)), "2 samples for 1 weights; an update"),
         (lambda: Reps((0.0,), (1.0,)).update(torch.zeros(3, 1), torch.tensor([1.0, 2.0, math.nan])), "finite"),
-        (lambda: RepsAgent("multiply", rows=6), "There are 6 runs to an update, and 5 weights: it needs 7"),
+        (lambda: RepsAgent("multiply", rows=6), "There are 6 runs to an update, and 5 weights: it needs 9"),
         (lambda: RepsAgent("multipy"), "Did you mean 'multiply'"),
         (lambda: learn("absolute", updates=0), "updates=0 must be a whole number, at least 1"),
         (lambda: learn("absolute", rows=4), "There are 4 runs to an update, and 5 weights"),
@@ -250,14 +250,24 @@ def test_groups_of_parameters_keep_the_ratios_of_their_learning_rates():
     torch.testing.assert_close(direction["1.weight"], -network[1].weight.grad / 10)
 
 
-def test_an_optimizer_that_needs_a_closure_is_refused():
+@pytest.mark.parametrize("kind", [torch.optim.LBFGS, torch.optim.Rprop, torch.optim.ASGD])
+def test_an_optimizer_whose_step_is_no_multiple_of_its_rate_is_refused(kind):
     network = nn.Linear(2, 2)
-    scheduler = StepSizeScheduler(
-        network, torch.optim.LBFGS(network.parameters()), StepSizeController("constant", (0.0,))
-    )
+    with pytest.raises(ConfigurationError, match="is not its learning rate times a direction"):
+        StepSizeScheduler(network, kind(network.parameters()), StepSizeController("constant", (0.0,)))
+
+
+def test_a_step_without_gradients_is_refused():
+    network = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    scheduler = StepSizeScheduler(network, optimizer, StepSizeController("constant", (0.0,)))
     tape = Alignment(network).record(torch.randn(4, 2), lambda out: out.square().sum(1))
-    with pytest.raises(ConfigurationError, match="LBFGS takes no step without a closure"):
+    optimizer.zero_grad()
+    with pytest.raises(ConfigurationError, match="there are no gradients"):
         scheduler.step(tape)
+    assert scheduler.get_last_lr() == [0.1]
+    with pytest.raises(ConfigurationError, match="expected what Alignment"):
+        scheduler.step(None)
 
 
 def test_an_optimizer_of_something_else_is_refused():
@@ -337,6 +347,30 @@ def test_other_peoples_optimizers_train(name):
     assert found.log_losses[0] < math.log10(2.3)
 
 
+def test_runs_that_began_before_an_update_do_not_count_for_the_next():
+    agent = RepsAgent("constant", rows=8, seed=1)
+    env = make(8, num_steps=3)
+    observations, _ = env.reset(seed=0)
+    agent.begin(env)
+    agent.act(observations)
+    agent.learn(np.zeros(8), np.arange(8) < 4, {"log_loss_decrease": np.ones(8)})
+    before = agent.weights.clone()
+    agent.act(observations)
+    agent.learn(np.zeros(8), np.arange(8) < 4, {"log_loss_decrease": np.ones(8)})
+    assert len(agent.updates) == 1
+    assert torch.equal(agent.weights[4:], before[4:])
+    agent.act(observations)
+    agent.learn(np.zeros(8), np.ones(8, bool), {"log_loss_decrease": np.ones(8)})
+    assert len(agent._done) == 4  # those that began after it
+
+
+def test_a_controller_keeps_its_own_bounds_and_refuses_another_decay():
+    controller = StepSizeController("multiply", (0.0,) * 4 + (0.7,), max_step_size=0.05)
+    assert run_all(Controlled(controller), [0.01], [1], num_steps=8).step_sizes.max() == pytest.approx(0.05)
+    with pytest.raises(ConfigurationError, match=r"learned with decay=0\.9; the environment has decay=0\.5"):
+        run_all(Controlled(controller), [0.01], [1], num_steps=8, decay=0.5)
+
+
 def test_runs_that_diverge_are_told_apart():
     found = run_all(Scheduled("constant"), [0.01, 1e5], [1, 1], num_steps=20, max_step_size=1e6, network="mlp-32-32")
     assert found.diverged.tolist() == [False, True]
@@ -354,6 +388,6 @@ def test_the_agents_keep_the_contract_of_agents(build):
 
 @pytest.mark.parametrize("name", ["reps", "schedule"])
 def test_controllers_by_name_run_in_our_loop(name):
-    env = make(8)
+    env = make(9)
     final = train(env, CONTROLLERS[name]().build(env, seed=0), seed=0)
     assert np.isfinite(final["final_loss"]).all()

@@ -327,6 +327,7 @@ FEW = Dataset("few", torch.randn(40, 4), torch.randint(2, (40,)), torch.randn(4,
         ({"network": "mlp-2000", "num_envs": 300_000}, r"300000 networks of 0.6 MB each need 540.* GB in training"),
         ({"reward": "cosine_gar"}, "reward='cosine_gar' needs Need.TAPE"),
         ({"render_mode": "ansi"}, "draws nothing"),
+        ({"instances": "small", "max_step_size": 0.95}, "An instance's step_size=1.0 must be from min_step_size"),
     ],
     ids=str,
 )

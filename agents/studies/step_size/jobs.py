@@ -19,7 +19,7 @@ from agents.step_sizes.evaluation import SEED, Runs, run_all, run_optimizer
 from agents.studies.step_size.cases import GRID, LEARNED, LEARNING_SEED, TESTS, Test
 from agents.studies.step_size.optimizers import OPTIMIZERS
 from agents.studies.step_size.overhead import OverheadJob
-from agents.studies.step_size.per_step import PER_STEP, SEEN
+from agents.studies.step_size.per_step import PER_STEP, SEEN, STEPS
 from agents.studies.step_size.study import StepSizeStudy
 from gar_env.data import load_dataset
 from gar_env.errors import ConfigurationError
@@ -60,7 +60,7 @@ class StepSizeJob:
         tests = [[name, *test._replace(dataset=data_fingerprint(test.dataset))] for name, test in self.tests]
         options: Any = LEARNED.get(self.arm, "")
         if self.arm in PER_STEP:
-            options = dataclasses.asdict(PER_STEP[self.arm].options)
+            options = [dataclasses.asdict(PER_STEP[self.arm].options), STEPS, SEEN]
         found = fingerprint([tests, self.updates, self.runs, options, GRID, PERTURBED])
         return {"arm": self.arm, "rule": self.rule, "seed": self.seed, "config": found}
 
@@ -132,7 +132,8 @@ def step_size_jobs(study: StepSizeStudy) -> list[StepSizeJob]:
     if not study.tests or not study.rules:
         raise ConfigurationError("There are no tests, or no rules. Name some.")
     tests = tests_of(study)
-    arms = study.arms or known
+    # Insensitivity alone is no achievement: what forgets its start is as even as a constant.
+    arms = (*study.arms, "constant", "constant, learned") if study.arms else known
     for rule in study.rules:  # a wrong option is said once and now, not by every worker
         gymnasium.make_vec("GAR/StepSize-v0", num_envs=2, rule=rule).close()
     jobs = []

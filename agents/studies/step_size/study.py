@@ -25,10 +25,10 @@ class StepSizeStudy(Study):
     rules: tuple[str, ...] = ("sgd", "rmsprop")
     """Update rules."""
     arms: tuple[str, ...] = ()
-    """Some of the controllers, schedules and optimizers; all by default."""
+    """Some of the controllers, schedules and optimizers, beside the constants, given and learned; all by default."""
     seeds: int = 5
     """Learnings per controller."""
-    updates: int = 20
+    updates: int = 15
     """Of the search, with 64 runs each."""
     runs: int = 4
     """Test runs from each initial step size."""

@@ -21,7 +21,7 @@ from gar_env.envs.outcome import Episode, Infos, Outcome
 from gar_env.envs.runs.batches import RunBatches
 from gar_env.envs.runs.instances import Instance
 from gar_env.envs.runs.measures import Measures
-from gar_env.errors import ConfigurationError
+from gar_env.errors import NoRenderingError
 from gar_env.functional import own_surroundings
 from gar_env.learner import LOSSES, LearnerStack, Loss, Rows, StackPass
 from gar_env.networks import build_network
@@ -30,7 +30,7 @@ from gar_env.rewards.runs import log_loss
 from gar_env.seeding import named_generator
 
 LARGEST_LOSS = 1e4
-"""A run whose loss is above this many times its first, or above this, has diverged."""
+"""A run whose loss is above this has diverged; above as many times its first loss, if that was above 1."""
 
 
 class Control(NamedTuple):
@@ -50,8 +50,8 @@ class RunVectorEnv(ConfiguredVectorEnv):
     (:meth:`control`), the networks move, each run's next batch is passed, and what changed pays. Subclasses add what is
     seen (:meth:`seen`, :attr:`features`, :meth:`columns`) and what runs there are (:meth:`instance`).
 
-    A run that is no longer finite, or whose loss has grown 10,000 times, ends alone, with ``infos["diverged"]``; it is
-    paid ``divergence_reward`` (:meth:`diverged_rewards`).
+    A run that is no longer finite, or whose loss is above 10,000 (times its first, if that was above 1), ends alone,
+    with ``infos["diverged"]``; it is paid ``divergence_reward`` (:meth:`diverged_rewards`).
 
     Args:
         num_envs: R.
@@ -62,6 +62,7 @@ class RunVectorEnv(ConfiguredVectorEnv):
         GarEnvError: Whatever building the data or the networks raises.
     """
 
+    metadata: dict[str, Any] = {**ConfiguredVectorEnv.metadata, "render_modes": []}
     rows_end_together = False
     config_class: ClassVar[Any] = RunConfig
 
@@ -73,10 +74,10 @@ class RunVectorEnv(ConfiguredVectorEnv):
 
     @own_surroundings()
     def __init__(self, num_envs: int = 16, **options: Any) -> None:
+        if options.get("render_mode") is not None:
+            raise NoRenderingError(f"{type(self).__name__} draws nothing. Leave render_mode out.")
         super().__init__(num_envs, **options)
         config = self.config
-        if config.render_mode is not None:
-            raise ConfigurationError(f"{type(self).__name__} draws nothing. Leave render_mode out.")
         self.dataset = data = load_dataset(config.dataset, download=config.download)
         self.normalise = normalisation(data.x_train.to(self.device), config.inputs)
         self.check_data()

@@ -71,13 +71,21 @@ class InstanceSet(ABC):
         """Of the data, in a part."""
         return 1.0
 
+    def step_sizes(self, part: str) -> tuple[float, ...]:
+        """The smallest and the largest initial step size in a part, held against the bounds when it is made."""
+        return ()
+
 
 INSTANCES: Registry[type[InstanceSet]] = Registry("instance set")
 register_instances = INSTANCES.register
 
 
-def _log_uniform(generator: np.random.Generator, low: float = 1e-5, high: float = 1.0) -> float:
-    return float(math.exp(generator.uniform(math.log(low), math.log(high))))
+LOWEST, HIGHEST = 1e-5, 1.0
+"""Initial step sizes of our sets."""
+
+
+def _log_uniform(generator: np.random.Generator) -> float:
+    return float(math.exp(generator.uniform(math.log(LOWEST), math.log(HIGHEST))))
 
 
 @register_instances("fixed")
@@ -135,6 +143,10 @@ class SmallInstances(InstanceSet):
         """See :class:`InstanceSet`."""
         return 0.2 if part == "train" else 1.0
 
+    def step_sizes(self, part: str) -> tuple[float, ...]:
+        """See :class:`InstanceSet`."""
+        return LOWEST, HIGHEST
+
 
 @register_instances("paper")
 class PaperInstances(InstanceSet):
@@ -171,6 +183,10 @@ class PaperInstances(InstanceSet):
     def smallest_share(self, part: str) -> float:
         """See :class:`InstanceSet`."""
         return 0.1 if part == "train" else 1.0
+
+    def step_sizes(self, part: str) -> tuple[float, ...]:
+        """See :class:`InstanceSet`."""
+        return LOWEST, HIGHEST
 
 
 COLUMNS = ("part", "num_steps", "step_size", "share", "widths")
@@ -250,6 +266,10 @@ class TableOfInstances(InstanceSet):
     def smallest_share(self, part: str) -> float:
         """See :class:`InstanceSet`."""
         return min(one.share for one in self._of(part))
+
+    def step_sizes(self, part: str) -> tuple[float, ...]:
+        """See :class:`InstanceSet`."""
+        return tuple(one.step_size for one in self._of(part))
 
     def _of(self, part: str) -> list[Instance]:
         if not self.lines.get(part):

@@ -20,6 +20,7 @@ from gar_env.envs.runs.statistics import FEATURES, Discounted, observed_names, s
 from gar_env.errors import ConfigurationError
 from gar_env.learner import Rows, StackPass
 from gar_env.networks import build_network
+from gar_env.networks.build import NetworkBuilder
 from gar_env.networks.layered import padded, widths_of
 from gar_env.registry import check_choice, shown
 from gar_env.rewards import RewardSignal
@@ -35,6 +36,8 @@ class StepSizeConfig(RunConfig):
     """Options of ``GAR/StepSize-v0``.
 
     Args:
+        divergence_reward: No run that diverges has a larger return: what it was paid above is taken back. Below what a
+            run that trains can get; with ``nslr`` that is minus its loss in every step.
         num_steps: Of all runs, at least 2; by default each is as long as its instance says.
         initial_step_sizes: Where runs start: one number for all, or one for each row; by default each starts where its
             instance says.
@@ -54,9 +57,9 @@ class StepSizeConfig(RunConfig):
 
     num_steps: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     reward: str | RewardSignal = "log_loss_decrease"
-    divergence_reward: float = 0.0
+    divergence_reward: float = -10.0
     inputs: str = "standardised"
-    network: str = "mlp-32"  # pyright: ignore[reportIncompatibleVariableOverride]
+    network: str | NetworkBuilder = "mlp-32"
     instances: str | InstanceSet = "small"
     part: str = "train"
     initial_step_sizes: tuple[float, ...] = ()
@@ -177,6 +180,8 @@ class StepSizeVectorEnv(RunVectorEnv):
                 f"{shown(config.network)} has {'none' if found is None else len(found[1])}. Use one with as many, such "
                 f"as {'mlp' + '-32' * layers}{', or cpcpcrcs-20-50-500' * (layers == 3)}; or instances='fixed'."
             )
+        for step_size in () if config.initial_step_sizes else self.instance_set.step_sizes(config.part):
+            config.check_step_size(step_size, "An instance's step_size")
         examples, share = len(self.dataset.x_train), self.instance_set.smallest_share(config.part)
         if round(share * examples) < config.batch_size:
             raise ConfigurationError(
