@@ -14,6 +14,7 @@ from agents.jobs.results import read_rows
 from agents.studies.rewards.figures import all_figures
 from agents.studies.rewards.jobs import cost_jobs, parallel_jobs, tasks_of
 from agents.studies.rewards.outcome import OutcomeJob
+from agents.studies.rewards.signals import signals_of_slots
 from agents.studies.rewards.study import RewardsStudy
 from agents.studies.rewards.tables import all_tables, comparable, signals_of, strata
 from gar_env.data import load_dataset
@@ -279,7 +280,7 @@ def test_the_documentation_shows_the_tables_of_the_committed_rows(name):
         if row["measure"] == "outcome":
             seeds[row["task"], row["signal"]].add(row["seed"])
     assert all(len(found) >= 5 for found in seeds.values())
-    assert {row["signal"] for row in rows} >= set(REWARDS) - {"good"}
+    assert {row["signal"] for row in rows} >= set(signals_of_slots()) - {"good"}
     tables = all_tables(rows)
     for table in ("summary", "scores", "fidelity", "cost"):
         assert tables[table].markdown() in shown, f"{table} of {name}"
