@@ -1,3 +1,4 @@
+import gzip
 import threading
 import urllib.error
 
@@ -6,7 +7,7 @@ import pytest
 import torch
 import torchvision
 
-from gar_env.data import Dataset, load_dataset, normalisation
+from gar_env.data import Dataset, builtin, load_dataset, normalisation
 from gar_env.errors import (
     DatasetFormatError,
     DatasetNotFoundError,
@@ -142,9 +143,28 @@ def test_an_unknown_name_suggests_one():
 
 def test_data_that_are_not_there_say_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("GAR_ENV_DATA", str(tmp_path))
+    monkeypatch.setattr(builtin, "DEBIAN_FASHION", tmp_path / "nowhere")
     for name in ("cifar10", "cifar100", "fashion_mnist", "svhn"):
         with pytest.raises(DatasetNotFoundError, match=f"{name} is not in .*Pass download=True"):
             load_dataset(name)
+
+
+def test_fashion_mnist_is_read_from_debians_package(tmp_path, monkeypatch):
+    monkeypatch.setenv("GAR_ENV_DATA", str(tmp_path))
+    monkeypatch.setattr(builtin, "DEBIAN_FASHION", tmp_path)
+    images = np.arange(12 * 28 * 28).astype(np.uint8).reshape(12, 28, 28)
+    for part, count in (("train", 12), ("t10k", 5)):
+        header = b"\0\0\x08\x03" + b"".join(n.to_bytes(4, "big") for n in (count, 28, 28))
+        labels = b"\0\0\x08\x01" + count.to_bytes(4, "big") + bytes(i % 10 for i in range(count))
+        (tmp_path / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + images[:count].tobytes()))
+        (tmp_path / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels))
+    data = builtin.fashion_mnist()
+    assert torch.equal(data.x_train, torch.from_numpy(images)[:, None])
+    assert data.y_test.tolist() == [0, 1, 2, 3, 4]
+    assert data.classes[0] == "T-shirt/top"
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(b"no gzip")
+    with pytest.raises(DatasetFormatError, match=r"t10k-labels-idx1-ubyte\.gz cannot be read as images or labels"):
+        builtin.fashion_mnist()
 
 
 @pytest.mark.parametrize("error", [urllib.error.URLError("no route to host"), RuntimeError("Error downloading x")])
