@@ -246,7 +246,12 @@ class Reinforce:
 
     def _as_table(self, observations: Any) -> Tensor:
         """A copy: environments and loops may write into theirs."""
-        return torch.tensor(observations, dtype=torch.float32, device=self.policy.logits.device)
+        table = torch.as_tensor(observations).to(self.policy.logits.device, torch.float32, copy=True)
+        if table.ndim != 2 or len(table) != self.num_envs or not bool(table.isfinite().all()):
+            raise ConfigurationError(
+                f"observations are {shown(observations)}; the policy looks at finite numbers [{self.num_envs}, d]."
+            )
+        return table
 
     def _as_flags(self, flags: Any) -> Tensor:
         return torch.as_tensor(flags, dtype=torch.bool, device=self.policy.logits.device)
@@ -263,7 +268,7 @@ class Reinforce:
     def _add(self, rewards: Tensor, paid: Unpaid, waiting: Tensor | None) -> None:
         n = self.num_envs
         if rewards.shape != (n,):
-            raise RewardError(f"rewards have the shape {list(rewards.shape)}; expected [{n}], one number per slot.")
+            raise RewardError(f"rewards have the shape {list(rewards.shape)}; expected [{n}], one number for each row.")
         if not self._peers_are_alike:
             logits = self.policy.logits
             numbers = {

@@ -197,6 +197,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--dacbench", action="store_true", help="DACBench too; it has to be importable")
     args = parser.parse_args()
+    if args.rounds < 2 or min(args.rows, default=0) < 1:
+        parser.error("--rounds must be at least 2, for quartiles, and --rows at least 1 each.")
     torch.set_num_threads(1)
     print(f"Batches of {N}, SGD, one thread, {args.rounds} rounds; median [quartiles] of ratios")
     for name in args.only:

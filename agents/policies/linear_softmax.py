@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import torch
 from gymnasium.spaces import Discrete
+from gymnasium.vector import VectorEnv
 from torch import Generator, Tensor
 
 from gar_env.errors import ConfigurationError
+from gar_env.registry import shown
 
 
 class LinearSoftmax:
@@ -45,6 +47,19 @@ class LinearSoftmax:
     def action_space(self) -> Discrete:
         """Of one row."""
         return Discrete(len(self.logits))
+
+    def check(self, env: VectorEnv) -> None:
+        """Refuse an environment that shows something else.
+
+        Raises:
+            ConfigurationError: If it does not show d features.
+        """
+        shape = env.single_observation_space.shape
+        if shape != (len(self.scales),):
+            raise ConfigurationError(
+                f"The policy has {len(self.scales)} scales, one for each feature that it looks at; the environment "
+                f"shows {shown(shape)}. Build the policy for this environment."
+            )
 
     def log_probabilities(self, logits: Tensor, seen: Tensor) -> Tensor:
         """Log chance of each choice, ``[n, k]``, of what is seen ``[n, d]``."""

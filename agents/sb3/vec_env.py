@@ -22,8 +22,8 @@ class SB3VecEnv(VecEnv):
 
     Info dicts are empty but at the end of a row's episode, since a thousand of them are made in every step: then it has
     ``terminal_observation``, ``TimeLimit.truncated``, and what the episode came to: ``episode`` (``r``: return, ``l``:
-    steps, ``t``: seconds, as SB3's ``Monitor``) and ``test_accuracy``. The arrays of the last step are in
-    :attr:`infos`.
+    steps, ``t``: seconds, as SB3's ``Monitor``) and the environment's own infos of that step, ``test_accuracy`` among
+    them. The arrays of the last step are in :attr:`infos`.
 
     Where rows share one training run, it has one seed; where they end apart, row ``r`` has the seed ``s + r``. All rows
     are one object: :meth:`get_attr` gives every row the same value, and :meth:`set_attr` changes it for all of them.
@@ -109,8 +109,8 @@ class SB3VecEnv(VecEnv):
             length = int(self._lengths[row])
             seconds = round(now - float(self._started[row]), 6)
             info_dicts[row]["episode"] = {"r": float(self._returns[row]), "l": length, "t": seconds}
-            if "test_accuracy" in final:
-                info_dicts[row]["test_accuracy"] = float(final["test_accuracy"][row])  # NaN if training diverged
+            # Whatever the environment says of its last step; what is absent is NaN, as the accuracy of a diverged run.
+            info_dicts[row] |= {key: value[row].item() for key, value in final.items() if not key.startswith("_")}
         self._start_statistics(dones)
 
     def _start_statistics(self, rows: np.ndarray) -> None:

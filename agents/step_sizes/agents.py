@@ -33,18 +33,18 @@ class StepSizes:
         """
         runs: Any = env.unwrapped
         config: Any = getattr(runs, "config", None)
-        name, action = type(self).__name__, getattr(config, "action", None)
+        action = getattr(config, "action", None)
         if action != "absolute":
+            found = type(runs).__name__ if action is None else f"{type(runs).__name__} with action={action!r}"
             raise ConfigurationError(
-                f"{name} says step sizes, which GAR/StepSize-v0 takes with action='absolute'; found "
-                f"{type(runs).__name__} with {shown(action)}."
+                f"This controller says step sizes, which GAR/StepSize-v0 takes with action='absolute'; found {found}."
             )
         names = list(runs.observation_names)
         missing = [feature for feature in self.features if feature not in names]
         if missing:
             raise ConfigurationError(
-                f"{name} needs {', '.join(self.features)}; the environment does not show {', '.join(missing)}. Make it "
-                f"with observed={','.join(self.features)!r}, or observed='all'."
+                f"This controller needs {', '.join(self.features)}; the environment does not show "
+                f"{', '.join(missing)}. Make it with observed={','.join(self.features)!r}, or observed='all'."
             )
         self.places = {feature: names.index(feature) for feature in self.features}
         self.low, self.high = math.log(config.min_step_size), math.log(config.max_step_size)
@@ -53,8 +53,18 @@ class StepSizes:
 
     def seen(self, observations: Any) -> dict[str, Tensor]:
         """Features by name, ``[R]`` each."""
+        self.check_begun()
         table = torch.as_tensor(observations, dtype=torch.float32)
         return {feature: table[:, place] for feature, place in self.places.items()}
+
+    def check_begun(self) -> None:
+        """Refuse to go on before :meth:`begin`.
+
+        Raises:
+            ConfigurationError: If it was not called.
+        """
+        if not hasattr(self, "places"):
+            raise ConfigurationError("Call begin(env) first: it says how many runs there are, and what they show.")
 
     def actions(self, log_step_sizes: Tensor) -> np.ndarray:
         """For the environment, float32 ``[R, 1]``."""
@@ -125,8 +135,8 @@ class Scheduled(StepSizes):
 
     def act(self, observations: Any) -> np.ndarray:
         """See :class:`agents.Agent`."""
-        initial = torch.tensor([instance.step_size for instance in self.runs.instances])
         factors = self.schedule(self.seen(observations)["progress"])
+        initial = torch.tensor([instance.step_size for instance in self.runs.instances])
         return self.actions((initial * factors).clamp_min(1e-30).log())
 
     def learn(self, rewards: Any, ended: Any, infos: dict[str, Any]) -> None:
@@ -189,6 +199,7 @@ class RepsAgent(StepSizes):
 
     def learn(self, rewards: Any, ended: Any, infos: dict[str, Any]) -> None:
         """See :class:`agents.Agent`."""
+        self.check_begun()
         over = torch.as_tensor(ended, dtype=torch.bool)
         if self._resets_next:  # in this step, those that had ended were only reset
             self._length = torch.where(self._over, -1, self._length)

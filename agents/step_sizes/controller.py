@@ -19,6 +19,9 @@ from gar_env.registry import shown
 
 FORMAT = 1
 
+LARGEST_WEIGHT = 1e30
+"""Times the largest feature it is still a float32."""
+
 
 @dataclass(eq=False)
 class StepSizeController:
@@ -56,12 +59,16 @@ class StepSizeController:
 
     def __post_init__(self) -> None:
         kind: type[Form] = FORMS[self.form]
-        self.weights = tuple(map(float, self.weights))
-        if len(self.weights) != len(kind.names()) or not all(map(math.isfinite, self.weights)):
+        for name in _NUMBERS:
+            if not _is_number(getattr(self, name)):
+                raise ConfigurationError(f"{name}={shown(getattr(self, name))} must be a number.")
+        fits = isinstance(self.weights, list | tuple) and len(self.weights) == len(kind.names())
+        if not fits or not all(_is_number(weight) and abs(weight) <= LARGEST_WEIGHT for weight in self.weights):
             raise ConfigurationError(
-                f"weights={shown(self.weights)} must be {len(kind.names())} finite numbers for {self.form!r}: "
-                f"{', '.join(kind.names())}."
+                f"weights={shown(self.weights)} must be {len(kind.names())} numbers for {self.form!r}, at most "
+                f"{LARGEST_WEIGHT:g} in size: {', '.join(kind.names())}."
             )
+        self.weights = tuple(map(float, self.weights))
         if not 0 < self.min_step_size < self.max_step_size < math.inf:
             raise ConfigurationError(
                 f"min_step_size={self.min_step_size} must be above 0, and max_step_size={self.max_step_size} above it."
@@ -79,11 +86,11 @@ class StepSizeController:
         Raises:
             ConfigurationError: If it is out of bounds.
         """
-        if not self.min_step_size <= step_size <= self.max_step_size:
+        if not _is_number(step_size) or not self.min_step_size <= step_size <= self.max_step_size:
             raise ConfigurationError(
-                f"step_size={step_size} must be from {self.min_step_size} to {self.max_step_size}."
+                f"step_size={shown(step_size)} must be from {self.min_step_size} to {self.max_step_size}."
             )
-        self.last_step_size = step_size
+        self.last_step_size = float(step_size)
         self._statistics = Discounted(1, self.decay)
         return self
 
@@ -97,9 +104,9 @@ class StepSizeController:
                 the direction that the optimizer is about to go.
 
         Raises:
-            ConfigurationError: If they are not as many, or fewer than 2.
+            ConfigurationError: If they are not as many real numbers, or fewer than 2.
         """
-        fits = all(isinstance(values, Tensor) and values.ndim == 1 for values in (losses, predicted_changes))
+        fits = all(_is_row(values) for values in (losses, predicted_changes))
         if not fits or losses.shape != predicted_changes.shape or len(losses) < 2:
             raise ConfigurationError(
                 f"losses are {shown(losses)}, predicted_changes {shown(predicted_changes)}; expected both [n], one for "
@@ -121,9 +128,26 @@ class StepSizeController:
         return {"last_step_size": self.last_step_size, "statistics": dict(vars(self._statistics))}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a :meth:`state_dict`."""
-        self.last_step_size = float(state["last_step_size"])
-        vars(self._statistics).update(state["statistics"])
+        """Go on from a :meth:`state_dict`.
+
+        Raises:
+            CheckpointError: If it is none, or of a controller with other options; nothing is changed then.
+        """
+        wanted = self.state_dict()
+        found = state.get("statistics") if isinstance(state, dict) and state.keys() == wanted.keys() else None
+        if not isinstance(found, dict) or found.keys() != wanted["statistics"].keys():
+            raise CheckpointError(f"{shown(state)} is no state of a step-size controller. Pass what state_dict() gave.")
+        size, decay = state["last_step_size"], found["decay"]
+        if decay != self.decay or not _is_number(size) or not self.min_step_size <= size <= self.max_step_size:
+            raise CheckpointError(
+                f"The state is of another controller: decay={shown(decay)}, last_step_size={shown(size)}; here "
+                f"decay={self.decay}, and step sizes go from {self.min_step_size} to {self.max_step_size}."
+            )
+        for name, kept in wanted["statistics"].items():
+            if isinstance(kept, Tensor) and not (_is_row(found[name], kept.ndim) and found[name].shape == kept.shape):
+                raise CheckpointError(f"The state's {name} is {shown(found[name])}; expected {list(kept.shape)}.")
+        self.last_step_size = float(size)
+        vars(self._statistics).update(found)
 
     def save(self, path: str | Path) -> Path:
         """Write it as JSON, weights by name."""
@@ -138,16 +162,18 @@ class StepSizeController:
         """Read what :meth:`save` wrote.
 
         Raises:
-            CheckpointError: If it is something else, damaged, or of another format.
+            CheckpointError: If it is not there, something else, damaged, or of another format.
         """
         try:
             content = json.loads(read_regular(Path(path)))
-        except FileNotFoundError as error:
-            raise CheckpointError(f"No step-size controller at {path}.") from error
+        except OSError as error:
+            raise CheckpointError(f"No step-size controller at {shown(str(path))}: {error.strerror}.") from error
         except (ValueError, RecursionError) as error:
+            if isinstance(error, CheckpointError):
+                raise
             raise CheckpointError(f"{path} is no JSON: {error}") from error
         found = content.get("step_size_controller") if isinstance(content, dict) else None
-        if found != FORMAT:
+        if type(found) is not int or found != FORMAT:
             what = "is no step-size controller" if found is None else f"has format {shown(found)}"
             raise CheckpointError(f"{path} {what}; this version reads format {FORMAT}.")
         try:
@@ -157,9 +183,11 @@ class StepSizeController:
             names = FORMS[form].names()
             if set(weights) != set(names):
                 raise CheckpointError(f"{path} has weights {shown(sorted(weights))}; {form!r} has {', '.join(names)}.")
-            options = {name: float(content[name]) for name in _NUMBERS}
+            options = {name: content[name] for name in _NUMBERS}
+            if not isinstance(content["learned"], dict):
+                raise CheckpointError(f"{path} is damaged: learned is {shown(content['learned'])}, and no table.")
             return cls(form, tuple(weights[name] for name in names), **options, learned=content["learned"])
-        except (KeyError, TypeError, ValueError, ConfigurationError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, CheckpointError):
                 raise
             why = error if isinstance(error, GarEnvError) else f"{type(error).__name__}: {error}"
@@ -167,3 +195,15 @@ class StepSizeController:
 
 
 _NUMBERS = ("initial_step_size", "decay", "min_step_size", "max_step_size")
+
+
+def _is_number(value: Any) -> bool:
+    # Python compares an int of any length with a float, and turns it into one only up to its largest.
+    return type(value) in (int, float) and abs(value) <= LARGEST_WEIGHT
+
+
+def _is_row(values: Any, ndim: int = 1) -> bool:
+    """Whether these are real numbers that are there."""
+    if not isinstance(values, Tensor) or values.ndim != ndim or values.is_meta or values.layout is not torch.strided:
+        return False
+    return values.is_floating_point()

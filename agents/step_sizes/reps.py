@@ -12,7 +12,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from gar_env.errors import CheckpointError, ConfigurationError
-from gar_env.registry import shown
+from gar_env.registry import check_positive, shown
 from gar_env.seeding import named_generator
 
 
@@ -68,8 +68,7 @@ class Reps:
             raise ConfigurationError(f"mean={shown(mean)} and deviations={shown(deviations)} must be as many numbers.")
         if not bool(self.mean.isfinite().all()) or not bool(((spread > 0) & spread.isfinite()).all()):
             raise ConfigurationError("mean must be finite, and deviations above 0.")
-        if not 0 < epsilon < math.inf:
-            raise ConfigurationError(f"epsilon={epsilon} must be above 0.")
+        check_positive("epsilon", epsilon)
         self.covariance, self.epsilon = torch.diag(spread.square()), epsilon
         self.generator = named_generator(seed, "weights")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from typing import Any
 
 import torch
@@ -11,8 +12,11 @@ from torch.optim import Optimizer
 
 from agents.step_sizes.controller import StepSizeController
 from gar_env.alignment import Tape, align
-from gar_env.errors import ConfigurationError
+from gar_env.errors import ConfigurationError, StaleTapeError
 from gar_env.registry import shown
+
+PROBE = 2.0**20
+"""The learning rate that a step is tried with: so long that adding it to a parameter rounds nothing of it away."""
 
 BENT = ("ASGD", "Adafactor", "LBFGS", "Rprop")
 """Optimizers of torch whose learning rate is more than a factor of their step."""
@@ -52,6 +56,7 @@ class StepSizeScheduler:
             )
         self._ratios = [rate / rates[0] for rate in rates]
         self.network, self.optimizer, self.controller = network, optimizer, controller.start(rates[0])
+        self._last_tape: weakref.ref[Tape] | None = None
 
     def step(self, tape: Tape) -> float:
         """Look at a recorded pass, and set the learning rate of the optimizer's next step.
@@ -63,9 +68,20 @@ class StepSizeScheduler:
 
         Returns:
             The learning rate.
+
+        Raises:
+            ConfigurationError: If it is no tape, one of another network, or there are no gradients.
+            StaleTapeError: If it is the tape of the last step.
         """
         if not isinstance(tape, Tape):
             raise ConfigurationError(f"tape is {shown(tape)}; expected what Alignment(network).record(...) returns.")
+        if tape.network is not self.network:
+            raise ConfigurationError(
+                f"The tape is of another network, a {type(tape.network).__name__}. Record with "
+                "Alignment(network) of the network that the scheduler was built with."
+            )
+        if self._last_tape is not None and self._last_tape() is tape:
+            raise StaleTapeError("This tape is of the last step. Record each batch, and pass its own tape.")
         direction = self.direction()
         if not any(bool(d.any()) for d in direction.values()):
             raise ConfigurationError(
@@ -74,6 +90,7 @@ class StepSizeScheduler:
             )
         step_size = self.controller.step_size(tape.losses, align(tape, direction, retain_tape=True))
         self._set(step_size)
+        self._last_tape = weakref.ref(tape)
         return step_size
 
     def get_last_lr(self) -> list[float]:
@@ -85,9 +102,11 @@ class StepSizeScheduler:
         """Where the optimizer is about to go, per unit of the first group's learning rate, by the parameters' names."""
         before = {name: p.detach().clone() for name, p in self.network.named_parameters()}
         state, rates = copy.deepcopy(self.optimizer.state_dict()), self.get_last_lr()
-        self._set(1.0)
+        half = any(p.dtype is torch.float16 for p in before.values())
+        probe = 1.0 if half else PROBE  # float16 ends at 65,504
+        self._set(probe)
         self.optimizer.step()
-        found = {name: p.detach() - before[name] for name, p in self.network.named_parameters()}
+        found = {name: (p.detach() - before[name]) / probe for name, p in self.network.named_parameters()}
         for name, p in self.network.named_parameters():
             p.copy_(before[name])
         self.optimizer.load_state_dict(state)

@@ -63,7 +63,7 @@ def checked_actions(actions: Any, single: Space[Any], live: Tensor) -> Tensor:
         raise InvalidActionError(f"actions are a {type(tensor).__name__} that holds no dense numbers; pass {what}.")
     if tuple(tensor.shape) != shape:
         raise InvalidActionError(
-            f"actions have the shape {list(tensor.shape)}; expected {list(shape)}, one row per slot."
+            f"actions have the shape {list(tensor.shape)}; expected {list(shape)}, one for each row."
         )
     if tensor.dtype.is_complex or tensor.dtype == torch.bool or (tensor.dtype.is_floating_point and not real):
         raise InvalidActionError(
@@ -78,7 +78,7 @@ def checked_actions(actions: Any, single: Space[Any], live: Tensor) -> Tensor:
         value = tensor[tuple(where)].item()
         least, most = (limit.expand(tensor.shape)[tuple(where)].item() for limit in (low, high))
         raise InvalidActionError(
-            f"The action of slot {where[0]} is {value}; expected {least}..{most}. "
+            f"The action of row {where[0]} is {value}; expected {least}..{most}. "
             f"{int(wrong.sum())} of {tensor.numel()} entries are out of range."
         )
     return tensor

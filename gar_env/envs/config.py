@@ -163,13 +163,15 @@ class RunConfig(RowConfig):
     """Options of environments whose rows are training runs.
 
     Args:
-        dataset: As of :class:`SlotConfig`.
-        download: Likewise.
+        dataset: A registered name, an ``.npz`` path or an image folder: :func:`gar_env.data.load_dataset`; or a
+            :class:`gar_env.data.Dataset`.
+        download: Whether torchvision may fetch the data.
         corrupt: Of the training data, the same examples for all runs: ``"label_noise(0.1)"``, as of
             :class:`DataWeightConfig`; none by default.
         corrupt_share: Of the runs, whose data are corrupted, in (0, 1]; the others train on the data as they are.
-        inputs: Likewise.
-        network: Likewise; one architecture for all rows.
+        inputs: Of images: ``"unit"`` [0, 1], ``"symmetric"`` [-1, 1] or ``"standardised"``; see :class:`SlotConfig`.
+        network: A name, or a function ``(input_shape, num_outputs) -> nn.Module``; one architecture for all rows:
+            :func:`gar_env.networks.build_network`.
         rule: A registered update rule: ``"sgd"``, ``"momentum"``, ``"nesterov"``, ``"rmsprop"``, ``"adam"``.
         batch_size: Examples in a step of one run.
         weight_decay: Times the parameters, added to the gradient that the rule sees.

@@ -27,8 +27,9 @@ def check_types(config: Any) -> None:
         value, hint = getattr(config, field.name), hints[field.name]
         if get_origin(hint) is tuple:
             kind = get_args(hint)[0]
+            kinds = (int, float) if kind is float else (kind,)
             fits = isinstance(value, tuple | list)
-            if not fits or any(type(item) is not kind or abs(item) >= LARGEST_INT for item in value):
+            if not fits or any(type(item) not in kinds or not abs(item) < LARGEST_INT for item in value):
                 raise ConfigurationError(f"{field.name}={shown(value)} must be a tuple of {kind.__name__}.")
             continue
         kinds = get_args(hint) or (hint,)

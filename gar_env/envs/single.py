@@ -10,6 +10,7 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from gymnasium.vector import AutoresetMode
 
 from gar_env.envs.slots.base import SlotVectorEnv
+from gar_env.envs.views import first_row, refuse_vector_options
 from gar_env.errors import ConfigurationError
 from gar_env.registry import shown
 
@@ -40,11 +41,7 @@ class SingleAgentEnv(gymnasium.Env):
                 "make gives one agent for the whole batch, of batch_size examples. Pass batch_size instead of "
                 "num_envs, or use make_vec for one agent per example."
             )
-        for name in ("autoreset_mode", "output"):
-            if name in options:
-                raise ConfigurationError(
-                    f"{name} goes with make_vec. make gives a single environment with numpy output, reset by its user."
-                )
+        refuse_vector_options(options)
         self.slots: SlotVectorEnv = self.vector_env_class(batch_size, autoreset_mode=AutoresetMode.DISABLED, **options)
         self.render_mode = self.slots.render_mode
         of_a_slot = self.slots.single_action_space
@@ -62,7 +59,8 @@ class SingleAgentEnv(gymnasium.Env):
         """Start a training run."""
         super().reset(seed=seed)
         observations, infos = self.slots.reset(seed=seed, options=options)
-        return observations.reshape(-1), self._info(np.zeros(self.slots.num_envs, np.float32), infos)
+        rewards = np.zeros(self.slots.num_envs, np.float32)
+        return observations.reshape(-1), {"rewards": rewards, **first_row(infos, ended=False)}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One step of all slots. Errors as :meth:`RowVectorEnv.step`."""
@@ -72,7 +70,7 @@ class SingleAgentEnv(gymnasium.Env):
             float(rewards.mean()),
             bool(terminations[0]),
             bool(truncations[0]),
-            self._info(rewards, infos, ended=bool(terminations[0])),
+            {"rewards": rewards, **first_row(infos, ended=bool(terminations[0]))},
         )
 
     def _by_slot(self, action: Any) -> Any:
@@ -84,11 +82,6 @@ class SingleAgentEnv(gymnasium.Env):
             return np.reshape(action, shape)
         except Exception:  # what is no array
             return action
-
-    def _info(self, rewards: np.ndarray, infos: dict[str, Any], *, ended: bool = False) -> dict[str, Any]:
-        # Numbers that are absent are left out until the end, where loggers look for them: two NaN are not equal.
-        there = {key: value[0].item() for key, value in infos.items() if not key.startswith("_")}
-        return {"rewards": rewards} | {key: value for key, value in there.items() if ended or infos[f"_{key}"][0]}
 
     def render(self) -> Any:
         """The dashboard: a string or uint8 ``[h, w, 3]``."""

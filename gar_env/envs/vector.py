@@ -307,7 +307,8 @@ class RowVectorEnv(VectorEnv):
         fields = (
             {} if config is None else {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
         )
-        plain = {key: value for key, value in fields.items() if isinstance(value, bool | int | float | str | None)}
+        # The elements of tuples are numbers or text: check_types.
+        plain = {k: value for k, value in fields.items() if isinstance(value, bool | int | float | str | tuple | None)}
         for key in ("device", "output", "render_mode", "autoreset_mode", "download", "dataset", "space"):
             plain.pop(key, None)
         mode = self.autoreset_mode.value

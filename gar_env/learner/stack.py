@@ -110,7 +110,7 @@ class LearnerStack:
         row_bytes = sum(p.numel() * p.element_size() for p in modules[0].parameters())
         self._check_memory(len(seeds), row_bytes)
         modules += [self._module(seed, build) for seed in seeds[1:]]
-        _check_alike(modules)
+        _check_alike(modules, range(len(modules)))
         size = max(1, BLOCK_BYTES // max(1, row_bytes)) if self.device.type == "cpu" else len(seeds)
         self._starts = list(range(0, len(seeds), size))
         self._blocks = [self._block(modules[at : at + size], seeds[at : at + size]) for at in self._starts]
@@ -247,9 +247,17 @@ class LearnerStack:
             inputs: ``[R, n, ...]``, or ``[1, n, ...]`` for all rows.
             rows: int64 ``[k]``, growing: only these rows' networks, of inputs ``[k, n, ...]``. All by default.
             training: In training mode.
+
+        Raises:
+            ConfigurationError: If there is no such row, or not a batch for each of them.
         """
+        self._check_rows(rows)
         blocks = self._blocks if rows is None else [block.only_rows(own) for block, own in self._chosen(rows)]
         sizes = [len(block.steps) for block in blocks]
+        if not isinstance(inputs, Tensor) or inputs.ndim < 2 or len(inputs) not in (1, sum(sizes)):
+            raise ConfigurationError(
+                f"inputs are {shown(inputs)}; expected [{sum(sizes)}, n, ...], a batch for each row, or one for all."
+            )
         inputs = inputs.expand(sum(sizes), *inputs.shape[1:])
         return torch.cat(
             [
@@ -268,17 +276,21 @@ class LearnerStack:
             rows: bool ``[R]``.
             seeds: One for each of them, in order.
             builds: Makes each one's network; by default all are made as the first were.
+
+        Raises:
+            ConfigurationError: If there are more or fewer than rows, or a network has another shape; nothing is changed
+                then.
         """
         seeds = list(seeds)
-        builds = [self._build] * len(seeds) if builds is None else builds
+        builds = [self._build] * len(seeds) if builds is None else list(builds)
         fits = isinstance(rows, Tensor) and rows.dtype == torch.bool and rows.shape == (len(self),)
-        if not fits or int(rows.sum()) != len(seeds):
+        if not fits or not int(rows.sum()) == len(seeds) == len(builds):
             raise ConfigurationError(
-                f"rows are {shown(rows)}, and there are {len(seeds)} seeds; expected bool [{len(self)}], and a seed "
-                "for each row that is chosen."
+                f"rows are {shown(rows)}, and there are {len(seeds)} seeds and {len(builds)} builds; expected bool "
+                f"[{len(self)}], and one of each for each row that is chosen."
             )
         modules = [self._module(seed, build) for seed, build in zip(seeds, builds, strict=True)]
-        _check_alike([self.passes.module, *modules])
+        _check_alike([self.passes.module, *modules], [0, *rows.nonzero().flatten().tolist()])
         done = 0
         for block, own in self._chosen(rows.nonzero().flatten()):
             these = slice(done, done + len(own))
@@ -287,7 +299,12 @@ class LearnerStack:
         self._moves += 1
 
     def network(self, row: int) -> nn.Module:
-        """A copy of one row's network, in training mode."""
+        """A copy of one row's network, in training mode.
+
+        Raises:
+            ConfigurationError: If there is no such row.
+        """
+        self._check_rows(torch.tensor([row]))
         module = copy.deepcopy(self.passes.module)
         block, own = next(iter(self._chosen(torch.tensor([row]))))
         values = {**block.parameters, **block.buffers}
@@ -350,6 +367,16 @@ class LearnerStack:
                 f"{free / 1e9:.1f} GB are free. Use fewer rows (num_envs), or a smaller network."
             )
 
+    def _check_rows(self, rows: Any) -> None:
+        if rows is None:
+            return
+        fits = isinstance(rows, Tensor) and rows.dtype == torch.int64 and rows.ndim == 1 and len(rows) > 0
+        if not fits or int(rows[0]) < 0 or int(rows[-1]) >= len(self) or bool((rows.diff() <= 0).any()):
+            raise ConfigurationError(
+                f"rows are {rows.tolist() if fits else shown(rows)}; expected int64 [k], growing, from 0 to "
+                f"{len(self) - 1}."
+            )
+
     def _check_live(self, live: Any) -> None:
         fits = isinstance(live, Tensor) and live.dtype == torch.bool and live.shape == (len(self),)
         if live is not None and not fits:
@@ -399,12 +426,15 @@ class LearnerStack:
         ]
 
 
-def _check_alike(modules: list[nn.Module]) -> None:
+def _check_alike(modules: list[nn.Module], rows: Sequence[int]) -> None:
     def shapes(module: nn.Module) -> dict[str, tuple[torch.Size, torch.dtype]]:
         return {name: (p.shape, p.dtype) for name, p in [*module.named_parameters(), *module.named_buffers()]}
 
+    def trained(module: nn.Module) -> set[str]:
+        return {name for name, p in module.named_parameters() if p.requires_grad}
+
     first, described = shapes(modules[0]), repr(modules[0])
-    for row, module in enumerate(modules[1:], start=1):
+    for row, module in zip(rows[1:], modules[1:], strict=True):
         own = shapes(module)
         odd = sorted(name for name in first.keys() | own.keys() if first.get(name) != own.get(name))
         if odd:
@@ -413,6 +443,12 @@ def _check_alike(modules: list[nn.Module]) -> None:
             raise ConfigurationError(
                 f"The networks have different shapes: {name} is {words[0]} in row {row}, and {words[1]} in the first. "
                 "A stack is of one architecture; make one stack for each."
+            )
+        frozen = sorted(trained(module) ^ trained(modules[0]))
+        if frozen:
+            raise ConfigurationError(
+                f"{frozen[0]} is frozen in row {row} or in the first, and trained in the other. A stack is of one "
+                "architecture; make one stack for each."
             )
         if repr(module) != described:
             raise ConfigurationError(

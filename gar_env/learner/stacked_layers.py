@@ -189,6 +189,8 @@ def dropout(stacked: Stacked, module: nn.Dropout, path: str, x: Tensor) -> Tenso
 def linear(stacked: Stacked, module: nn.Linear, path: str, x: Tensor) -> Tensor:
     """``y_roi = sum_i x_ri w_roi + b_ro``, one product of matrices per row."""
 
+    _check_size(module, path, module.in_features, x, -1)  # padding would hide it
+
     def apply(weight: Tensor | None, bias: Tensor | None) -> Tensor:
         flat = x.flatten(1, -2)
         if weight is None:
@@ -199,6 +201,13 @@ def linear(stacked: Stacked, module: nn.Linear, path: str, x: Tensor) -> Tensor:
 
     weight, bias = stacked.own(path, "weight", "bias")
     return stacked.keep(path, apply(weight, bias), apply, "weight", "bias")
+
+
+def _check_size(module: nn.Module, path: str, size: int, x: Tensor, dim: int) -> None:
+    if x.ndim < 3 or x.shape[dim] != size:
+        raise ConfigurationError(
+            f"{path or type(module).__name__} takes {size} numbers, and each example has {list(x.shape[2:])}."
+        )
 
 
 def _aligned(matrices: Tensor, sides: int) -> Tensor:
@@ -242,6 +251,8 @@ def _grouped(x: Tensor, weight: Tensor, bias: Tensor | None, options: dict[str, 
 @register_stacked_layer(nn.BatchNorm1d, nn.BatchNorm2d)
 def batch_norm(stacked: Stacked, module: nn.modules.batchnorm._BatchNorm, path: str, x: Tensor) -> Tensor:
     """Over the batch of each row by itself, in either mode as the module does; ``momentum`` is torch's."""
+    module._check_input_dim(x[0])
+    _check_size(module, path, module.num_features, x, 2)  # broadcasting would hide it
     mean_name, variance_name = (f"{path}.{name}" if path else name for name in ("running_mean", "running_var"))
     over = (1, *range(3, x.ndim))
 

@@ -12,6 +12,9 @@ from torch import nn
 
 from gar_env.errors import ConfigurationError
 
+WIDEST = 99_999
+"""Most units of a layer that a name can say."""
+
 LAYERED = re.compile(r"(mlp|[cpr]*cs)((?:-\d{1,5})+)")
 """``mlp-100-50``, ``cpcpcrcs-20-50-500``: a kind, and the widths of its layers."""
 

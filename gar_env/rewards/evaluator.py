@@ -289,7 +289,7 @@ def _checked(signal: RewardSignal, name: str, evidence: Evidence, step: int, fin
         if isinstance(rewards, Tensor):
             found = f"a {rewards.layout} tensor" if odd else f"{rewards.dtype} {list(rewards.shape)}"
         raise RewardError(
-            f"Reward signal {shown(name)} returned {found}; expected floating point [{n}], one number per slot."
+            f"Reward signal {shown(name)} returned {found}; expected floating point [{n}], one number for each row."
         )
     if rewards.device != device:
         raise RewardError(f"Reward signal {shown(name)} returned a tensor on {rewards.device}; expected {device}.")
@@ -299,7 +299,7 @@ def _checked(signal: RewardSignal, name: str, evidence: Evidence, step: int, fin
         wrong = wrong & ((evidence.next_loss + dot(gradient, gradient)).isfinite() if finite is None else finite)
     if bool(wrong.any()):
         raise RewardError(
-            f"Reward signal {shown(name)} returned NaN or infinity for {int(wrong.sum())} of {n} slots in step {step}, "
+            f"Reward signal {shown(name)} returned NaN or infinity for {int(wrong.sum())} of {n} rows in step {step}, "
             "while loss and gradient are finite."
         )
     return rewards.detach()

@@ -1,10 +1,11 @@
+import warnings
 from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Discrete
+from gymnasium.spaces import Box, Discrete
 
 from agents import FixedPolicy, InvertedSoftmax, LinearSoftmax, Reinforce, train
 from gar_env.errors import ConfigurationError, RewardError
@@ -292,7 +293,7 @@ class Matching(gymnasium.vector.VectorEnv):
 
     def __init__(self, late=False):
         self.num_envs, self.late, self.reward_timing = 16, late, "next_step" if late else "same_step"
-        self.single_action_space = Discrete(3)
+        self.single_action_space, self.single_observation_space = Discrete(3), Box(0.0, 10.0, (3,), np.float32)
         self.metadata = {"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP}
         self.rng, self.paid = np.random.default_rng(0), np.zeros(16)
 
@@ -341,3 +342,41 @@ def test_a_linear_softmax_needs_choices_and_scales():
         LinearSoftmax(1, (1.0,))
     with pytest.raises(ConfigurationError, match="above 0 each"):
         LinearSoftmax(2, (1.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("shown", "message"),
+    [
+        (np.full((16, 3), np.nan, np.float32), "looks at finite numbers [16, d]"),
+        (np.zeros((15, 3), np.float32), "looks at finite numbers [16, d]"),
+        (np.zeros(3, np.float32), "looks at finite numbers [16, d]"),
+    ],
+)
+def test_a_policy_that_looks_refuses_what_it_cannot_see(shown, message):
+    agent = Reinforce(LinearSoftmax(3, scales=(1.0,) * 3))
+    agent.begin(Matching())
+    with pytest.raises(ConfigurationError) as caught:
+        agent.act(shown)
+    assert message in str(caught.value)
+    agent.act(np.zeros((16, 3), np.float32))
+
+
+def test_a_policy_that_looks_at_other_features_is_refused_at_once():
+    with pytest.raises(ConfigurationError, match="The policy has 4 scales"):
+        Reinforce(LinearSoftmax(3, scales=(1.0,) * 4)).begin(Matching())
+
+
+def test_a_policy_looks_at_tensors_too():
+    agent = Reinforce(LinearSoftmax(3, scales=(1.0,) * 3))
+    agent.begin(Matching())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        agent.act(torch.zeros(16, 3))
+
+
+def test_a_softmax_is_linear_in_scaled_features():
+    policy = LinearSoftmax(2, scales=(4.0, 0.5))
+    with torch.no_grad():
+        policy.logits.copy_(torch.tensor([[1.0, 2.0, 0.5], [0.0, 0.0, 0.0]]))
+    chance = float(policy.probabilities(torch.tensor([[8.0, 0.25]]))[0, 0])
+    assert chance == pytest.approx(1 / (1 + np.exp(-(8 / 4 + 2 * 0.25 / 0.5 + 0.5))))

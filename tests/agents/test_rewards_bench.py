@@ -156,7 +156,7 @@ def test_a_signal_of_ones_own_appears_by_name_and_wrong_ones_take_nothing_with_t
         "outcome noisy short 8 0: RewardError: Reward signal 'lab_signals:short' returned torch.float32 [7]",
         "fidelity short 8 0: RewardError: Reward signal 'short' returned torch.float32 [7]",
         "cost short fc_bn 8: RewardError: Reward signal 'lab_signals:short' returned",
-        "'lab_signals:not_a_number' returned NaN or infinity for 8 of 8 slots in step 1",
+        "'lab_signals:not_a_number' returned NaN or infinity for 8 of 8 rows in step 1",
         "'lab_signals:elsewhere' returned a tensor on meta; expected cpu",
         "outcome noisy raises 8 0: RewardError: Reward signal 'lab_signals:raises' raised ZeroDivisionError: of my own",
         "outcome noisy odd 8 0: RewardError: Reward signal 'lab_signals:odd' raised OfTwo: one and two",

@@ -28,7 +28,7 @@ from agents.step_sizes.evaluation import run_all, run_optimizer
 from agents.step_sizes.reps import residuals
 from agents.studies.step_size.optimizers import OPTIMIZERS
 from gar_env.alignment import Alignment, align, record
-from gar_env.errors import CheckpointError, ConfigurationError
+from gar_env.errors import CheckpointError, ConfigurationError, StaleTapeError
 from gar_env.learner import CrossEntropy
 
 ABSOLUTE = {"action": "absolute", "observed": "all", "instances": "fixed", "num_steps": 8}
@@ -102,8 +102,8 @@ def test_what_is_known_of_runs_is_taken_off_their_scores():
         (lambda: Scheduled("cosin"), "Did you mean 'cosine'"),
         (lambda: Scheduled("cosine").begin(make(action="multiply")), "with action='absolute'; found StepSizeVectorEnv"),
         (lambda: Scheduled("cosine").begin(make(observed="paper")), "Make it with observed='progress'"),
-        (lambda: StepSizeController("constant", (1.0, 2.0)), "must be 1 finite numbers for 'constant': bias"),
-        (lambda: StepSizeController("constant", (math.nan,)), "must be 1 finite numbers"),
+        (lambda: StepSizeController("constant", (1.0, 2.0)), "at most 1e+30 in size: bias"),
+        (lambda: StepSizeController("constant", (math.nan,)), "must be 1 numbers for 'constant'"),
         (lambda: StepSizeController("constant", (0.0,), initial_step_size=99.0), "step_size=99.0 must be from"),
         (lambda: StepSizeController("constant", (0.0,), decay=1.0), "decay=1.0 must be at least 0"),
         (lambda: StepSizeController("constant", (0.0,)).step_size(torch.ones(1), torch.ones(1)), "at least 2 examples"),
@@ -391,3 +391,243 @@ def test_controllers_by_name_run_in_our_loop(name):
     env = make(9)
     final = train(env, CONTROLLERS[name]().build(env, seed=0), seed=0)
     assert np.isfinite(final["final_loss"]).all()
+
+
+# Their forms, one by one
+
+SHOWN = {
+    "predicted_change": 1.0, "predicted_change_uncertainty": 2.0, "disagreement": 3.0, "disagreement_uncertainty": 4.0,
+    "direction_change": 5.0, "direction_change_uncertainty": 6.0, "coherence": -7.0, "relative_disagreement": 0.5,
+    "log_step_size": -2.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("form", "weights", "expected"),
+    [
+        ("constant", [0.3], 0.3),
+        ("absolute", [1, 10, 100, 1000, 0.5], 1 + 20 + 300 + 4000 + 0.5),
+        ("direction", [1, 10, 100, 1000, 0.5], 5 + 60 + 300 + 4000 + 0.5),
+        ("multiply", [0.1, 0.1, 0.0, 0.0, 0.05], -2 + 0.35),
+        ("multiply", [0, 0, 0, 1, 0], -2 + 0.7),
+        ("multiply", [0, 0, 0, -1, 0], -2 - 0.7),
+        ("multiply-fast", [0, 0, 0, 1, 0], -2 + 0.7),
+        ("multiply-fast", [0, 0, 0, -0.5, 0], -2 - 2.0),
+        ("multiply-fast", [0, 0, 0, -1, 0], -2 - 3.0),
+        ("relative", [0.1, 10, 0.25], (3 - 5) / 2 - 0.7 + 5 + 0.25),
+    ],
+)
+def test_a_form_is_its_formula(form, weights, expected):
+    seen = {name: torch.tensor([value, value]) for name, value in SHOWN.items()}
+    found = FORMS[form].log_step_size(torch.tensor([weights, [0.0] * len(weights)], dtype=torch.float32), seen)
+    assert float(found[0]) == pytest.approx(expected, rel=1e-6)
+    nothing = {"multiply": -2.0, "multiply-fast": -2.0, "relative": -1.0}.get(form, 0.0)
+    assert float(found[1]) == pytest.approx(nothing)
+
+
+# What the search counts
+
+
+def test_runs_that_got_worse_or_diverged_score_nothing():
+    agent = RepsAgent("constant", rows=50)
+    env = make(4, num_steps=3)
+    observations, _ = env.reset(seed=0)
+    agent.begin(env)
+    agent.act(observations)
+    ended = {"log_loss_decrease": np.array([0.5, -2.0, np.nan, 3.0])}
+    agent.learn(np.zeros(4), np.ones(4, bool), ended)
+    assert [score for _, score, *_ in agent._done] == [0.5, 0.0, 0.0, 3.0]
+
+
+@pytest.mark.parametrize("known", ["length", "first"])
+def test_long_runs_and_lucky_starts_do_not_move_the_search(known):
+    agent = RepsAgent("constant", rows=200, seed=3)
+    agent.begin(make(6))
+    before = float(agent.search.mean)
+    weights = agent.search.sample(200)
+    lucky = (weights[:, 0] > weights[:, 0].median()).tolist()  # large weights had the longer runs, or the better starts
+    agent._done = [
+        (w, 5.0 if lucky[i] else 1.0, math.exp(5.0 if lucky[i] and known == "length" else 1.0),
+         5.0 if lucky[i] and known == "first" else 1.0)
+        for i, w in enumerate(weights)
+    ]  # fmt: skip
+    agent._update()
+    assert float(agent.search.mean) == pytest.approx(before, abs=1e-6)
+    agent._done = [(w, 5.0 if lucky[i] else 1.0, 3.0, 1.0) for i, w in enumerate(weights)]
+    agent._update()
+    assert float(agent.search.mean) > before + 0.5
+
+
+def test_a_search_leaves_a_controller_with_the_environments_own_options(tmp_path):
+    env = make(9, decay=0.7, min_step_size=1e-5, max_step_size=0.5)
+    agent = CONTROLLERS["reps"](form="constant").build(env, seed=0)
+    agent.save(tmp_path)
+    loaded = StepSizeController.load(tmp_path / "controller.json")
+    assert (loaded.form, loaded.decay, loaded.min_step_size, loaded.max_step_size) == ("constant", 0.7, 1e-5, 0.5)
+    assert loaded.weights == tuple(agent.search.mean.tolist())
+
+
+def test_an_optimizer_with_two_sets_of_weights_is_measured_with_those_to_evaluate():
+    class Averaging(torch.optim.SGD):
+        """As schedule-free ones: it trains at other weights than it is measured at."""
+
+        calls: list[str] = []
+
+        def train(self):
+            self.calls.append("train")
+
+        @torch.no_grad()
+        def eval(self):
+            self.calls.append("eval")
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p.zero_()
+
+    found = run_optimizer(lambda p: Averaging(p, lr=0.05), [3, 4], num_steps=5)
+    assert Averaging.calls == ["train", "train", "eval", "eval"]
+    np.testing.assert_allclose(found.log_losses, math.log10(math.log(10)), rtol=1e-5)
+
+
+# Bad input of a controller by itself
+
+
+def bad_values():
+    good = torch.ones(3)
+    return {
+        "sparse": good.to_sparse(), "meta": good.to("meta"), "complex": good.to(torch.complex64),
+        "whole numbers": torch.ones(3, dtype=torch.int64), "a list": [1.0, 2.0, 3.0], "a column": good[:, None],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(bad_values()))
+def test_losses_that_are_no_row_of_numbers_are_refused(name):
+    controller, bad, good = StepSizeController("constant", (0.0,)), bad_values()[name], torch.ones(3)
+    for losses, changes in ((bad, good), (good, bad), (bad, bad)):
+        with pytest.raises(ConfigurationError, match="expected both"):
+            controller.step_size(losses, changes)
+    assert controller.step_size(good, good) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weights": None}, "weights=None must be 1 numbers"),
+        ({"weights": "a"}, "weights='a' must be 1 numbers"),
+        ({"weights": (True,)}, "must be 1 numbers"),
+        ({"weights": (1e300,)}, "at most 1e+30 in size"),
+        ({"weights": (10**400,)}, "at most 1e+30 in size"),
+        ({"decay": "0"}, "decay='0' must be a number"),
+        ({"initial_step_size": "0.1"}, "initial_step_size='0.1' must be a number"),
+        ({"max_step_size": None}, "max_step_size=None must be a number"),
+    ],
+)
+def test_a_controller_of_something_else_than_numbers_is_refused(options, message):
+    with pytest.raises(ConfigurationError) as caught:
+        StepSizeController(**{"form": "constant", "weights": (0.0,), **options})
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("form", list(FORMS))
+def test_the_largest_weights_say_a_step_size(form):
+    for sign in (-1, 1):
+        weights = [sign * (-1) ** i * 1e30 for i in range(len(FORMS[form].names()))]
+        controller = StepSizeController(form, tuple(weights))
+        for losses in (torch.tensor([1.0, 2.0, 3.0]), torch.full((3,), math.nan), torch.zeros(3)):
+            assert 1e-7 <= controller.step_size(losses, -losses) <= 10
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step_size_controller": True}, {"decay": "0.9"}, {"decay": 10**400}, {"max_step_size": True},
+        {"weights": {"bias": "1"}}, {"weights": {"bias": 10**400}}, {"weights": None}, {"learned": None},
+        {"form": None},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_damaged_controller_is_refused(tmp_path, change):
+    path = StepSizeController("constant", (0.5,)).save(tmp_path / "controller.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(CheckpointError):
+        StepSizeController.load(path)
+
+
+def test_a_path_that_holds_no_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("{}")
+    for path in (tmp_path, tmp_path / "file" / "inside", tmp_path / ("long" * 100)):
+        with pytest.raises(CheckpointError):
+            StepSizeController.load(path)
+
+
+def test_a_state_of_another_controller_is_refused_and_nothing_is_lost():
+    controller, other = (
+        StepSizeController("multiply", (0.1,) * 5),
+        StepSizeController("multiply", (0.1,) * 5, decay=0.5),
+    )
+    losses, changes = torch.rand(8), torch.randn(8)
+    controller.step_size(losses, changes)
+    before = controller.state_dict()
+    good = controller.state_dict()
+    damaged = {**good, "statistics": {**good["statistics"], "means": torch.zeros(1)}}
+    for state in ({}, None, {**good, "last_step_size": 99.0}, {**good, "statistics": {}}, damaged, other.state_dict()):
+        with pytest.raises(CheckpointError):
+            controller.load_state_dict(state)
+    after = controller.state_dict()
+    assert before["last_step_size"] == after["last_step_size"]
+    assert all(v is after["statistics"][k] or v == after["statistics"][k] for k, v in before["statistics"].items())
+
+
+def test_a_tape_of_another_network_or_of_the_last_step_is_refused():
+    network, twin = nn.Linear(2, 2), nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    scheduler = StepSizeScheduler(network, optimizer, StepSizeController("relative", (0.0, 0.0, -2.0)))
+    x = torch.randn(4, 2)
+    foreign = Alignment(twin).record(x, lambda out: out.square().sum(1))
+    tape = Alignment(network).record(x, lambda out: out.square().sum(1))
+    with pytest.raises(ConfigurationError, match="The tape is of another network, a Linear"):
+        scheduler.step(foreign)
+    scheduler.step(tape)
+    optimizer.step()
+    with pytest.raises(StaleTapeError, match="This tape is of the last step"):
+        scheduler.step(tape)
+
+
+def test_directions_of_tiny_gradients_are_not_rounded_away():
+    network = nn.Linear(3, 1, bias=False)
+    with torch.no_grad():
+        network.weight.fill_(100.0)
+    network.weight.grad = torch.tensor([[1e-9, -3e-8, 2e-7]])
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    scheduler = StepSizeScheduler(network, optimizer, StepSizeController("constant", (0.0,)))
+    torch.testing.assert_close(scheduler.direction()["weight"], -network.weight.grad, rtol=0.1, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: RepsAgent("multiply"),
+        lambda: Scheduled("cosine"),
+        lambda: Controlled(StepSizeController("constant", (0.0,))),
+    ],
+    ids=["reps", "schedule", "controller"],
+)
+def test_acting_before_the_beginning_is_refused(build):
+    agent = build()
+    with pytest.raises(ConfigurationError, match=r"Call begin\(env\) first"):
+        agent.act(np.zeros((3, 4), np.float32))
+    if isinstance(agent, RepsAgent):
+        with pytest.raises(ConfigurationError, match=r"Call begin\(env\) first"):
+            agent.learn(np.zeros(3), np.zeros(3, bool), {})
+
+
+def test_controllers_say_what_they_need_where_rows_are_no_runs():
+    env = gymnasium.make_vec("GAR/DataSplit-v0", num_envs=8, num_steps=2)
+    for name in ("reps", "schedule"):
+        with pytest.raises(ConfigurationError, match="with action='absolute'; found DataSplitVectorEnv"):
+            CONTROLLERS[name]().build(env, seed=0)
+
+
+@pytest.mark.parametrize("epsilon", ["1", True, math.nan, 0])
+def test_a_bound_that_is_no_number_is_refused(epsilon):
+    with pytest.raises(ConfigurationError, match=r"epsilon=.* must be above 0"):
+        learn("constant", epsilon=epsilon, updates=1, rows=8)

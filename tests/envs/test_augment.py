@@ -246,8 +246,8 @@ def test_images_of_four_channels_are_refused(monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda rows: rows[:, :5], "actions have the shape [12, 5]; expected [12, 13], one row per slot"),
-        (lambda rows: rows + 31, "The action of slot 0"),
+        (lambda rows: rows[:, :5], "actions have the shape [12, 5]; expected [12, 13], one for each row"),
+        (lambda rows: rows + 31, "The action of row 0"),
         (lambda rows: rows.astype(float), "actions are torch.float64; expected integers"),
     ],
     ids=["shape", "range", "type"],

@@ -101,7 +101,7 @@ def test_wrong_calls_are_named():
     with pytest.raises(ResetNeededError, match=r"The episode of row \d has ended"):
         env.step([0, 1, 2])
     env.reset(seed=0)
-    with pytest.raises(InvalidActionError, match=r"The action of slot 1 is 3; expected 0\.\.2"):
+    with pytest.raises(InvalidActionError, match=r"The action of row 1 is 3; expected 0\.\.2"):
         env.step([0, 3, 1])
     continuous = gymnasium.make_vec("Test/ContinuousWalks-v0", num_envs=3)
     continuous.reset(seed=0)

@@ -281,7 +281,7 @@ def test_a_table_of_instances_is_read_from_a_file(tmp_path):
         ("num_steps,share\n8\n", "line 2: there are 1 cells, and 2 columns"),
         ("num_steps\nlong\n", "line 2: num_steps='long' is no whole number"),
         ("widths\n8-x\n", "line 2: widths='8-x' is no list of widths, as in 20-50-500"),
-        ("share\n0.5\n1.5\n", "line 3: share=1.5 must be above 0, and at most 1"),
+        ("share\n0.5\n1.5\n", "line 3: share=1.5 must be a number above 0, and at most 1"),
         ("step_size\nnan\n", "line 2: step_size=nan must be above 0"),
         ("part\nvalidation\n", "line 2: part='validation' is unknown"),
         ("widths\n8\n8-9\n", "has instances with 1 and 2 widths"),

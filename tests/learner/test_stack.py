@@ -301,6 +301,12 @@ def tied() -> nn.Module:
 widths = iter(range(3, 99))
 
 
+def frozen() -> nn.Module:
+    network = mlp()
+    next(network.parameters()).requires_grad_(False)
+    return network
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -327,7 +333,27 @@ widths = iter(range(3, 99))
         ),
         (lambda: LearnerStack(mlp, [0]).run(torch.zeros(2, 3, 64), torch.zeros(2, 3)), "a batch for each row"),
         (lambda: LearnerStack(mlp, [0]).run(torch.zeros(1, 3, 64), torch.zeros(1, 4)), "3 inputs and 4 targets"),
-        (lambda: LearnerStack(mlp, [0]).restart(torch.tensor([True]), [1, 2]), "a seed for each row that is chosen"),
+        (
+            lambda: LearnerStack(mlp, [0]).restart(torch.tensor([True]), [1, 2]),
+            "one of each for each row that is chosen",
+        ),
+        (
+            lambda: LearnerStack(mlp, [0, 1]).restart(torch.tensor([True, True]), [1, 2], [mlp]),
+            "there are 2 seeds and 1 builds",
+        ),
+        (
+            lambda: LearnerStack(mlp, [0, 1]).restart(torch.tensor([False, True]), [1], [lambda: mlp(nn.Tanh)]),
+            "built otherwise in row 1 than in the first",
+        ),
+        (
+            lambda: LearnerStack(mlp, [0, 1]).restart(torch.tensor([False, True]), [1], [frozen]),
+            "1.weight is frozen in row 1 or in the first",
+        ),
+        (lambda: LearnerStack(mlp, [0, 1]).network(9), r"rows are \[9\]; expected int64 \[k\], growing, from 0 to 1"),
+        (lambda: LearnerStack(mlp, [0, 1]).network(-1), r"rows are \[-1\]"),
+        (lambda: LearnerStack(mlp, [0]).outputs(torch.zeros(1, 3, 64), rows=torch.tensor([0, 0])), "growing"),
+        (lambda: LearnerStack(mlp, [0]).outputs(torch.zeros(1, 3, 64), rows=torch.tensor([True])), "expected int64"),
+        (lambda: LearnerStack(mlp, [0, 1]).outputs(torch.zeros(3, 3, 64)), r"expected \[2, n, ...\], a batch for each"),
         (
             lambda: LearnerStack(NETWORKS["fc_bn"], [0]).run(torch.zeros(1, 1, 1, 8, 8), torch.zeros(1, 1).long()),
             "layers.2 normalises over a batch of one number",
@@ -409,3 +435,28 @@ def test_who_passes_is_bool_one_per_row(live):
     stack = LearnerStack(lambda: nn.Linear(3, 2), range(2))
     with pytest.raises(ConfigurationError, match=r"live is .*; expected bool, one per row"):
         stack.run(torch.randn(2, 4, 3), torch.zeros(2, 4, dtype=torch.int64), live)
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize(
+    ("build", "shapes"),
+    [
+        (lambda: nn.Linear(7, 5), [(8,), (1,), (3, 6), ()]),
+        (lambda: nn.Conv2d(3, 4, 3), [(1, 8, 8), (6, 8, 8)]),
+        (lambda: nn.Conv2d(16, 16, 3), [(1, 8, 8), (15, 8, 8)]),
+        (lambda: nn.BatchNorm1d(5), [(1,), (6,), (5, 4, 4)]),
+        (lambda: nn.BatchNorm2d(5), [(1, 4, 4), (6, 4, 4), (5,)]),
+        (lambda: nn.LayerNorm(6), [(1,), (3,)]),
+        (lambda: nn.LayerNorm((3, 6)), [(6,), (1, 6)]),
+    ],
+    ids=["linear", "convolution", "wide convolution", "batch_norm", "batch_norm_2d", "layer_norm", "layer_norm_2d"],
+)
+def test_inputs_that_a_layer_by_itself_refuses_are_refused(
+    build: Any, shapes: list[tuple[int, ...]], rows: int
+) -> None:
+    stack = LearnerStack(build, range(rows), way="layers")
+    for shape in shapes:
+        with pytest.raises((RuntimeError, ValueError)):
+            build()(torch.randn(4, *shape))
+        with pytest.raises((RuntimeError, ValueError)):
+            stack.outputs(torch.randn(rows, 4, *shape), training=True)

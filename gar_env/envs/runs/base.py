@@ -17,6 +17,7 @@ from gar_env.data import load_dataset, make_pool, normalisation
 from gar_env.envs.config import RunConfig
 from gar_env.envs.configured import ConfiguredVectorEnv
 from gar_env.envs.features import Feature
+from gar_env.envs.fitting import check_network
 from gar_env.envs.outcome import Episode, Infos, Outcome
 from gar_env.envs.runs.batches import RunBatches
 from gar_env.envs.runs.instances import Instance
@@ -27,10 +28,13 @@ from gar_env.learner import LOSSES, LearnerStack, Loss, Rows, StackPass
 from gar_env.networks import build_network
 from gar_env.rewards import Evidence, Need, RunEvidence
 from gar_env.rewards.runs import log_loss
-from gar_env.seeding import named_generator
+from gar_env.seeding import lend_to_global, named_generator
 
 LARGEST_LOSS = 1e4
 """A run whose loss is above this has diverged; above as many times its first loss, if that was above 1."""
+
+DESCRIBED = {"num_steps": "num_steps", "initial_step_size": "step_size", "share": "share"}
+"""What infos say of a run's instance when it ends: their names, and the instance's own."""
 
 
 class Control(NamedTuple):
@@ -87,6 +91,7 @@ class RunVectorEnv(ConfiguredVectorEnv):
             data = replace(data, x_train=both[0], y_train=both[1], group_train=None)
         n, whole = self.num_envs, data.to(self.device)
         self._x, self._y = whole.x_train, whole.y_train
+        self._check_network()
         self.stack = LearnerStack(
             partial(self.build, None),
             [0] * n,
@@ -105,12 +110,19 @@ class RunVectorEnv(ConfiguredVectorEnv):
         self.loss = torch.full((n,), math.nan, device=self.device)
         self.initial_loss = torch.full((n,), math.nan, device=self.device)
         self.step_sizes = torch.full((n,), math.nan, device=self.device)
+        self._described: dict[str, Tensor] = {}
         self._return = torch.zeros(n, device=self.device)
         self._due = torch.ones(n, dtype=torch.bool, device=self.device)
         self.gradient: Rows | None = None
         self.prepare()
         self._open_first(list(range(n)))
         self.observe()
+
+    def _check_network(self) -> None:
+        first = slice(self.config.batch_size)
+        with lend_to_global(named_generator(0, "initialisation")):
+            network = self.build(None).to(self.device)
+            check_network(self.config.network, self.dataset, self.normalise(self._x[first]), self._y[first], network)
 
     # What a subclass fills in
 
@@ -198,9 +210,13 @@ class RunVectorEnv(ConfiguredVectorEnv):
             self._draws[row] = named_generator(seed, "rewards", self.device)
             self.batches.start(row, seed, instance.share, first=len(self.dataset.x_train) * self._is_corrupted(seed))
         self.stack.restart(rows, seeds, builds)
-        lengths, step_sizes = ([getattr(one, name) for one in self.instances] for name in ("num_steps", "step_size"))
-        self.lengths = torch.where(rows, torch.tensor(lengths, device=self.device), self.lengths)
-        self.step_sizes = torch.where(rows, torch.tensor(step_sizes, device=self.device), self.step_sizes)
+        self._described = {
+            name: torch.tensor([getattr(one, field) for one in self.instances], dtype=torch.float32, device=self.device)
+            for name, field in DESCRIBED.items()
+        }
+        lengths = torch.tensor([one.num_steps for one in self.instances], device=self.device)
+        self.lengths = torch.where(rows, lengths, self.lengths)
+        self.step_sizes = torch.where(rows, self._described["initial_step_size"], self.step_sizes)
         self.steps = torch.where(rows, 0, self.steps)
         self._return = torch.where(rows, 0, self._return)
         self._due = self._due | rows
@@ -238,12 +254,13 @@ class RunVectorEnv(ConfiguredVectorEnv):
             "final_loss": (final_loss, whole),
             "log_loss_decrease": (decrease, whole),
             "test_accuracy": (accuracy, whole),
+            **{name: (value.clone(), ended) for name, value in self._described.items()},
         }
         return Outcome(rewards, ended, infos)
 
     def blank_infos(self) -> Infos:
         """See :meth:`RowVectorEnv.blank_infos`."""
-        more = dict.fromkeys(("step_size", "final_loss", "log_loss_decrease"), (math.nan, False))
+        more = dict.fromkeys(("step_size", "final_loss", "log_loss_decrease", *DESCRIBED), (math.nan, False))
         return {**super().blank_infos(), **more}
 
     @own_surroundings()

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from gar_env.envs.options import LARGEST_INT
 from gar_env.errors import ConfigurationError
-from gar_env.registry import Registry, did_you_mean, shown
+from gar_env.networks.layered import WIDEST
+from gar_env.registry import Registry, check_positive, did_you_mean, shown
 
 PARTS = ("train", "test")
 
@@ -23,10 +26,13 @@ class Instance:
     """What a training run is like.
 
     Args:
-        num_steps: Its length.
+        num_steps: Its length, at least 2: a run of one step decides nothing.
         step_size: Where it starts: the step size before the first action.
         share: Of the training examples, which it may see, in (0, 1].
         widths: Of the network's layers; ``None`` are those of the environment's network.
+
+    Raises:
+        ConfigurationError: If a number is out of range.
     """
 
     num_steps: int = 200
@@ -35,14 +41,16 @@ class Instance:
     widths: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.num_steps < 1:
-            raise ConfigurationError(f"num_steps={self.num_steps} must be at least 1.")
-        if not 0 < self.step_size < math.inf:
-            raise ConfigurationError(f"step_size={self.step_size} must be above 0.")
-        if not 0 < self.share <= 1:
-            raise ConfigurationError(f"share={self.share} must be above 0, and at most 1.")
-        if self.widths is not None and (not self.widths or min(self.widths) < 1):
-            raise ConfigurationError(f"widths={self.widths} must be at least 1 each.")
+        if type(self.num_steps) is not int or not 2 <= self.num_steps < LARGEST_INT:
+            raise ConfigurationError(
+                f"num_steps={shown(self.num_steps)} must be a whole number from 2 to {LARGEST_INT - 1}."
+            )
+        check_positive("step_size", self.step_size)
+        if type(self.share) not in (int, float) or not 0 < self.share <= 1:
+            raise ConfigurationError(f"share={shown(self.share)} must be a number above 0, and at most 1.")
+        fits = self.widths is None or (isinstance(self.widths, tuple) and len(self.widths) > 0)
+        if not fits or any(type(width) is not int or not 1 <= width <= WIDEST for width in self.widths or ()):
+            raise ConfigurationError(f"widths={shown(self.widths)} must be whole numbers from 1 to {WIDEST}.")
 
 
 class InstanceSet(ABC):
@@ -67,6 +75,32 @@ class InstanceSet(ABC):
     def longest(self, part: str) -> int:
         """Most steps in a part."""
 
+    @property
+    def identity(self) -> str:
+        """Tells it from others: a state of an environment with one set belongs to no environment with another."""
+        return type(self).__qualname__
+
+    def draw(self, part: str, generator: np.random.Generator) -> Instance:
+        """One of a part, held against what the set says of itself.
+
+        Raises:
+            ConfigurationError: If it is no instance, or longer or wider than any should be.
+        """
+        found = self.train(generator) if part == "train" else self.test(generator)
+        name, widest, longest = type(self).__name__, self.widest(part), self.longest(part)
+        if not isinstance(found, Instance):
+            raise ConfigurationError(f"{name}.{part} returned {shown(found)}; expected an Instance.")
+        if found.num_steps > longest:
+            raise ConfigurationError(
+                f"{name}.{part} returned num_steps={found.num_steps}, and longest({part!r}) is {longest}."
+            )
+        own, most = (None if widths is None else len(widths) for widths in (found.widths, widest))
+        if not own == most == self.layers or any(a > b for a, b in zip(found.widths or (), widest or (), strict=True)):
+            raise ConfigurationError(
+                f"{name}.{part} returned widths={found.widths}; layers={self.layers}, and widest({part!r}) is {widest}."
+            )
+        return found
+
     def smallest_share(self, part: str) -> float:
         """Of the data, in a part."""
         return 1.0
@@ -82,6 +116,30 @@ register_instances = INSTANCES.register
 
 LOWEST, HIGHEST = 1e-5, 1.0
 """Initial step sizes of our sets."""
+
+
+class _Drawn(InstanceSet):
+    """A set by what is known of its parts."""
+
+    longest_of: ClassVar[dict[str, int]]
+    widest_of: ClassVar[dict[str, tuple[int, ...]]]
+    smallest_of: ClassVar[dict[str, float]]
+
+    def widest(self, part: str) -> tuple[int, ...] | None:
+        """See :class:`InstanceSet`."""
+        return self.widest_of[part]
+
+    def longest(self, part: str) -> int:
+        """See :class:`InstanceSet`."""
+        return self.longest_of[part]
+
+    def smallest_share(self, part: str) -> float:
+        """See :class:`InstanceSet`."""
+        return self.smallest_of[part]
+
+    def step_sizes(self, part: str) -> tuple[float, ...]:
+        """See :class:`InstanceSet`."""
+        return LOWEST, HIGHEST
 
 
 def _log_uniform(generator: np.random.Generator) -> float:
@@ -110,12 +168,15 @@ class FixedInstances(InstanceSet):
 
 
 @register_instances("small")
-class SmallInstances(InstanceSet):
+class SmallInstances(_Drawn):
     """One hidden layer. To learn on: 8 to 31 units, 0.2 to 0.9 of the data, 100 to 300 steps. To test on: 32, 64 or 128
     units, all the data, 300 to 600 steps. Step sizes log-uniform from 1e-5 to 1.
     """
 
     layers = 1
+    longest_of = {"train": 300, "test": 600}
+    widest_of = {"train": (31,), "test": (128,)}
+    smallest_of = {"train": 0.2, "test": 1.0}
 
     def train(self, generator: np.random.Generator) -> Instance:
         """See :class:`InstanceSet`."""
@@ -131,25 +192,9 @@ class SmallInstances(InstanceSet):
         width = int(generator.choice([32, 64, 128]))
         return Instance(int(generator.integers(300, 601)), _log_uniform(generator), 1.0, (width,))
 
-    def widest(self, part: str) -> tuple[int, ...] | None:
-        """See :class:`InstanceSet`."""
-        return (31,) if part == "train" else (128,)
-
-    def longest(self, part: str) -> int:
-        """See :class:`InstanceSet`."""
-        return 300 if part == "train" else 600
-
-    def smallest_share(self, part: str) -> float:
-        """See :class:`InstanceSet`."""
-        return 0.2 if part == "train" else 1.0
-
-    def step_sizes(self, part: str) -> tuple[float, ...]:
-        """See :class:`InstanceSet`."""
-        return LOWEST, HIGHEST
-
 
 @register_instances("paper")
-class PaperInstances(InstanceSet):
+class PaperInstances(_Drawn):
     """Three widths, for ``cpcpcrcs-...``. To learn on: 2 to 9, 5 to 24 and 50 to 249 channels, 0.1 to 0.5 of the data,
     300 to 999 steps. To test on: 20, 50 and 500 channels, all the data, 2,000 steps. Step sizes log-uniform from 1e-5
     to 1.
@@ -160,6 +205,9 @@ class PaperInstances(InstanceSet):
     """
 
     layers = 3
+    longest_of = {"train": 999, "test": 2000}
+    widest_of = {"train": (9, 24, 249), "test": (20, 50, 500)}
+    smallest_of = {"train": 0.1, "test": 1.0}
 
     def train(self, generator: np.random.Generator) -> Instance:
         """See :class:`InstanceSet`."""
@@ -171,22 +219,6 @@ class PaperInstances(InstanceSet):
     def test(self, generator: np.random.Generator) -> Instance:
         """See :class:`InstanceSet`."""
         return Instance(2000, _log_uniform(generator), 1.0, (20, 50, 500))
-
-    def widest(self, part: str) -> tuple[int, ...] | None:
-        """See :class:`InstanceSet`."""
-        return (9, 24, 249) if part == "train" else (20, 50, 500)
-
-    def longest(self, part: str) -> int:
-        """See :class:`InstanceSet`."""
-        return 999 if part == "train" else 2000
-
-    def smallest_share(self, part: str) -> float:
-        """See :class:`InstanceSet`."""
-        return 0.1 if part == "train" else 1.0
-
-    def step_sizes(self, part: str) -> tuple[float, ...]:
-        """See :class:`InstanceSet`."""
-        return LOWEST, HIGHEST
 
 
 COLUMNS = ("part", "num_steps", "step_size", "share", "widths")
@@ -270,6 +302,11 @@ class TableOfInstances(InstanceSet):
     def step_sizes(self, part: str) -> tuple[float, ...]:
         """See :class:`InstanceSet`."""
         return tuple(one.step_size for one in self._of(part))
+
+    @property
+    def identity(self) -> str:
+        """See :class:`InstanceSet`."""
+        return f"{self.name} ({hashlib.sha256(repr(self.lines).encode()).hexdigest()[:12]})"
 
     def _of(self, part: str) -> list[Instance]:
         if not self.lines.get(part):

@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from gar_env.envs.runs.base import RunVectorEnv
+from gar_env.envs.views import first_row, refuse_vector_options
 from gar_env.errors import ConfigurationError
 
 
@@ -28,11 +29,7 @@ class SingleRunEnv(gymnasium.Env):
     def __init__(self, **options: Any) -> None:
         if "num_envs" in options:
             raise ConfigurationError("make gives one training run. Use make_vec for num_envs of them.")
-        for name in ("autoreset_mode", "output"):
-            if name in options:
-                raise ConfigurationError(
-                    f"{name} goes with make_vec. make gives a single environment with numpy output, reset by its user."
-                )
+        refuse_vector_options(options)
         self.runs: RunVectorEnv = self.vector_env_class(1, autoreset_mode=AutoresetMode.DISABLED, **options)
         self.render_mode = None
         self.action_space = self.runs.single_action_space
@@ -44,20 +41,14 @@ class SingleRunEnv(gymnasium.Env):
         """Start a run."""
         super().reset(seed=seed)
         observations, infos = self.runs.reset(seed=seed, options=options)
-        return observations[0], _of_one(infos, ended=False)
+        return observations[0], first_row(infos, ended=False)
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One step. Errors as :meth:`RowVectorEnv.step`."""
         observations, rewards, terminations, truncations, infos = self.runs.step([action])
         ended = bool(terminations[0])
-        return observations[0], float(rewards[0]), ended, bool(truncations[0]), _of_one(infos, ended=ended)
+        return observations[0], float(rewards[0]), ended, bool(truncations[0]), first_row(infos, ended=ended)
 
     def close(self) -> None:
         """Close the run."""
         self.runs.close()
-
-
-def _of_one(infos: dict[str, Any], *, ended: bool) -> dict[str, Any]:
-    # Numbers that are absent are left out until the end, where loggers look for them: two NaN are not equal.
-    there = {key: value[0].item() for key, value in infos.items() if not key.startswith("_")}
-    return {key: value for key, value in there.items() if ended or infos[f"_{key}"][0]}

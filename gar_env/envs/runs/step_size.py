@@ -41,8 +41,8 @@ class StepSizeConfig(RunConfig):
         num_steps: Of all runs, at least 2; by default each is as long as its instance says.
         initial_step_sizes: Where runs start: one number for all, or one for each row; by default each starts where its
             instance says.
-        instances: Which runs there are: ``"small"``, ``"paper"``, ``"fixed"``, the path of a ``.csv`` file, or an
-            :class:`~gar_env.envs.InstanceSet`.
+        instances: Which runs there are: ``"small"``, ``"paper"``, ``"fixed"``, the path of a ``.csv`` file, or a set
+            of one's own: :class:`~gar_env.envs.InstanceSet`.
         part: ``"train"`` or ``"test"``: instances to learn on, or others.
         action: ``"multiply"``: ``Box(-1, 1)``, the step size changes by ``max_factor ** action``. ``"absolute"``:
             ``Box(-1, 1)``, from ``min_step_size`` to ``max_step_size`` on a logarithmic scale. ``"discrete"``: one of 9
@@ -182,22 +182,28 @@ class StepSizeVectorEnv(RunVectorEnv):
             )
         for step_size in () if config.initial_step_sizes else self.instance_set.step_sizes(config.part):
             config.check_step_size(step_size, "An instance's step_size")
-        examples, share = len(self.dataset.x_train), self.instance_set.smallest_share(config.part)
-        if round(share * examples) < config.batch_size:
+        self._check_share(self.instance_set.smallest_share(config.part))
+
+    def _check_share(self, share: float) -> None:
+        examples, n = len(self.dataset.x_train), self.config.batch_size
+        if round(share * examples) < n:
             raise ConfigurationError(
                 f"Some runs see {round(share * examples)} examples, {share:g} of {examples} in {self.dataset.name}, "
-                f"which make no batch of {config.batch_size}. Use a smaller batch_size, more data, or other instances."
+                f"which make no batch of {n}. Use a smaller batch_size, more data, or other instances."
             )
 
     def instance(self, seed: int, row: int) -> Instance:
         """See :meth:`RunVectorEnv.instance`."""
         config = self.config
-        draw = self.instance_set.train if config.part == "train" else self.instance_set.test
-        found = draw(numpy_generator(seed, "instance"))
+        found = self.instance_set.draw(config.part, numpy_generator(seed, "instance"))
+        self._check_share(found.share)
         starts = config.initial_step_sizes or (found.step_size,)
         step_size = starts[row] if len(starts) > 1 else starts[0]
         config.check_step_size(step_size, "An instance's step_size")
         return Instance(config.num_steps or found.num_steps, step_size, found.share, found.widths)
+
+    def _identity(self) -> dict[str, Any]:
+        return {**super()._identity(), "instances": self.instance_set.identity}
 
     # Acting
 

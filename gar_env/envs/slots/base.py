@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gar_env.data import Batch, Pool, in_batches, load_dataset, make_pool, normalisation
 from gar_env.envs.config import SlotConfig
+from gar_env.envs.fitting import check_network
 from gar_env.envs.shared import SharedNetworkEnv
 from gar_env.errors import CheckpointError, ConfigurationError
 from gar_env.functional import own_surroundings
@@ -117,40 +118,14 @@ class SlotVectorEnv(SharedNetworkEnv):
         self.pool = self.on_device(self.make_pool(seed))
         self._fewest = self.learner.fewest_examples
         if not self._network_fits:
-            self._check_network()
+            batch = self.gather(self.pool.members[:1].expand(self.num_envs))
+            check_network(self.config.network, self.dataset, batch.inputs, batch.targets, self.learner.trial)
             self._network_fits = True
 
     @property
     def guess(self) -> float:
         """See :class:`SharedNetworkEnv`."""
         return self.dataset.guess
-
-    def _check_network(self) -> None:
-        """Run a batch through the network of the first episode, which stays as it is: it must fit the data.
-
-        Raises:
-            ConfigurationError: With what the network said.
-        """
-        n, data, config = self.num_envs, self.dataset, self.config
-        name = config.network if isinstance(config.network, str) else "the builder"
-        what = f"network={shown(name)} on {n} {data.kind} {list(data.input_shape)}, as {data.name} has them"
-        batch = self.gather(self.pool.members[:1].expand(n))
-        try:
-            outputs = self.learner.trial(batch.inputs)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # of somebody's forward pass
-            first = next(iter(str(error).splitlines()), "")
-            raise ConfigurationError(f"{what}, fails: {type(error).__name__}: {first}") from error
-        shape = (n, data.outputs) if data.has_labels or not data.classes else (*batch.targets.shape, data.outputs)
-        fits = isinstance(outputs, Tensor) and outputs.layout is torch.strided and outputs.shape == shape
-        words = "floating logits" if data.classes else "floating outputs"
-        if not fits or not outputs.is_floating_point() or outputs.is_meta:
-            found = f"{outputs.dtype}, {outputs.layout}" if isinstance(outputs, Tensor) else type(outputs).__name__
-            found += f" {list(outputs.shape)}" if isinstance(outputs, Tensor) else ""
-            raise ConfigurationError(f"{what}, returns {found}; expected {words} {list(shape)}.")
-        if not outputs.requires_grad:
-            raise ConfigurationError(f"{what}, returns {words[9:]} that depend on no trainable parameter.")
 
     # What a subclass fills in, and may look at
 
