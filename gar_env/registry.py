@@ -61,7 +61,8 @@ def check_choice(option: str, value: object, choices: Iterable[str]) -> None:
     choices = tuple(choices)
     if not isinstance(value, str) or value not in choices:
         hint = did_you_mean(value, choices) if isinstance(value, str) else ""
-        raise ConfigurationError(f"{option}={shown(value)} is unknown.{hint} Choose one of {', '.join(choices)}.")
+        words = ", ".join(repr(choice) if "," in choice else choice for choice in choices)
+        raise ConfigurationError(f"{option}={shown(value)} is unknown.{hint} Choose one of {words}.")
 
 
 def check_positive(option: str, value: object) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import gar_env  # noqa: F401 - registers the environments
+from agents.step_sizes import Controlled, RepsAgent, Scheduled, StepSizeController
 from gar_env.alignment import align, record
 from gar_env.errors import AlignmentError, UnsupportedLayerError
 
@@ -24,6 +25,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "split, nslr": ("GAR/DataSplit-v0", {"reward": "nslr"}),
     "weight": ("GAR/DataWeight-v0", {}),
     "augment": ("GAR/Augment-v0", {"network": "fc_bn"}),
+    "step size": ("GAR/StepSize-v0", {"instances": "fixed", "network": "mlp-8", "reward": "gar"}),
+    "step size, convolutions": ("GAR/StepSize-v0", {"instances": "fixed", "network": "cpcpcrcs-2-3-4", "rule": "adam"}),
 }
 
 
@@ -128,3 +131,56 @@ def test_dropout_of_fused_attention_is_refused_and_the_remedies_work(way):
     with sdpa_kernel(SDPBackend.MATH):
         found, expected = entries(network, x, way)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("rule", ["sgd", "momentum", "rmsprop", "adam"])
+@pytest.mark.parametrize("network", ["mlp-16", "cpcpcrcs-4-8-16"])
+def test_runs_do_what_they_do_on_the_cpu_but_for_rounding(rule, network):
+    found = {}
+    for device in ("cpu", "cuda"):
+        options = {"network": network, "rule": rule, "observed": "all", "instances": "fixed", "num_steps": 30}
+        options["autoreset_mode"] = "SameStep"
+        starts = (1e-3, 1e-2) if rule in ("sgd", "momentum") else (1e-4, 1e-3)
+        env = gymnasium.make_vec(
+            "GAR/StepSize-v0",
+            num_envs=2,
+            device=device,
+            initial_step_sizes=starts,
+            autoreset_mode="SameStep",
+            **options,
+        )
+        seen = [env.reset(seed=3)[0]]
+        for step in range(30):
+            observations, rewards, _, _, infos = env.step(np.full((2, 1), 0.1 * (-1) ** step, np.float32))
+            seen.append(observations)
+            assert np.isfinite(rewards).all()
+        found[device] = np.stack(seen[:-1]), infos["final_info"]["final_loss"]
+    for cpu, cuda in zip(*found.values(), strict=True):
+        np.testing.assert_allclose(cuda, cpu, rtol=5e-3, atol=5e-3)
+
+
+def test_runs_on_a_gpu_go_on_from_their_state():
+    def made():
+        return gymnasium.make_vec("GAR/StepSize-v0", num_envs=6, device="cuda", autoreset_mode="SameStep").unwrapped
+
+    env, other = made(), made()
+    env.reset(seed=0)
+    still = np.zeros((6, 1), np.float32)
+    for _ in range(40):
+        env.step(still)
+    other.load_state_dict(env.state_dict())
+    for _ in range(20):
+        for ours, theirs in zip(env.step(still)[:3], other.step(still)[:3], strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_controllers_steer_runs_on_a_gpu():
+    options = {"device": "cuda", "action": "absolute", "observed": "all", "autoreset_mode": "SameStep"}
+    env = gymnasium.make_vec("GAR/StepSize-v0", num_envs=12, instances="fixed", num_steps=20, **options)
+    for agent in (RepsAgent("relative"), Scheduled("cosine"), Controlled(StepSizeController("direction", (0.0,) * 5))):
+        observations, _ = env.reset(seed=0)
+        agent.begin(env)
+        for _ in range(41):
+            observations, rewards, terminations, truncations, infos = env.step(agent.act(observations))
+            agent.learn(rewards, terminations | truncations, infos)
+        assert np.isfinite(observations).all()
