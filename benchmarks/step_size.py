@@ -33,6 +33,7 @@ from agents.jobs.provenance import provenance
 from agents.measures.timing import median_and_quartiles
 from gar_env.data import load_dataset, normalisation
 from gar_env.data.builtin import download_folder
+from gar_env.envs.runs.batches import BLOCK
 from gar_env.envs.runs.statistics import Discounted, signals
 from gar_env.networks import build_network
 
@@ -179,6 +180,8 @@ def measure(name: str, rows: list[int], rounds: int, device: str, *, dacbench: b
     if dacbench and dataset == "fashion_mnist":
         calls["dacbench"] = (of_dacbench(network), 1)
     counts = {key: max(1, int(SECONDS * steps_per_second(call, 3, device))) for key, (call, _) in calls.items()}
+    if device != "cpu":  # all rows lay out their next batches in the same step of 64
+        counts = {key: BLOCK * -(-count // BLOCK) for key, count in counts.items()}
     rates: dict[str, list[float]] = {key: [] for key in calls}
     for round_ in range(rounds + WARM_UP):
         for key, (call, r) in calls.items():

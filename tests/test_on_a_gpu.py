@@ -141,14 +141,7 @@ def test_runs_do_what_they_do_on_the_cpu_but_for_rounding(rule, network):
         options = {"network": network, "rule": rule, "observed": "all", "instances": "fixed", "num_steps": 30}
         options["autoreset_mode"] = "SameStep"
         starts = (1e-3, 1e-2) if rule in ("sgd", "momentum") else (1e-4, 1e-3)
-        env = gymnasium.make_vec(
-            "GAR/StepSize-v0",
-            num_envs=2,
-            device=device,
-            initial_step_sizes=starts,
-            autoreset_mode="SameStep",
-            **options,
-        )
+        env = gymnasium.make_vec("GAR/StepSize-v0", num_envs=2, device=device, initial_step_sizes=starts, **options)
         seen = [env.reset(seed=3)[0]]
         for step in range(30):
             observations, rewards, _, _, infos = env.step(np.full((2, 1), 0.1 * (-1) ** step, np.float32))

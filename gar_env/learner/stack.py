@@ -353,9 +353,9 @@ class LearnerStack:
         for i, block in enumerate(self._blocks):
             block.parameters, block.buffers = split["parameters"][i], split["buffers"][i]
             block.memory = {kind: split[kind][i] for kind in block.memory}
-            block.steps, block.remembered = steps[i].clone(), {}
+            block.steps, block.remembered = steps[i].to(self.device, copy=True), {}
             for generator, bits in zip(block.generators, generators[i], strict=True):
-                generator.set_state(bits.clone())  # torch reads from where the storage begins, not the tensor
+                generator.set_state(bits.cpu().clone())  # torch reads from where the storage begins, not the tensor
         self._moves += 1
 
     def _check_memory(self, rows: int, row_bytes: int) -> None:
@@ -421,7 +421,7 @@ class LearnerStack:
             return tensors.blocks
         parts = {name: self._split(tensor) for name, tensor in tensors.items()}
         return [
-            {name: part[i].clone() if copied else part[i] for name, part in parts.items()}
+            {name: part[i].to(self.device, copy=True) if copied else part[i] for name, part in parts.items()}
             for i in range(len(self._blocks))
         ]
 
