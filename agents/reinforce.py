@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from gymnasium.spaces import Space
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
+from agents.normaliser import Normalisation, Normaliser
 from agents.peers import Peers
 from gar_env.envs.config import REWARD_TIMINGS
 from gar_env.errors import CheckpointError, ConfigurationError, RewardError
 from gar_env.registry import check_choice, check_positive, shown
 from gar_env.seeding import named_generator
-
-Normalisation = Literal["step", "running", "none"]
-NORMALISATIONS = ("step", "running", "none")
 
 
 class Policy(Protocol):
@@ -123,7 +121,6 @@ class Reinforce:
         timeout: float = 300.0,
     ) -> None:
         check_choice("reward_timing", reward_timing, REWARD_TIMINGS)
-        check_choice("normalise", normalise, NORMALISATIONS)
         if type(aggregate) is not int or aggregate < 1:
             raise ConfigurationError(f"aggregate={shown(aggregate)} must be at least 1, and a whole number.")
         check_positive("step_size", step_size)
@@ -141,7 +138,6 @@ class Reinforce:
         self.policy = policy
         self.delay = 1 if reward_timing == "next_step" else 0
         self.reward_timing = reward_timing
-        self.normalise = normalise
         self.aggregate = aggregate
         self.gradient_clip = gradient_clip
         self.optimizer = torch.optim.Adam([policy.logits], lr=step_size)
@@ -151,8 +147,7 @@ class Reinforce:
         self._resets_next = False  # whether those only reset in the next
         self._gradient = torch.zeros_like(policy.logits)
         self._collected = self._rows = 0  # steps and rewards in it
-        # Welford's running statistics over all slots of all steps.
-        self._count, self._mean, self._spread = 0, 0.0, 0.0
+        self.normaliser = Normaliser(normalise, self.peers)
 
     def begin(self, env: VectorEnv) -> None:
         """See :class:`agents.Agent`. What was learned stays; unpaid actions are dropped.
@@ -292,7 +287,7 @@ class Reinforce:
                 f"{', counted over all processes' * (self.peers.world > 1)}."
             )
         logits.requires_grad_()
-        objective = (self._normalised(rewards, count) * policy.log_probability(actions, logits, *looks)).sum()
+        objective = (self.normaliser(rewards, count) * policy.log_probability(actions, logits, *looks)).sum()
         self._gradient += torch.autograd.grad(objective, logits)[0]
         self._collected += 1
         self._rows += count
@@ -306,20 +301,6 @@ class Reinforce:
             self._gradient = torch.zeros_like(self._gradient)
             self._collected = self._rows = 0
 
-    def _normalised(self, rewards: Tensor, count: int) -> Tensor:
-        if self.normalise == "none":
-            return rewards
-        largest = self.peers.largest(rewards.abs().max() if len(rewards) else rewards.new_zeros(()))
-        mean = self.peers.summed(rewards.sum(dtype=torch.float64)) / count
-        spread = self.peers.summed((rewards - mean).square().sum(dtype=torch.float64))
-        if self.normalise == "running":
-            total, gap = self._count + count, float(mean) - self._mean
-            self._spread += float(spread) + gap**2 * self._count * count / total
-            self._mean += gap * count / total
-            self._count = total
-            mean, spread, count = torch.tensor(self._mean), torch.tensor(self._spread), total
-        return _standardised(rewards, mean.to(rewards), (spread / count).sqrt().to(rewards), largest)
-
     def state_dict(self) -> dict[str, Any]:
         """All that its next actions and updates depend on."""
         return {
@@ -330,7 +311,7 @@ class Reinforce:
             "over": self._over,
             "gradient": self._gradient.clone(),
             "collected": (self._collected, self._rows),
-            "running": (self._count, self._mean, self._spread),
+            "running": self.normaliser.running,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -358,15 +339,4 @@ class Reinforce:
             raise CheckpointError("The state's gradient is of another policy.")
         self._gradient = state["gradient"].to(device, copy=True)
         self._collected, self._rows = map(int, state["collected"])
-        count, *running = state["running"]
-        self._count, (self._mean, self._spread) = int(count), map(float, running)
-
-
-def _standardised(rewards: Tensor, mean: Tensor, deviation: Tensor, largest: Tensor) -> Tensor:
-    """``(rewards - mean) / deviation``, and 0 where all are equal.
-
-    The mean of equal float32 values misses them by a rounding; divided by itself it would be a reward of 1 for all.
-    """
-    if bool(deviation <= 1e-6 * largest):
-        return torch.zeros_like(rewards)
-    return (rewards - mean) / deviation
+        self.normaliser.running = state["running"]

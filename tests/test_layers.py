@@ -11,8 +11,8 @@ ENVIRONMENT_LAYERS = (
     "rewards", "checks", "envs", "registration", "command",
 )  # fmt: skip
 AGENT_LAYERS = (
-    "files", "container", "agent", "checks", "policies", "peers", "reinforce", "sb3", "step_sizes", "controllers",
-    "jobs", "measures", "training", "studies", "cli",
+    "files", "container", "agent", "checks", "policies", "peers", "normaliser", "reinforce", "sb3", "step_sizes",
+    "controllers", "jobs", "measures", "training", "studies", "cli",
 )  # fmt: skip
 
 

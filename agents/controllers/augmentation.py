@@ -13,9 +13,10 @@ from gymnasium.vector import VectorEnv
 from agents.agent import Agent
 from agents.controllers.registry import register_controller
 from agents.files import write_whole
+from agents.normaliser import Normalisation
 from agents.policies import FixedAugmentation, OnlineAugmentation
 from agents.policies.augmentation import Distribution, layout_of
-from agents.reinforce import Normalisation, Reinforce
+from agents.reinforce import Reinforce
 
 KEPT = 400  # snapshots of a policy
 

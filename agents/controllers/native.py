@@ -11,8 +11,9 @@ from gymnasium.vector import VectorEnv
 
 from agents.agent import Agent
 from agents.controllers.registry import register_controller
+from agents.normaliser import Normalisation
 from agents.policies import DropSpoiled, FixedPolicy, InvertedSoftmax, LinearSoftmax, SmallLoss
-from agents.reinforce import Normalisation, Reinforce
+from agents.reinforce import Reinforce
 from gar_env.errors import ConfigurationError
 
 

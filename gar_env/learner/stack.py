@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from gar_env.errors import CheckpointError, ConfigurationError, StaleTapeError
 from gar_env.functional import own_surroundings
 from gar_env.functional.free_memory import free_memory
+from gar_env.learner.stack_checks import check_alike, check_live, check_rows, shapes_of
 from gar_env.learner.stack_passes import Changes, Losses, Passes
 from gar_env.learner.stack_rows import Block, Direction, Rows
 from gar_env.learner.update_rules import Tensors, UpdateRule, added, build_rule, per_row
@@ -110,7 +111,7 @@ class LearnerStack:
         row_bytes = sum(p.numel() * p.element_size() for p in modules[0].parameters())
         self._check_memory(len(seeds), row_bytes)
         modules += [self._module(seed, build) for seed in seeds[1:]]
-        _check_alike(modules, range(len(modules)))
+        check_alike(modules, range(len(modules)))
         size = max(1, BLOCK_BYTES // max(1, row_bytes)) if self.device.type == "cpu" else len(seeds)
         self._starts = list(range(0, len(seeds), size))
         self._blocks = [self._block(modules[at : at + size], seeds[at : at + size]) for at in self._starts]
@@ -168,7 +169,7 @@ class LearnerStack:
                 f"There are {inputs.shape[1]} inputs and {targets.shape[1]} targets in each row; expected as many, at "
                 "least one."
             )
-        self._check_live(live)
+        check_live(live, len(self))
         lives = [None] * len(self._blocks) if live is None else self._split(live)
         done = []
         for block, x, t, own in zip(self._blocks, self._split(inputs), self._split(targets), lives, strict=True):
@@ -201,7 +202,7 @@ class LearnerStack:
         """
         if not isinstance(step_sizes, Tensor) or step_sizes.shape != (len(self),):
             raise ConfigurationError(f"step_sizes are {shown(step_sizes)}; expected one per row, [{len(self)}].")
-        self._check_live(live)
+        check_live(live, len(self))
         lives = [None] * len(self._blocks) if live is None else self._split(live)
         if isinstance(direction, Direction):
             for block, memory in zip(self._blocks, direction.memories, strict=True):
@@ -251,7 +252,7 @@ class LearnerStack:
         Raises:
             ConfigurationError: If there is no such row, or not a batch for each of them.
         """
-        self._check_rows(rows)
+        check_rows(rows, len(self))
         blocks = self._blocks if rows is None else [block.only_rows(own) for block, own in self._chosen(rows)]
         sizes = [len(block.steps) for block in blocks]
         if not isinstance(inputs, Tensor) or inputs.ndim < 2 or len(inputs) not in (1, sum(sizes)):
@@ -290,7 +291,7 @@ class LearnerStack:
                 f"[{len(self)}], and one of each for each row that is chosen."
             )
         modules = [self._module(seed, build) for seed, build in zip(seeds, builds, strict=True)]
-        _check_alike([self.passes.module, *modules], [0, *rows.nonzero().flatten().tolist()])
+        check_alike([self.passes.module, *modules], [0, *rows.nonzero().flatten().tolist()])
         done = 0
         for block, own in self._chosen(rows.nonzero().flatten()):
             these = slice(done, done + len(own))
@@ -304,7 +305,7 @@ class LearnerStack:
         Raises:
             ConfigurationError: If there is no such row.
         """
-        self._check_rows(torch.tensor([row]))
+        check_rows(torch.tensor([row]), len(self))
         module = copy.deepcopy(self.passes.module)
         block, own = next(iter(self._chosen(torch.tensor([row]))))
         values = {**block.parameters, **block.buffers}
@@ -339,7 +340,7 @@ class LearnerStack:
         Raises:
             CheckpointError: If it has other entries or shapes; nothing is changed then.
         """
-        wanted, found = _shapes(self.state_dict()), _shapes(state)
+        wanted, found = shapes_of(self.state_dict()), shapes_of(state)
         if wanted != found:
             first = min(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
             raise CheckpointError(
@@ -366,21 +367,6 @@ class LearnerStack:
                 f"{rows} networks of {row_bytes / 1e6:.1f} MB each need {needed / 1e9:.1f} GB in training, and "
                 f"{free / 1e9:.1f} GB are free. Use fewer rows (num_envs), or a smaller network."
             )
-
-    def _check_rows(self, rows: Any) -> None:
-        if rows is None:
-            return
-        fits = isinstance(rows, Tensor) and rows.dtype == torch.int64 and rows.ndim == 1 and len(rows) > 0
-        if not fits or int(rows[0]) < 0 or int(rows[-1]) >= len(self) or bool((rows.diff() <= 0).any()):
-            raise ConfigurationError(
-                f"rows are {rows.tolist() if fits else shown(rows)}; expected int64 [k], growing, from 0 to "
-                f"{len(self) - 1}."
-            )
-
-    def _check_live(self, live: Any) -> None:
-        fits = isinstance(live, Tensor) and live.dtype == torch.bool and live.shape == (len(self),)
-        if live is not None and not fits:
-            raise ConfigurationError(f"live is {shown(live)}; expected bool, one per row, [{len(self)}].")
 
     def _module(self, seed: int, build: Callable[[], nn.Module]) -> nn.Module:
         # Always drawn on the CPU: the same seed starts the same network on every device.
@@ -424,40 +410,3 @@ class LearnerStack:
             {name: part[i].to(self.device, copy=True) if copied else part[i] for name, part in parts.items()}
             for i in range(len(self._blocks))
         ]
-
-
-def _check_alike(modules: list[nn.Module], rows: Sequence[int]) -> None:
-    def shapes(module: nn.Module) -> dict[str, tuple[torch.Size, torch.dtype]]:
-        return {name: (p.shape, p.dtype) for name, p in [*module.named_parameters(), *module.named_buffers()]}
-
-    def trained(module: nn.Module) -> set[str]:
-        return {name for name, p in module.named_parameters() if p.requires_grad}
-
-    first, described = shapes(modules[0]), repr(modules[0])
-    for row, module in zip(rows[1:], modules[1:], strict=True):
-        own = shapes(module)
-        odd = sorted(name for name in first.keys() | own.keys() if first.get(name) != own.get(name))
-        if odd:
-            name = odd[0]
-            words = [f"{one[name][1]} {list(one[name][0])}" if name in one else "not there" for one in (own, first)]
-            raise ConfigurationError(
-                f"The networks have different shapes: {name} is {words[0]} in row {row}, and {words[1]} in the first. "
-                "A stack is of one architecture; make one stack for each."
-            )
-        frozen = sorted(trained(module) ^ trained(modules[0]))
-        if frozen:
-            raise ConfigurationError(
-                f"{frozen[0]} is frozen in row {row} or in the first, and trained in the other. A stack is of one "
-                "architecture; make one stack for each."
-            )
-        if repr(module) != described:
-            raise ConfigurationError(
-                f"The networks are built otherwise in row {row} than in the first: {type(module).__name__} describes "
-                "itself in other words. A stack is of one architecture; make one stack for each."
-            )
-
-
-def _shapes(state: Any, prefix: str = "") -> dict[str, str]:
-    if not isinstance(state, Mapping):
-        return {prefix.removesuffix("."): shown(state)}
-    return {name: words for key, value in state.items() for name, words in _shapes(value, f"{prefix}{key}.").items()}

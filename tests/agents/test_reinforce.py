@@ -106,7 +106,7 @@ def test_running_normalisation_keeps_a_reward_that_all_slots_share():
     agent = Reinforce(InvertedSoftmax(3), normalise="running")
     values = [torch.full((4,), v) for v in (1.0, 3.0, 8.0)]
     for value in values:
-        found = agent._normalised(value, len(value))
+        found = agent.normaliser(value, len(value))
     seen = torch.cat(values)
     torch.testing.assert_close(found, (values[-1] - seen.mean()) / seen.std(correction=0))
 
@@ -115,7 +115,7 @@ def test_running_normalisation_keeps_a_reward_that_all_slots_share():
 @pytest.mark.parametrize("n", [4, 128, 1000])
 def test_step_normalisation_erases_a_reward_that_all_slots_share(value, n):
     """A float32 mean of equal numbers misses them by a rounding, which must not be scaled up to 1."""
-    normalised = Reinforce(InvertedSoftmax(3), normalise="step")._normalised(torch.full((n,), value), n)
+    normalised = Reinforce(InvertedSoftmax(3), normalise="step").normaliser(torch.full((n,), value), n)
     assert normalised.abs().max() == 0
 
 
@@ -272,7 +272,7 @@ def test_a_step_that_only_resets_teaches_nothing_where_infos_do_not_say_so():
 def test_our_agent_trains_on_gymnasium_s_own_environments():
     agent = Reinforce(InvertedSoftmax(2), normalise="running")
     train(gymnasium.make_vec("CartPole-v1", num_envs=8, vectorization_mode="sync"), agent, seed=0)
-    assert agent._count > 8 * 8
+    assert agent.normaliser.running[0] > 8 * 8
 
 
 def test_a_state_is_a_copy():

@@ -7,7 +7,7 @@ import inspect
 from pathlib import Path
 
 from agents.jobs.provenance import fingerprint
-from agents.reinforce import Normalisation
+from agents.normaliser import Normalisation
 from gar_env.rewards import REWARDS, Need, RewardSignal
 
 LARGEST_EXACT = 64
