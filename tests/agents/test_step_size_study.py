@@ -1,11 +1,16 @@
 """``gar-env reproduce stepsize``, small."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from agents.cli import main
+from agents.step_sizes import StepSizeController
+from agents.step_sizes.evaluation import SEED
+from agents.studies.step_size import jobs
 from agents.studies.step_size.cases import GRID
 from agents.studies.step_size.jobs import step_size_jobs
 from agents.studies.step_size.study import StepSizeStudy
@@ -65,10 +70,31 @@ def test_tables_say_how_far_from_the_best_constant_and_how_even():
     assert detail[0][5] == f"{np.mean(learned) - np.mean(oracle):.2f}"
 
 
+def test_weights_are_perturbed_each_by_itself_by_up_to_a_fifth(monkeypatch):
+    seen = []
+
+    def watched(agent, starts, seeds, **options):
+        seen.append((agent.weights, list(starts), list(seeds)))
+        return SimpleNamespace(log_losses=np.zeros(len(seeds)))
+
+    monkeypatch.setattr(jobs, "run_all", watched)
+    controller = StepSizeController("multiply", (-0.1, 0.2, 0.3, -0.4, 0.5))
+    (job, *_) = step_size_jobs(StepSizeStudy(arms=("multiply",), rules=("sgd",), seeds=1))
+    assert job._perturbed(controller) == {"perturbed": [0.0] * 32}
+    (weights, starts, seeds), = seen  # fmt: skip
+    factors = weights / torch.tensor(controller.weights)
+    assert factors.shape == (32, 5)
+    assert 0.8 <= float(factors.min()) < 0.85
+    assert 1.15 < float(factors.max()) <= 1.2
+    assert len(factors.unique()) > 150
+    assert (starts[:11], set(seeds)) == ([*GRID], {SEED})
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"arms": ("multipy",)}, "arms='multipy' is unknown. Did you mean 'multiply'"),
+        ({"arms": ("relative, noisy",)}, "'relative, noisy labels'"),
         ({"tests": ("mnist",)}, "tests='mnist' is unknown"),
         ({"tests": ()}, "There are no tests"),
         ({"rules": ("sdg",)}, "Did you mean 'sgd'"),
