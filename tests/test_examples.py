@@ -197,3 +197,18 @@ def test_the_tables_on_augmentation_are_those_of_the_code_and_the_committed_resu
     assert capsys.readouterr().out.split("\n\n")[1].strip() in page
     speed = (ROOT / "benchmarks" / "results" / "augmentation.md").read_text()
     assert next(block for block in speed.split("\n\n") if block.startswith("| contender")) in page
+
+
+def test_the_tables_on_step_sizes_are_those_of_the_committed_results():
+    from agents.jobs.results import read_rows
+    from agents.studies.step_size.tables import tables
+
+    rows = read_rows(ROOT / "examples" / "results" / "step_size" / "stepsize.jsonl")
+    sgd, rmsprop, *_ = (table.markdown() for table in tables(rows))
+    documentation = (ROOT / "docs" / "step_size.md").read_text()
+    for table in (sgd, rmsprop):  # rows of a results file stand in the order in which they were done
+        assert set(table.splitlines()) <= set(documentation.splitlines())
+    section = (ROOT / "README.md").read_text().split("## Learned step sizes")[1].split("## More")[0]
+    quoted = [line for line in section.splitlines() if line.startswith("|")]
+    assert len(quoted) == 10
+    assert set(quoted) <= set(rmsprop.splitlines())
