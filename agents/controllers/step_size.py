@@ -29,7 +29,7 @@ class RepsOptions:
     """Relative entropy policy search over step-size controllers: Daniel, Taylor & Nowozin (2016).
 
     Args:
-        form: "constant", "absolute" (the paper's), "direction", "multiply" or "relative".
+        form: "constant", "absolute" (the paper's), "direction", "multiply", "multiply-fast" or "relative".
         rows: Runs for an update; by default as many as train at once.
         epsilon: Bound on the divergence of an update, in nats.
     """

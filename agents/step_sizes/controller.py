@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 from agents.files import read_regular, write_whole
 from agents.step_sizes.forms import FORMS, Form
 from gar_env.envs.runs.statistics import Discounted, signals
+from gar_env.envs.runs.step_size import LEAST_STEP_SIZE
 from gar_env.errors import CheckpointError, ConfigurationError, GarEnvError
 from gar_env.registry import shown
 
@@ -28,7 +28,7 @@ class StepSizeController:
     """Says after each batch how far to go.
 
     Args:
-        form: A registered form: ``"constant"``, ``"absolute"``, ``"direction"``, ``"multiply"``, ``"relative"``.
+        form: A registered form: :data:`~agents.step_sizes.FORMS`.
         weights: Of its features, the bias last.
         initial_step_size: What the first batch takes for the last step size.
         decay: Of discounted means, as it was learned with.
@@ -69,9 +69,10 @@ class StepSizeController:
                 f"{LARGEST_WEIGHT:g} in size: {', '.join(kind.names())}."
             )
         self.weights = tuple(map(float, self.weights))
-        if not 0 < self.min_step_size < self.max_step_size < math.inf:
+        if not LEAST_STEP_SIZE <= self.min_step_size < self.max_step_size:
             raise ConfigurationError(
-                f"min_step_size={self.min_step_size} must be above 0, and max_step_size={self.max_step_size} above it."
+                f"min_step_size={self.min_step_size} must be at least {LEAST_STEP_SIZE}, and max_step_size="
+                f"{self.max_step_size} above it."
             )
         if not 0 <= self.decay < 1:
             raise ConfigurationError(f"decay={self.decay} must be at least 0 and below 1.")
@@ -154,7 +155,9 @@ class StepSizeController:
         weights = dict(zip(FORMS[self.form].names(), self.weights, strict=True))
         options = {name: getattr(self, name) for name in _NUMBERS}
         content = {"step_size_controller": FORMAT, "form": self.form, "weights": weights, **options}
-        write_whole(Path(path), (json.dumps({**content, "learned": self.learned}, indent=2) + "\n").encode())
+        write_whole(
+            Path(path), (json.dumps({**content, "learned": self.learned}, indent=2, default=_plain) + "\n").encode()
+        )
         return Path(path)
 
     @classmethod
@@ -195,6 +198,17 @@ class StepSizeController:
 
 
 _NUMBERS = ("initial_step_size", "decay", "min_step_size", "max_step_size")
+
+
+def _plain(value: Any) -> Any:
+    """Of NumPy and torch, what JSON knows.
+
+    Raises:
+        ConfigurationError: If it is none.
+    """
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise ConfigurationError(f"learned holds {shown(value)}, which is no number, text, list or table.")
 
 
 def _is_number(value: Any) -> bool:

@@ -95,7 +95,7 @@ def run_optimizer(make: Callable[[Iterable[nn.Parameter]], Any], seeds: Sequence
     for name in ("rule", "weight_decay", "gradient_clip", "action", "initial_step_sizes"):
         if name in options:
             raise ConfigurationError(f"{name} is the optimizer's business here. Leave it out.")
-    fixed = {"autoreset_mode": "Disabled", "test_examples": 0}
+    fixed = {"autoreset_mode": "Disabled"}
     env: Any = gymnasium.make_vec(
         "GAR/StepSize-v0", num_envs=len(seeds), **{"instances": "fixed", **options, **fixed}
     ).unwrapped
@@ -122,8 +122,10 @@ def run_optimizer(make: Callable[[Iterable[nn.Parameter]], Any], seeds: Sequence
             part = env.batches.part(row)[: env.config.loss_examples]
             outputs = network(env.normalise(env._x[part]))
             losses.append(float(kind(env._y[part])(outputs).mean()))
-            accuracies.append(env.measures.test(network)[0])
+            accuracies.append(env.measures.test_accuracy(network))
     largest = LARGEST_LOSS * env.initial_loss.clamp_min(1).numpy()
     env.close()
     found = np.array(losses)
-    return Runs(log_losses(found), ~(found <= largest), np.array(accuracies), np.full((1, len(seeds)), np.nan))
+    diverged = ~(found <= largest)
+    measured = np.where(diverged, np.nan, accuracies)
+    return Runs(log_losses(found), diverged, measured, np.full((1, len(seeds)), np.nan))

@@ -93,6 +93,7 @@ class Reps:
         Raises:
             ConfigurationError: If there are fewer than :attr:`fewest` samples, or scores are not finite, one for each.
         """
+        samples, scores = torch.as_tensor(samples), torch.as_tensor(scores)
         n, d = len(samples), len(self.mean)
         if n < self.fewest:
             raise ConfigurationError(f"There are {n} samples for {d} weights; an update needs {self.fewest} at least.")

@@ -32,11 +32,11 @@ class StepSizeScheduler:
         network: Whose parameters are trained.
         optimizer: Of ``torch.optim``, or one whose step is the learning rate times what does not depend on it. Groups
             of parameters keep the ratios of their learning rates. Its learning rate is where the controller starts.
-        controller: What says how far the first group goes.
+        controller: What says how far the first group goes; a copy of it, as what it remembers is of one run.
 
     Raises:
         ConfigurationError: If the optimizer has parameters of something else, or a learning rate that is not above 0,
-            or its step is none of that kind.
+            or is known to step otherwise; the first :meth:`step` tries out whether it does.
 
     Example:
         See ``examples/learned_step_size.py``.
@@ -55,7 +55,9 @@ class StepSizeScheduler:
                 "RMSprop or the like."
             )
         self._ratios = [rate / rates[0] for rate in rates]
-        self.network, self.optimizer, self.controller = network, optimizer, controller.start(rates[0])
+        self.network, self.optimizer = network, optimizer
+        self.controller = copy.deepcopy(controller).start(rates[0])
+        self._proportional = False  # not tried yet
         self._last_tape: weakref.ref[Tape] | None = None
 
     def step(self, tape: Tape) -> float:
@@ -104,15 +106,27 @@ class StepSizeScheduler:
         state, rates = copy.deepcopy(self.optimizer.state_dict()), self.get_last_lr()
         half = any(p.dtype is torch.float16 for p in before.values())
         probe = 1.0 if half else PROBE  # float16 ends at 65,504
-        self._set(probe)
-        self.optimizer.step()
-        found = {name: (p.detach() - before[name]) / probe for name, p in self.network.named_parameters()}
-        for name, p in self.network.named_parameters():
-            p.copy_(before[name])
-        self.optimizer.load_state_dict(state)
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-        return {name: found[name] for name, p in self.network.named_parameters() if p.requires_grad}
+        found = []
+        for size in (probe,) if self._proportional else (probe, probe / 2):
+            try:
+                self._set(size)
+                self.optimizer.step()
+                found.append({name: (p.detach() - before[name]) / size for name, p in self.network.named_parameters()})
+            finally:
+                for name, p in self.network.named_parameters():
+                    p.copy_(before[name])
+                self.optimizer.load_state_dict(copy.deepcopy(state))
+                for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate
+        for name in found[0]:
+            gap, whole = (found[0][name] - found[-1][name]).norm(), found[0][name].norm()
+            if not bool(gap <= 0.01 * whole):
+                raise ConfigurationError(
+                    f"Half the learning rate is not half the step of {type(self.optimizer).__name__}, so there is no "
+                    "direction to set a step size along. Use SGD, Adam, RMSprop or the like."
+                )
+        self._proportional = True
+        return {name: found[0][name] for name, p in self.network.named_parameters() if p.requires_grad}
 
     def state_dict(self) -> dict[str, Any]:
         """What the controller remembers of this run."""

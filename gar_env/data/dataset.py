@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -227,6 +229,15 @@ class Dataset:
             raise ConfigurationError(f"{self.name} holds {self.kind} {list(self.input_shape)}, no images.")
         channels, height, width = self.x_train.shape[1:]
         return channels, height, width
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of all numbers: of other data another one."""
+        digest = hashlib.blake2b(digest_size=8)
+        for tensor in (self.x_train, self.y_train, self.x_test, self.y_test):
+            digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
+            digest.update(tensor.cpu().contiguous().numpy().data)
+        return digest.hexdigest()
 
     def taking(self, rows: Tensor) -> Dataset:
         """The same data with only those training examples, int64 ``[m]``."""

@@ -4,14 +4,9 @@ from gar_env.envs.config import RowConfig, RunConfig, SharedConfig, SlotConfig, 
 from gar_env.envs.features import Feature
 from gar_env.envs.outcome import Episode, Outcome
 from gar_env.envs.runs.base import Control, RunVectorEnv
-from gar_env.envs.runs.instances import (
-    INSTANCES,
-    FixedInstances,
-    Instance,
-    InstanceSet,
-    TableOfInstances,
-    register_instances,
-)
+from gar_env.envs.runs.instance_sets import FixedInstances
+from gar_env.envs.runs.instance_tables import TableOfInstances
+from gar_env.envs.runs.instances import INSTANCES, Instance, InstanceSet, register_instances
 from gar_env.envs.runs.single import SingleRunEnv
 from gar_env.envs.runs.statistics import FEATURES as STEP_SIZE_FEATURES
 from gar_env.envs.runs.step_size import StepSizeConfig, StepSizeEnv, StepSizeVectorEnv

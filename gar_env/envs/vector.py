@@ -34,6 +34,9 @@ from gar_env.state import as_data, attributes, from_data, set_attributes
 
 OUTPUTS = ("numpy", "torch")
 
+MOST_ROWS = 2**24
+"""Of an environment: their numbers alone take gigabytes then."""
+
 
 class RowVectorEnv(VectorEnv):
     """Base of all environments.
@@ -71,8 +74,10 @@ class RowVectorEnv(VectorEnv):
         render_mode: str | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
-            raise ConfigurationError(f"num_envs={shown(num_envs)} must be a whole number, at least 1.")
+        if isinstance(num_envs, bool) or not isinstance(num_envs, int) or not 1 <= num_envs <= MOST_ROWS:
+            raise ConfigurationError(
+                f"num_envs={shown(num_envs)} must be a whole number, at least 1, at most {MOST_ROWS}."
+            )
         check_choice("output", output, OUTPUTS)
         if render_mode is not None:
             check_choice("render_mode", render_mode, self.metadata["render_modes"])

@@ -631,3 +631,89 @@ def test_controllers_say_what_they_need_where_rows_are_no_runs():
 def test_a_bound_that_is_no_number_is_refused(epsilon):
     with pytest.raises(ConfigurationError, match=r"epsilon=.* must be above 0"):
         learn("constant", epsilon=epsilon, updates=1, rows=8)
+
+
+class Raises(torch.optim.SGD):
+    """Moves, and then something goes wrong."""
+
+    def step(self, closure=None):
+        super().step()
+        raise RuntimeError("lost")
+
+
+def test_an_optimizer_that_raises_leaves_the_network_as_it_was():
+    network = nn.Linear(2, 2)
+    optimizer = Raises(network.parameters(), lr=0.1)
+    scheduler = StepSizeScheduler(network, optimizer, StepSizeController("constant", (0.0,)))
+    tape = Alignment(network).record(torch.randn(4, 2), lambda out: out.square().sum(1))
+    before = network.weight.detach().clone()
+    with pytest.raises(RuntimeError, match="lost"):
+        scheduler.step(tape)
+    assert torch.equal(network.weight, before)
+    assert scheduler.get_last_lr() == [0.1]
+
+
+def test_an_optimizer_whose_step_does_not_follow_its_rate_is_refused_at_the_first_step():
+    class Bounded(torch.optim.SGD):
+        """No entry moves by more than one."""
+
+        @torch.no_grad()
+        def step(self, closure=None):
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p -= (group["lr"] * p.grad).clamp(-1, 1)
+
+    network = nn.Linear(2, 2)
+    scheduler = StepSizeScheduler(
+        network, Bounded(network.parameters(), lr=0.1), StepSizeController("constant", (0.0,))
+    )
+    tape = Alignment(network).record(torch.randn(4, 2), lambda out: out.square().sum(1))
+    with pytest.raises(ConfigurationError, match="Half the learning rate is not half the step of Bounded"):
+        scheduler.step(tape)
+
+
+def test_each_scheduler_has_a_controller_of_its_own():
+    controller, network = StepSizeController("constant", (0.0,)), nn.Linear(2, 2)
+    first = StepSizeScheduler(network, torch.optim.SGD(network.parameters(), lr=1e-4), controller)
+    StepSizeScheduler(network, torch.optim.SGD(network.parameters(), lr=0.5), controller)
+    assert first.controller.last_step_size == 1e-4
+    assert controller.last_step_size == 0.01
+
+
+def test_a_search_goes_on_from_its_own_state_alone():
+    agents = {form: RepsAgent(form) for form in ("multiply", "absolute")}
+    for agent in agents.values():
+        agent.begin(make(12))
+    few = RepsAgent("multiply")
+    few.begin(make(10))
+    state = agents["multiply"].state_dict()
+    for other in (agents["absolute"], few):
+        with pytest.raises(CheckpointError, match="is of another search: multiply, 12 rows"):
+            other.load_state_dict(state)
+    for wrong in ({}, None, {"form": "multiply"}):
+        with pytest.raises(CheckpointError, match="is no state of a search"):
+            few.load_state_dict(wrong)
+    with pytest.raises(ConfigurationError, match=r"Call begin\(env\) first"):
+        RepsAgent("multiply").state_dict()
+
+
+def test_an_optimizers_accuracy_is_measured_on_the_same_examples_and_of_no_run_that_diverged():
+    ours = run_all(Scheduled("constant"), [0.05, 0.05], [3, 4], num_steps=30, test_examples=37)
+    theirs = run_optimizer(lambda p: torch.optim.SGD(p, lr=0.05), [3, 4], num_steps=30, test_examples=37)
+    np.testing.assert_allclose(theirs.accuracies, ours.accuracies, atol=1e-6)
+    lost = run_optimizer(lambda p: torch.optim.SGD(p, lr=1e5), [3], num_steps=20)
+    assert lost.diverged.all()
+    assert np.isnan(lost.accuracies).all()
+
+
+def test_what_was_learned_is_recorded_as_data(tmp_path):
+    controller = StepSizeController("constant", (0.0,), learned={"scores": np.array([0.5, 1.0]), "rows": np.int64(3)})
+    assert StepSizeController.load(controller.save(tmp_path / "c.json")).learned == {"scores": [0.5, 1.0], "rows": 3}
+    with pytest.raises(ConfigurationError, match="learned holds"):
+        StepSizeController("constant", (0.0,), learned={"network": nn.Linear(1, 1)}).save(tmp_path / "d.json")
+    with pytest.raises(ConfigurationError, match="reward is set by learn itself"):
+        learn("constant", reward="gar")
+    with pytest.raises(ConfigurationError, match="rows='9' must be a whole number"):
+        RepsAgent("constant", rows="9")
+    with pytest.raises(ConfigurationError, match="min_step_size=1e-60 must be at least 1e-37"):
+        StepSizeController("constant", (0.0,), min_step_size=1e-60)

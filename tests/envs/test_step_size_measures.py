@@ -1,6 +1,7 @@
 """GAR/StepSize-v0: every number that it shows, pays or reports, against its definition."""
 
 import math
+from dataclasses import replace
 
 import gymnasium
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from gar_env.data import load_dataset
 from gar_env.envs import STEP_SIZE_FEATURES, Instance, InstanceSet, TableOfInstances
-from gar_env.envs.runs.statistics import LOWEST, signals
+from gar_env.envs.runs.statistics import LOWEST, Discounted, signals
 from gar_env.errors import CheckpointError, ConfigurationError
 from gar_env.networks import build_network
 from gar_env.rewards import RunEvidence
@@ -184,6 +186,33 @@ def test_a_table_that_was_rewritten_makes_another_environment(tmp_path):
         make(instances=str(path), num_steps=None).load_state_dict(env.state_dict())
 
 
+def test_a_state_of_other_data_is_refused_and_holds_no_data():
+    data = load_dataset("digits")
+    other = replace(data, name="inverted", x_train=255 - data.x_train)
+    for make_one in (
+        lambda dataset: make(dataset=dataset),
+        lambda dataset: gymnasium.make_vec("GAR/DataSplit-v0", num_envs=4, dataset=dataset).unwrapped,
+    ):
+        env = make_one(data)
+        env.reset(seed=0)
+        state = env.state_dict()
+        make_one(data).load_state_dict(state)
+        with pytest.raises(CheckpointError, match="data_fingerprint was"):
+            make_one(other).load_state_dict(state)
+    env = make(dataset=data)
+    env.reset(seed=0)
+    assert not {"_x", "_y", "dataset", "measures"} & env.state_dict().keys()
+
+
+@pytest.mark.parametrize("decay", [0.999999, 0.99999999])
+def test_a_slow_mean_counts_its_first_steps_fully(decay):
+    slow = Discounted(2, decay)
+    rows = torch.ones(2, dtype=torch.bool)
+    for step in range(1, 4):
+        slow.show(torch.full((2, 5), -1.5 * step), rows)
+        assert slow.column("disagreement").tolist() == pytest.approx([-1.5 * (step + 1) / 2] * 2, rel=1e-5)
+
+
 # Sets of one's own
 
 
@@ -222,6 +251,14 @@ def test_a_set_that_contradicts_itself_is_refused(own, message):
     with pytest.raises(ConfigurationError) as caught:
         make(instances=own, num_steps=None)
     assert message in str(caught.value)
+
+
+def test_a_state_of_another_set_of_ones_own_is_refused():
+    env = make(instances=Own(Instance(5)), num_steps=None)
+    env.reset(seed=0)
+    make(instances=Own(Instance(5)), num_steps=None).load_state_dict(env.state_dict())
+    with pytest.raises(CheckpointError, match="instances was"):
+        make(instances=Own(Instance(5), longest=9), num_steps=None).load_state_dict(env.state_dict())
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ COLOURS = {
     "multiply": "#4a6fa5",
     "multiply-fast": "#1f3b73",
     "relative": "#2e8b57",
-    "relative, few noisy labels": "#111111",
+    "relative, few noisy labels": "#7cb518",
     "relative, noisy labels": "#6a3d9a",
     "relative, half noisy": "#a786c9",
     "ppo": "#17a2b8",

@@ -134,7 +134,10 @@ def step_size_jobs(study: StepSizeStudy) -> list[StepSizeJob]:
     tests = tests_of(study)
     # Insensitivity alone is no achievement: what forgets its start is as even as a constant.
     arms = (*study.arms, "constant", "constant, learned") if study.arms else known
-    for rule in study.rules:  # a wrong option is said once and now, not by every worker
+    for arm in arms:  # what is wrong or missing is said once and now, not by every worker
+        if arm in OPTIMIZERS:
+            OPTIMIZERS[arm]([torch.nn.Parameter(torch.zeros(1))])
+    for rule in study.rules:
         gymnasium.make_vec("GAR/StepSize-v0", num_envs=2, rule=rule).close()
     jobs = []
     for seed in range(study.seeds):

@@ -74,7 +74,10 @@ class RunVectorEnv(ConfiguredVectorEnv):
     """What signals may ask for. ``alignment [R]`` is ``< g_t, g_{t+1} >`` of each run, for SGD minus the derivative of
     its next loss by its step size; ``next_loss`` is ``[R]``."""
 
-    left_out = (*ConfiguredVectorEnv.left_out, "dataset", "direction", "batches", "instances", "measures")
+    left_out = (
+        *ConfiguredVectorEnv.left_out,
+        *("dataset", "_x", "_y", "direction", "batches", "instances", "measures"),
+    )
 
     @own_surroundings()
     def __init__(self, num_envs: int = 16, **options: Any) -> None:
@@ -272,6 +275,11 @@ class RunVectorEnv(ConfiguredVectorEnv):
     def last_step(self) -> dict[str, float]:
         """See :meth:`RowVectorEnv.last_step`; with the mean ``loss``."""
         return {"loss": float(self.loss.nanmean()), **super().last_step()}
+
+    def _identity(self) -> dict[str, Any]:
+        data = self.dataset
+        sizes = [len(data.x_train), len(data.x_test), *data.input_shape, data.outputs]
+        return {**super()._identity(), "data": sizes, "data_fingerprint": data.fingerprint}
 
     def _load(self, state: Mapping[str, Any]) -> None:
         super()._load(state)

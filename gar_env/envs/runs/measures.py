@@ -69,6 +69,12 @@ class Measures:
         return torch.tensor(found, device=rows.device)
 
     @torch.no_grad()
+    def test_accuracy(self, network: nn.Module) -> float:
+        """Accuracy of one network on the test examples of :meth:`test_accuracies`."""
+        network.eval()
+        return measure(self.data.loss, [(network(self._test[0]), self._test[1])])[0]
+
+    @torch.no_grad()
     def test(self, network: nn.Module) -> tuple[float, float]:
         """Accuracy and mean loss of a network on all test data."""
         network.eval()

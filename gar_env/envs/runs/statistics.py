@@ -116,9 +116,10 @@ class Discounted:
 
     def __init__(self, rows: int, decay: float, device: torch.device | str = "cpu") -> None:
         self.decay = decay
-        nothing = torch.zeros(rows, len(SIGNALS), device=device)
+        # In float64, where the first steps of a slow mean are divided by very little.
+        nothing = torch.zeros(rows, len(SIGNALS), dtype=torch.float64, device=device)
         self._sums = self._squares = self.means = self.variances = nothing
-        self._left = torch.ones(rows, 1, device=device)  # decay^t
+        self._left = torch.ones(rows, 1, dtype=torch.float64, device=device)  # decay^t
 
     def restart(self, rows: Tensor) -> None:
         """Forget what these rows showed, bool ``[R]``."""
@@ -129,7 +130,7 @@ class Discounted:
 
     def show(self, values: Tensor, rows: Tensor) -> None:
         """Take in :func:`signals` ``[R, signals]`` of these rows, bool ``[R]``."""
-        left = self._left * self.decay
+        values, left = values.double(), self._left * self.decay
         sums = self._sums.lerp(values, 1 - self.decay)
         means = sums / (1 - left)
         squares = self._squares.lerp((values - means).square(), 1 - self.decay)
@@ -142,4 +143,4 @@ class Discounted:
     def column(self, name: str) -> Tensor:
         """One of the :data:`FEATURES` that are made of signals, ``[R]``."""
         values = self.variances if name.endswith(UNCERTAINTY) else self.means
-        return values[:, tuple(SIGNALS).index(name.removesuffix(UNCERTAINTY))]
+        return values[:, tuple(SIGNALS).index(name.removesuffix(UNCERTAINTY))].float()

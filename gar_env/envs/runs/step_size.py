@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from gar_env.envs.config import RunConfig
 from gar_env.envs.features import Feature
 from gar_env.envs.runs.base import Control, RunVectorEnv
-from gar_env.envs.runs.instances import PARTS, Instance, InstanceSet, load_instances
+from gar_env.envs.runs.instance_sets import load_instances
+from gar_env.envs.runs.instances import PARTS, Instance, InstanceSet
 from gar_env.envs.runs.single import SingleRunEnv
 from gar_env.envs.runs.statistics import FEATURES, Discounted, observed_names, signals
 from gar_env.errors import ConfigurationError
@@ -27,6 +28,9 @@ from gar_env.rewards import RewardSignal
 from gar_env.seeding import numpy_generator
 
 ACTIONS = ("multiply", "absolute", "discrete")
+LEAST_STEP_SIZE = 1e-37
+"""Smaller ones have no logarithm in float32."""
+
 FACTORS = 9
 """Choices of the discrete action, from ``1 / max_factor`` to ``max_factor``."""
 
@@ -41,6 +45,8 @@ class StepSizeConfig(RunConfig):
         num_steps: Of all runs, at least 2; by default each is as long as its instance says.
         initial_step_sizes: Where runs start: one number for all, or one for each row; by default each starts where its
             instance says.
+        network: A name, or a function; where instances have widths, as those of ``"small"`` and ``"paper"``, these take
+            the place of the name's, and all that counts of ``"mlp-32"`` is that it has one layer.
         instances: Which runs there are: ``"small"``, ``"paper"``, ``"fixed"``, the path of a ``.csv`` file, or a set
             of one's own: :class:`~gar_env.envs.InstanceSet`.
         part: ``"train"`` or ``"test"``: instances to learn on, or others.
@@ -87,9 +93,10 @@ class StepSizeConfig(RunConfig):
             raise ConfigurationError(
                 f"max_factor={self.max_factor} must be above 1: the largest change of a step size."
             )
-        if not 0 < self.min_step_size < self.max_step_size:
+        if not LEAST_STEP_SIZE <= self.min_step_size < self.max_step_size:
             raise ConfigurationError(
-                f"min_step_size={self.min_step_size} must be above 0, and max_step_size={self.max_step_size} above it."
+                f"min_step_size={self.min_step_size} must be at least {LEAST_STEP_SIZE}, and max_step_size="
+                f"{self.max_step_size} above it."
             )
         if not 0 <= self.decay < 1:
             raise ConfigurationError(f"decay={self.decay} must be at least 0 and below 1.")

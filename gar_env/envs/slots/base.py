@@ -183,7 +183,7 @@ class SlotVectorEnv(SharedNetworkEnv):
     def _identity(self) -> dict[str, Any]:
         data = self.dataset
         sizes = [len(data.x_train), len(data.x_test), *data.input_shape, data.outputs]
-        return {**super()._identity(), "data": sizes}
+        return {**super()._identity(), "data": sizes, "data_fingerprint": data.fingerprint}
 
     def _load(self, state: Mapping[str, Any]) -> None:
         super()._load({name: value for name, value in state.items() if name != "_unpaid"})
