@@ -105,7 +105,7 @@ def test_wrong_calls_are_named():
         env.step([0, 3, 1])
     continuous = gymnasium.make_vec("Test/ContinuousWalks-v0", num_envs=3)
     continuous.reset(seed=0)
-    with pytest.raises(InvalidActionError, match=r"slot 2 is nan; expected -1\.0\.\.1\.0"):
+    with pytest.raises(InvalidActionError, match=r"row 2 is nan; expected -1\.0\.\.1\.0"):
         continuous.step(np.array([[0.0], [1.0], [np.nan]]))
     with pytest.raises(ConfigurationError, match=r"leaves out 1 of 2 rows, but all rows share one network"):
         gymnasium.make_vec("GAR/DataSplit-v0", num_envs=2).reset(options={"reset_mask": np.array([True, False])})

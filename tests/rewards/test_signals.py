@@ -246,7 +246,7 @@ def test_signals_of_wrong_devices_and_nan_are_named():
 
     with pytest.raises(RewardError, match="Reward signal 'Elsewhere' returned a tensor on meta; expected cpu"):
         rewards_of(Elsewhere())
-    with pytest.raises(RewardError, match="Reward signal 'NotANumber' returned NaN or infinity for 8 of 8 slots"):
+    with pytest.raises(RewardError, match="Reward signal 'NotANumber' returned NaN or infinity for 8 of 8 rows"):
         rewards_of(NotANumber())
 
 
