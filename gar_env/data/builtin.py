@@ -94,15 +94,55 @@ def _idx(path: Path) -> torch.Tensor:
         raise DatasetFormatError(f"{path} cannot be read as images or labels: {error}") from error
 
 
+@register_dataset("omniglot")
+def omniglot(download: bool = False) -> Dataset:
+    """32,460 drawings of 1,623 characters, 20 of each, in 28x28 pixels, ink white; 964 of the characters to train on.
+
+    No character is in both parts, so this is for few-shot tasks. Scaled down from 105x105 by area.
+
+    Source:
+        Lake, Salakhutdinov & Tenenbaum (2015).
+    """
+    parts = _parts("omniglot", "Omniglot", [{"background": True}, {"background": False}], download)
+    images, labels, first = [], [], 0
+    for part in parts:
+        drawn, own = zip(*(part[i] for i in range(len(part))), strict=True)
+        ink = 255 - torch.from_numpy(np.stack([np.asarray(image, np.uint8) for image in drawn]))
+        images.append(torch.nn.functional.adaptive_avg_pool2d(ink[:, None].float(), 28).round().to(torch.uint8))
+        labels.append(torch.tensor(own) + first)
+        first = int(labels[-1].max()) + 1
+    names = tuple(map(str, range(first)))
+    return Dataset("omniglot", images[0], labels[0], images[1], labels[1], names, mirrored_is_same=False)
+
+
 def _torchvision(name: str, kind: str, download: bool) -> Dataset:
+    # SVHN names its parts with split=, the others with train=.
+    by_name = kind == "SVHN"
+    train, test = _parts(name, kind, [{"split": "train"}, {"split": "test"}] if by_name else _TRAIN_TEST, download)
+
+    def arrays(part: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        images = np.asarray(part.data)
+        labels = part.labels if hasattr(part, "labels") else part.targets
+        if images.ndim == 3:
+            images = images[:, None]
+        elif images.shape[-1] == 3:
+            images = images.transpose(0, 3, 1, 2)
+        return torch.from_numpy(np.ascontiguousarray(images)), torch.as_tensor(np.asarray(labels)).long()
+
+    classes = tuple(getattr(train, "classes", [str(i) for i in range(10)]))
+    return Dataset(name, *arrays(train), *arrays(test), classes)
+
+
+_TRAIN_TEST = [{"train": True}, {"train": False}]
+
+
+def _parts(name: str, kind: str, parts: list[dict[str, Any]], download: bool) -> list[Any]:
+    """Data sets of torchvision."""
     from torchvision import datasets  # takes longer to import than all of ours
 
     factory, root = getattr(datasets, kind), download_folder()
-    # SVHN names its parts with split=, the others with train=.
-    by_name = kind == "SVHN"
-    parts = [{"split": "train"}, {"split": "test"}] if by_name else [{"train": True}, {"train": False}]
     try:
-        train, test = (factory(str(root), download=download, **part) for part in parts)
+        return [factory(str(root), download=download, **part) for part in parts]
     except OSError as error:  # URLError and ConnectionError are OSErrors
         raise DownloadError(
             f"{name} could not be downloaded to {root}: {error}. Check the network, or copy torchvision's files "
@@ -118,15 +158,3 @@ def _torchvision(name: str, kind: str, download: bool) -> Dataset:
             f"{name} is not in {root}. Pass download=True (--download on a command line) to fetch it, set GAR_ENV_DATA "
             "to the folder that has it, or pass dataset='path/to.npz'."
         ) from error
-
-    def arrays(part) -> tuple[torch.Tensor, torch.Tensor]:
-        images = np.asarray(part.data)
-        labels = part.labels if hasattr(part, "labels") else part.targets
-        if images.ndim == 3:
-            images = images[:, None]
-        elif images.shape[-1] == 3:
-            images = images.transpose(0, 3, 1, 2)
-        return torch.from_numpy(np.ascontiguousarray(images)), torch.as_tensor(np.asarray(labels)).long()
-
-    classes = tuple(getattr(train, "classes", [str(i) for i in range(10)]))
-    return Dataset(name, *arrays(train), *arrays(test), classes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -119,8 +120,12 @@ def parse_corruptions(text: str) -> dict[int, tuple[str, float]]:
     return found
 
 
-def parse_shares(text: str) -> list[tuple[str, float]]:
+def parse_shares(text: str, known: Registry[Any] = CORRUPTIONS) -> list[tuple[str, float]]:
     """Read ``"symmetric_noise(0.3), easy(0.1)"`` as ``[(name, share of all examples)]``, for disjoint shares.
+
+    Args:
+        text: See above.
+        known: Where the names are registered.
 
     Raises:
         ConfigurationError: If the text is not of that form, or the shares add up to more than 1.
@@ -130,7 +135,7 @@ def parse_shares(text: str) -> list[tuple[str, float]]:
         >>> parse_shares("symmetric_noise(0.3), easy(0.1)")
         [('symmetric_noise', 0.3), ('easy', 0.1)]
     """
-    found = [_name_and_share(item, item, *OF_ALL) for item in _items(text)]
+    found = [_name_and_share(item, item, *OF_ALL, known) for item in _items(text)]
     if sum(share for _, share in found) > 1 + 1e-9:
         raise ConfigurationError(f"corrupt={shown(text)} spoils more than all examples. Lower the shares.")
     return found
@@ -142,14 +147,16 @@ def _items(text: str) -> list[str]:
     return [piece.strip() for piece in text.split(",") if piece.strip()]
 
 
-def _name_and_share(item: str, text: str, form: str, example: str) -> tuple[str, float]:
+def _name_and_share(
+    item: str, text: str, form: str, example: str, known: Registry[Any] = CORRUPTIONS
+) -> tuple[str, float]:
     match = (
         None if re.match(r"\s*\d+\s*:", text) else re.fullmatch(r"\s*([^();\s]+)\s*(?:\(\s*(\d*\.?\d+)\s*\))?\s*", text)
     )
     share = float(match[2] or 1) if match else 0
     if not match or not 0 < share <= 1:
         raise _unreadable(item, form, example)
-    _ = CORRUPTIONS[match[1]]
+    _ = known[match[1]]
     return match[1], share
 
 

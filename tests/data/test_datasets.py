@@ -3,6 +3,7 @@ import threading
 import urllib.error
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 import torchvision
@@ -256,3 +257,25 @@ def test_threads_that_ask_at_once_share_one_copy(save):
         thread.join()
     assert len(found) == 6
     assert len({id(data) for data in found}) == 1
+
+
+def test_omniglot_is_scaled_down_by_area_with_ink_in_white_and_no_character_in_both_parts(monkeypatch):
+    class FakeOmniglot:
+        def __init__(self, root, background, download):
+            self.characters = 3 if background else 2
+
+        def __len__(self):
+            return 4 * self.characters
+
+        def __getitem__(self, index):
+            image = np.full((112, 112), 255, np.uint8)
+            image[:4, : 4 * (index % 4)] = 0
+            return PIL.Image.fromarray(image), index // 4
+
+    monkeypatch.setattr(torchvision.datasets, "Omniglot", FakeOmniglot)
+    found = builtin.omniglot()
+    assert found.x_train.shape == (12, 1, 28, 28)
+    assert found.y_train.tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
+    assert found.y_test.tolist() == [3, 3, 3, 3, 4, 4, 4, 4]
+    assert found.x_train[3, 0, 0, :5].tolist() == [255, 255, 255, 0, 0]
+    assert not found.x_train[:, 0, 1:].any()
