@@ -1,5 +1,6 @@
 """The inner SGD loop."""
 
+from gar_env.learner.adaptation import AdaptationOptions, Adapted, Adapter
 from gar_env.learner.learner import Learner
 from gar_env.learner.losses import (
     LOSSES,
@@ -24,6 +25,9 @@ from gar_env.learner.update_rules import UpdateRule, register_update_rule
 __all__ = [
     "LOSSES",
     "SCHEDULES",
+    "AdaptationOptions",
+    "Adapted",
+    "Adapter",
     "CrossEntropy",
     "Learner",
     "LearnerStack",

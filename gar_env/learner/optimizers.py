@@ -12,7 +12,7 @@ import torch
 from gar_env.errors import ConfigurationError, UnknownNameError
 from gar_env.registry import check_choice, did_you_mean, shown
 
-SCHEDULES = ("constant", "cosine")
+SCHEDULES = ("constant", "cosine", "linear")
 
 _OPTIMIZERS = {
     name.lower(): thing
@@ -94,13 +94,13 @@ def check_schedule(name: str, *, warmup_steps: int, num_steps: int) -> None:
 
 
 def step_size_factor(step: int, name: str, *, warmup_steps: int, num_steps: int) -> float:
-    """What the step size is multiplied by at one SGD step: a linear warm-up, then constant or half a cosine to 0.
+    """What the step size is multiplied by at one SGD step: a linear warm-up, then constant, or down to 0.
 
     Args:
         step: From 0.
-        name: ``"constant"`` or ``"cosine"``.
+        name: ``"constant"``, ``"cosine"`` (half of one) or ``"linear"``.
         warmup_steps: Steps from ``1 / warmup_steps`` of the step size up to all of it.
-        num_steps: Steps in all; the cosine's end.
+        num_steps: Steps in all; where it is 0.
 
     Example:
         >>> [round(step_size_factor(t, "cosine", warmup_steps=2, num_steps=6), 3) for t in (0, 1, 2, 4)]
@@ -111,4 +111,6 @@ def step_size_factor(step: int, name: str, *, warmup_steps: int, num_steps: int)
     if name == "constant":
         return 1.0
     progress = (step - warmup_steps) / max(1, num_steps - warmup_steps)
+    if name == "linear":
+        return max(0.0, 1 - progress)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

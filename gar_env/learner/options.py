@@ -22,7 +22,7 @@ class TrainingOptions:
         step_size: Of the optimizer, after the warm-up.
         momentum: Of the optimizer; ``None`` is 0.9 for SGD unless the environment says otherwise, their own for others.
         weight_decay: Of the optimizer.
-        schedule: ``"constant"`` or ``"cosine"``.
+        schedule: ``"constant"``, ``"cosine"`` or ``"linear"``, both to 0.
         warmup_steps: SGD steps of linear warm-up.
         gradient_clip: Largest length of the gradient that the optimizer sees; rewards see the unclipped one.
         precision: ``"float32"``, or ``"bfloat16"``: mixed precision by ``torch.autocast``; parameters stay float32.

@@ -54,6 +54,7 @@ class Stacked:
         buffers: Likewise; statistics are replaced, not changed in place.
         training: Whether the networks are in training mode.
         generators: One of each row, for dropout.
+        exact: Whether a row's numbers are bit for bit those of the row alone, on a CPU; it costs a little.
         kept: What each layer with parameters left, if anybody asks for it.
     """
 
@@ -61,6 +62,7 @@ class Stacked:
     buffers: dict[str, Tensor]
     training: bool
     generators: list[torch.Generator]
+    exact: bool = True
     kept: list[Kept] = field(default_factory=list)
 
     def __call__(self, module: nn.Module, path: str, x: Tensor) -> Tensor:
@@ -85,6 +87,8 @@ class Stacked:
 
     def keep(self, path: str, output: Tensor, tangent: Callable[..., Tensor], *names: str) -> Tensor:
         """Remember a layer's call; ``tangent`` takes its parameters' directions, in order."""
+        if not self.exact:
+            return output
         full = [f"{path}.{name}" if path else name for name in names]
         there = [name if name in self.parameters else None for name in full]
 
@@ -126,7 +130,7 @@ def _is_plain(module: nn.Module) -> bool:
     if isinstance(module, nn.Conv2d):
         return module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        return module.track_running_stats and module.momentum is not None
+        return not module.track_running_stats or module.momentum is not None
     if isinstance(module, nn.Flatten):
         return (module.start_dim, module.end_dim) == (1, -1)
     return not getattr(module, "return_indices", False)
@@ -161,6 +165,8 @@ def elementwise(stacked: Stacked, module: nn.Module, path: str, x: Tensor) -> Te
 @register_stacked_layer(nn.ELU, nn.SiLU, nn.GELU, nn.Tanh, nn.Sigmoid, nn.Softplus)
 def transcendental(stacked: Stacked, module: nn.Module, path: str, x: Tensor) -> Tensor:
     """Whatever the shape; the last few numbers of a tensor would be rounded otherwise, so rows end with zeros."""
+    if not stacked.exact:
+        return module(x)
     flat = x.flatten(1)
     return module(F.pad(flat, (0, -flat.shape[1] % 64)))[:, : flat.shape[1]].view_as(x)
 
@@ -203,6 +209,8 @@ def linear(stacked: Stacked, module: nn.Linear, path: str, x: Tensor) -> Tensor:
         return (y if bias is None else y + bias[:, None]).reshape(*x.shape[:-1], -1)
 
     weight, bias = stacked.own(path, "weight", "bias")
+    if not stacked.exact and bias is not None and weight is not None and x.ndim == 3:
+        return torch.baddbmm(bias[:, None], x, weight.mT)
     return stacked.keep(path, apply(weight, bias), apply, "weight", "bias")
 
 
@@ -227,22 +235,26 @@ def convolution(stacked: Stacked, module: nn.Conv2d, path: str, x: Tensor) -> Te
     def apply(weight: Tensor | None, bias: Tensor | None) -> Tensor:
         if weight is None:
             weight = x.new_zeros(len(x), *module.weight.shape)
+        if not stacked.exact:
+            return _grouped(x, weight, bias, options, len(x))
         if module.in_channels * module.out_channels >= SMALL and x.device.type == "cpu":
             biases = [None] * len(x) if bias is None else bias.unbind()
             rows = zip(x.unbind(), weight.unbind(), biases, strict=True)
             return torch.stack([F.conv2d(one, w, b, **options) for one, w, b in rows])
         size = GROUPS if x.device.type == "cpu" else GPU_GROUPS
         parts = [slice(start, start + size) for start in range(0, len(x), size)]
-        return torch.cat([_grouped(x[at], weight[at], None if bias is None else bias[at], options) for at in parts])
+        return torch.cat(
+            [_grouped(x[at], weight[at], None if bias is None else bias[at], options, size) for at in parts]
+        )
 
     weight, bias = stacked.own(path, "weight", "bias")
     return stacked.keep(path, apply(weight, bias), apply, "weight", "bias")
 
 
-def _grouped(x: Tensor, weight: Tensor, bias: Tensor | None, options: dict[str, Any]) -> Tensor:
+def _grouped(x: Tensor, weight: Tensor, bias: Tensor | None, options: dict[str, Any], size: int) -> Tensor:
     rows, n = x.shape[:2]
-    if rows < GROUPS and x.device.type == "cpu":  # filled up with copies
-        fill = [0] * (GROUPS - rows)
+    if rows < size and x.device.type == "cpu":  # filled up with copies
+        fill = [0] * (size - rows)
         x, weight = torch.cat([x, x[fill].detach()]), torch.cat([weight, weight[fill].detach()])
         bias = None if bias is None else torch.cat([bias, bias[fill].detach()])
     groups = len(x)
@@ -262,21 +274,24 @@ def batch_norm(stacked: Stacked, module: nn.modules.batchnorm._BatchNorm, path: 
     def shaped(values: Tensor) -> Tensor:
         return values.view(values.shape[0], 1, values.shape[1], *(1,) * (x.ndim - 3))
 
-    if stacked.training:
-        variance, mean = torch.var_mean(x, over, correction=0)
-        count = x[0].numel() // x.shape[2]
+    count = x[0].numel() // x.shape[2]
+    if stacked.training or not module.track_running_stats:
         if count < 2:
             raise ConfigurationError(
                 f"{path} normalises over a batch of one number. Give each row 2 examples at least."
             )
+        if not stacked.exact and not module.track_running_stats:
+            return _batch_norm_by_channels(stacked, module, path, x)
+        variance, mean = torch.var_mean(x, over, correction=0)
+    else:
+        mean, variance = stacked.buffers[mean_name], stacked.buffers[variance_name]
+    if stacked.training and module.track_running_stats:
         with torch.no_grad():
             unbiased = variance * (count / max(count - 1, 1))
             for name, value in ((mean_name, mean), (variance_name, unbiased)):
                 stacked.buffers[name] = stacked.buffers[name].lerp(value, module.momentum or 0.0)
             counter = f"{path}.num_batches_tracked" if path else "num_batches_tracked"
             stacked.buffers[counter] = stacked.buffers[counter] + 1
-    else:
-        mean, variance = stacked.buffers[mean_name], stacked.buffers[variance_name]
     normalised = (x - shaped(mean)) * shaped((variance + module.eps).rsqrt())
 
     def apply(weight: Tensor | None, bias: Tensor | None, fixed: Tensor = normalised) -> Tensor:
@@ -286,6 +301,14 @@ def batch_norm(stacked: Stacked, module: nn.modules.batchnorm._BatchNorm, path: 
     weight, bias = stacked.own(path, "weight", "bias")
     output = normalised if weight is None else apply(weight, bias)
     return stacked.keep(path, output, apply, "weight", "bias")
+
+
+def _batch_norm_by_channels(stacked: Stacked, module: nn.modules.batchnorm._BatchNorm, path: str, x: Tensor) -> Tensor:
+    """Rows as groups of channels: torch's own kernel, which has a second derivative."""
+    weight, bias = (None if one is None else one.flatten() for one in stacked.own(path, "weight", "bias"))
+    flat = x.transpose(0, 1).flatten(1, 2)
+    y = F.batch_norm(flat, None, None, weight, bias, training=True, eps=module.eps)
+    return y.view(x.shape[1], x.shape[0], *x.shape[2:]).transpose(0, 1)
 
 
 @register_stacked_layer(nn.LayerNorm)

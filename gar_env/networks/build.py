@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from gar_env.errors import ConfigurationError, GarEnvError, UnknownNameError
+from gar_env.networks.few_shot import conv4, tanh_mlp
 from gar_env.networks.layered import layered, widths_of
 from gar_env.networks.paper import CNN_BN, FC, FC_BN
 from gar_env.networks.small import SmallCNN
@@ -27,7 +28,7 @@ register_network("cnn_bn")(CNN_BN)
 register_network("cnn")(SmallCNN)
 
 
-EXAMPLES = ("wrn-16-2", "wrn-28-10", "mlp-100", "mlp-100-50", "cpcpcrcs-20-50-500")
+EXAMPLES = ("wrn-16-2", "wrn-28-10", "mlp-100", "mlp-100-50", "tanh-64-64", "cpcpcrcs-20-50-500", "conv4-64")
 IMAGES_ONLY = ("cnn", "cnn_bn")
 
 
@@ -36,8 +37,9 @@ def build_network(network: str | NetworkBuilder, input_shape: tuple[int, ...], n
 
     Args:
         network: ``"fc"``, ``"fc_bn"``, ``"cnn_bn"``, ``"cnn"``, ``"wrn-d-k"`` with any published depth and width
-            (``"wrn-28-10"``), ``"mlp-w"`` and ``"cpcpcrcs-w-w-w"`` (:func:`~gar_env.networks.layered.layered`), a name
-            registered with :func:`register_network`, ``"module:name"``, or a function ``(input_shape, num_outputs) ->
+            (``"wrn-28-10"``), ``"mlp-w"`` and ``"cpcpcrcs-w-w-w"`` (:func:`~gar_env.networks.layered.layered`),
+            ``"tanh-w"``, ``"conv4-w"`` and ``"conv4-w-strided"`` (:mod:`gar_env.networks.few_shot`), a name registered
+            with :func:`register_network`, ``"module:name"``, or a function ``(input_shape, num_outputs) ->
             nn.Module``.
         input_shape: Of one input; of an image ``(channels, height, width)``.
         num_outputs: How many logits, or other numbers.
@@ -64,6 +66,11 @@ def build_network(network: str | NetworkBuilder, input_shape: tuple[int, ...], n
                 f"network={network!r} takes images, (channels, height, width), and inputs are {list(sides)}. Use 'fc' "
                 "or 'fc_bn' for vectors, or a builder of your own."
             )
+        four = re.fullmatch(r"conv4-(\d{1,4})(-strided)?", network)
+        if four and int(four[1]):
+            return conv4(sides, num_outputs, channels=int(four[1]), strided=four[2] is not None)
+        if re.fullmatch(r"tanh(-[1-9]\d{0,4})+", network):
+            return tanh_mlp(sides, num_outputs, [int(width) for width in network.split("-")[1:]])
         if wide:
             return WideResNet((sides[0], sides[1], sides[2]), num_outputs, depth=int(wide[1]), width=int(wide[2]))
         if network not in NETWORKS and widths_of(network):
@@ -71,7 +78,7 @@ def build_network(network: str | NetworkBuilder, input_shape: tuple[int, ...], n
         if network not in NETWORKS and ":" not in network:
             raise UnknownNameError(
                 f"No network is called {shown(network)}.{did_you_mean(network, [*NETWORKS, *EXAMPLES])}\n"
-                f"Known: {', '.join(NETWORKS)}, wrn-d-k, mlp-w, cpcpcrcs-w-w-w."
+                f"Known: {', '.join(NETWORKS)}, wrn-d-k, mlp-w, tanh-w, cpcpcrcs-w-w-w, conv4-w."
             )
         network = NETWORKS[network]
     if isinstance(network, nn.Module):
