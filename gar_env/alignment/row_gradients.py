@@ -37,4 +37,4 @@ def align_rows(gradients: Mapping[str, Tensor], direction: Direction) -> Tensor:
             raise DirectionMismatchError(
                 f"{name} is {list(g.shape[1:])} in each row and {list(direction[name].shape)} in the direction."
             )
-    return torch.stack([g.flatten(1) @ direction[name].flatten() for name, g in gradients.items()]).sum(0)
+    return torch.stack([g.reshape(len(g), -1) @ direction[name].flatten() for name, g in gradients.items()]).sum(0)
