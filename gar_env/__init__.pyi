@@ -1,3 +1,8 @@
+from .agreement import (
+    combine as combine,
+    register_agreement_rule as register_agreement_rule,
+    task_weights as task_weights,
+)
 from .alignment import (
     Alignment as Alignment,
     align as align,

@@ -9,6 +9,10 @@ ENVIRONMENTS = {
     "GAR/DataSplit-v0": ("slots.data_split:DataSplitEnv", "slots.data_split:DataSplitVectorEnv"),
     "GAR/Augment-v0": ("slots.augment:AugmentEnv", "slots.augment:AugmentVectorEnv"),
     "GAR/StepSize-v0": ("runs.step_size:StepSizeEnv", "runs.step_size:StepSizeVectorEnv"),
+    "GAR/GradientAgreement-v0": (
+        "tasks.gradient_agreement:GradientAgreementEnv",
+        "tasks.gradient_agreement:GradientAgreementVectorEnv",
+    ),
     "GAR/DataWeight-v0": ("slots.data_weight:DataWeightEnv", "slots.data_weight:DataWeightVectorEnv"),
 }
 

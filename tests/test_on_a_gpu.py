@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import gar_env  # noqa: F401 - registers the environments
+from agents.policies import KeepHighest
 from agents.step_sizes import Controlled, RepsAgent, Scheduled, StepSizeController
 from gar_env.alignment import align, record
 from gar_env.errors import AlignmentError, UnsupportedLayerError
@@ -177,3 +178,41 @@ def test_controllers_steer_runs_on_a_gpu():
             observations, rewards, terminations, truncations, infos = env.step(agent.act(observations))
             agent.learn(rewards, terminations | truncations, infos)
         assert np.isfinite(observations).all()
+
+
+TASKS = {"tasks": "digits", "ways": 3, "shots": 2, "queries": 2, "rotations": True, "network": "conv4-8-strided"}
+
+
+@pytest.mark.parametrize("options", [{}, TASKS], ids=["sine", "digits"])
+@pytest.mark.parametrize("algorithm", ["fomaml", "maml", "reptile"])
+@pytest.mark.parametrize("rule", ["uniform", "damped(0.1)"])
+def test_tasks_are_adapted_to_as_on_the_cpu_but_for_rounding(options, algorithm, rule):
+    found = {}
+    own = {"corrupt": "random_labels(0.3)" if options else "noise(0.3)", "rule": rule, "reward": "next_update"}
+    for device in ("cpu", "cuda"):
+        env = gymnasium.make_vec(
+            "GAR/GradientAgreement-v0", num_envs=5, device=device, algorithm=algorithm, num_steps=4, test_tasks=20,
+            optimizer="sgd", step_size=0.01, autoreset_mode="SameStep", **options, **own,
+        )  # fmt: skip
+        seen = [env.reset(seed=3)[0]]
+        for _ in range(4):
+            observations, rewards, _, _, infos = env.step(np.array([1, 1, 0, 1, 1]))
+            seen.append(observations)
+            assert np.isfinite(rewards).all()
+        found[device] = np.stack(seen[:-1])[:, :, :6], infos["final_info"]["test_loss"]
+    for cpu, cuda in zip(*found.values(), strict=True):
+        np.testing.assert_allclose(cuda, cpu, rtol=2e-2, atol=5e-3)
+
+
+def test_controllers_weigh_tasks_on_a_gpu_and_states_go_on():
+    options = {"device": "cuda", "output": "torch", "num_steps": 8, "inner_optimizer": "adam", "corrupt": "noise(0.3)"}
+    env, other = (gymnasium.make_vec("GAR/GradientAgreement-v0", num_envs=6, **options).unwrapped for _ in range(2))
+    agent = KeepHighest("inner_gar", 0.3)
+    observations, _ = env.reset(seed=0)
+    agent.begin(env)
+    for _ in range(3):
+        observations, *_ = env.step(agent.act(observations))
+    other.load_state_dict(env.state_dict())
+    actions = agent.act(observations)
+    for ours, theirs in zip(env.step(actions)[:2], other.step(actions)[:2], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)

@@ -58,7 +58,7 @@ class LinesVectorEnv(TaskVectorEnv):
     def build(self, seed):
         return Learner(
             lambda: nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1)),
-            self.config.training, seed=seed, num_steps=2 * self.config.num_steps, device=self.device,
+            self.config.training, seed=seed, num_steps=self.config.num_steps, device=self.device,
             loss="squared_error",
         )  # fmt: skip
 
@@ -83,7 +83,7 @@ class LinesVectorEnv(TaskVectorEnv):
         return Updates(stacked, torch.stack(losses))
 
     def weigh(self, actions):
-        return actions.float()
+        return actions / self.num_envs
 
     def evaluate(self):
         updates = self.adapt(self.draw())

@@ -17,6 +17,8 @@ from gar_env.envs.slots.base import SlotBatch, SlotVectorEnv
 from gar_env.envs.slots.data_split import DataSplitConfig, DataSplitEnv, DataSplitVectorEnv
 from gar_env.envs.slots.data_weight import DataWeightConfig, DataWeightEnv, DataWeightVectorEnv
 from gar_env.envs.tasks.base import TaskVectorEnv, Updates
+from gar_env.envs.tasks.config import GradientAgreementConfig
+from gar_env.envs.tasks.gradient_agreement import GradientAgreementEnv, GradientAgreementVectorEnv
 from gar_env.envs.vector import RowVectorEnv
 
 __all__ = [
@@ -35,6 +37,9 @@ __all__ = [
     "Episode",
     "Feature",
     "FixedInstances",
+    "GradientAgreementConfig",
+    "GradientAgreementEnv",
+    "GradientAgreementVectorEnv",
     "Instance",
     "InstanceSet",
     "Outcome",

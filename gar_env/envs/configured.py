@@ -36,7 +36,7 @@ class ConfiguredVectorEnv(RowVectorEnv):
     config_class: ClassVar[Any] = RowConfig
     """The options, for command lines and pages of documentation."""
 
-    provides: ClassVar[Need] = ~Need.RUN
+    provides: ClassVar[Need] = ~(Need.RUN | Need.TASKS)
     """What signals may ask for; one that needs more is refused when the environment is made."""
 
     def __init__(self, num_envs: int, **options: Any) -> None:

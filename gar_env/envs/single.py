@@ -18,9 +18,9 @@ from gar_env.registry import shown
 class SingleAgentEnv(gymnasium.Env):
     """One environment around ``batch_size`` slots.
 
-    Action: ``MultiDiscrete``, the slots' actions one after the other. Observation: the slots' rows one after the other,
-    float32 ``[batch_size * d]``. Reward: the mean over the slots; ``info["rewards"]`` has each slot's. The other infos
-    are the vector environment's, as Python numbers; those that are absent are left out, and NaN at the end.
+    Action: ``MultiDiscrete`` or ``Box``, the slots' actions one after the other. Observation: the slots' rows one after
+    the other, float32 ``[batch_size * d]``. Reward: the mean over the slots; ``info["rewards"]`` has each slot's. The
+    other infos are the vector environment's, as Python numbers; those that are absent are left out, and NaN at the end.
 
     ``make_vec(id, num_envs=k, vectorization_mode="sync")`` runs ``k`` independent trainings of this view; plain
     ``make_vec(id, num_envs=n)`` gives one training with ``n`` slots.
@@ -45,9 +45,13 @@ class SingleAgentEnv(gymnasium.Env):
         self.slots: SlotVectorEnv = self.vector_env_class(batch_size, autoreset_mode=AutoresetMode.DISABLED, **options)
         self.render_mode = self.slots.render_mode
         of_a_slot = self.slots.single_action_space
-        assert isinstance(of_a_slot, (Discrete, MultiDiscrete))
-        entries = of_a_slot.nvec if isinstance(of_a_slot, MultiDiscrete) else of_a_slot.n
-        self.action_space = MultiDiscrete(np.tile(entries, batch_size))
+        if isinstance(of_a_slot, Box):
+            low, high = (np.tile(limit.reshape(-1), batch_size) for limit in (of_a_slot.low, of_a_slot.high))
+            self.action_space = Box(low, high, dtype=np.float32)
+        else:
+            assert isinstance(of_a_slot, (Discrete, MultiDiscrete))
+            entries = of_a_slot.nvec if isinstance(of_a_slot, MultiDiscrete) else of_a_slot.n
+            self.action_space = MultiDiscrete(np.tile(entries, batch_size))
         self.reward_timing = self.slots.reward_timing
         rows = self.slots.observation_space
         assert isinstance(rows, Box)

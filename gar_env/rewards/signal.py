@@ -41,6 +41,8 @@ class Need(Flag):
 
     RUN = auto()
     """How far training runs have come: only where rows are runs."""
+    TASKS = auto()
+    """What each task of a meta-batch taught: only where rows are tasks."""
 
 
 READS_EXAMPLES = Need.ALIGNMENT | Need.TAPE | Need.PASS | Need.LAST_LAYER | Need.PARAMETERS | Need.STEP
@@ -63,6 +65,22 @@ class RunEvidence(NamedTuple):
     steps: Tensor
 
 
+class TaskEvidence(NamedTuple):
+    """What the tasks of the meta-batch that is paid for taught.
+
+    Args:
+        gradients: Each task's meta-gradient, ``{name: [n, ...]}``.
+        gram: ``< g_i, g_j >`` of the tasks' own updates, ``[n, n]``.
+        within: Cosine of each task's update with its own next, fresh one, ``[n]``.
+        finite: bool ``[n]``: whose update is; numbers of the others are 0 or NaN.
+    """
+
+    gradients: dict[str, Tensor]
+    gram: Tensor
+    within: Tensor
+    finite: Tensor
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What is known about one step when its slots are paid.
@@ -78,6 +96,7 @@ class Evidence:
         paid: With :attr:`Need.PASS` or :attr:`Need.LAST_LAYER`: the paid batch, its losses ``[n]`` and last layer.
         repeat: With :attr:`Need.PARAMETERS` or, for repeated steps, :attr:`Need.STEP`.
         run: With :attr:`Need.RUN`.
+        tasks: With :attr:`Need.TASKS`.
         generator: For signals that draw, on the learner's device; one per episode, seeded with it.
     """
 
@@ -90,6 +109,7 @@ class Evidence:
     paid: Pass | None = None
     repeat: Repeat | None = None
     run: RunEvidence | None = None
+    tasks: TaskEvidence | None = None
     generator: torch.Generator | None = None
 
 
@@ -101,6 +121,7 @@ NEEDED_FOR = {
     "paid": Need.PASS | Need.LAST_LAYER,
     "repeat": Need.PARAMETERS | Need.STEP,
     "run": Need.RUN,
+    "tasks": Need.TASKS,
 }
 """What to ask for, any of it, to read a piece of evidence."""
 
