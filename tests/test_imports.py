@@ -48,11 +48,14 @@ from agents.controllers import CONTROLLERS
 from agents.training.config import row_environments
 from gar_env.augment import OPERATIONS, SPACES
 from gar_env.envs import INSTANCES
+from gar_env.agreement import AGREEMENT_RULES
 from gar_env.data import CORRUPTIONS, DATASETS
+from gar_env.data.tasks import TASK_CORRUPTIONS, TASKS
 from gar_env.networks import NETWORKS
 from gar_env.rewards import REWARDS
 
-found = [row_environments(), CONTROLLERS, REWARDS, NETWORKS, DATASETS, CORRUPTIONS, INSTANCES, SPACES, OPERATIONS]
+found = [row_environments(), CONTROLLERS, REWARDS, NETWORKS, DATASETS, CORRUPTIONS, INSTANCES, TASKS,
+         TASK_CORRUPTIONS, AGREEMENT_RULES, SPACES, OPERATIONS]
 print(json.dumps([sorted(names) for names in found]))
 """
 

@@ -92,8 +92,9 @@ def run_train(args: list[str]) -> None:
 def list_all() -> None:
     """All environments, controllers, rewards, networks, data sets, corruptions and image operations, by name."""
     console = Console(soft_wrap=True, highlight=False)
+    width = max(map(len, NAMES)) + 1
     for title, names in NAMES.items():
-        console.print(f"{title:<14}{', '.join((*names, *PATTERNS.get(title, ())))}")
+        console.print(f"{title:<{width}}{', '.join((*names, *PATTERNS.get(title, ())))}")
     console.print("\nA name of another package is found as package.module:name.")
 
 

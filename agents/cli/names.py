@@ -4,21 +4,37 @@ A test holds it against them.
 """
 
 NAMES = {
-    "environments": ("GAR/Augment-v0", "GAR/DataSplit-v0", "GAR/DataWeight-v0", "GAR/StepSize-v0"),
+    "environments": (
+        *("GAR/Augment-v0", "GAR/DataSplit-v0", "GAR/DataWeight-v0", "GAR/GradientAgreement-v0", "GAR/StepSize-v0"),
+    ),
     "controllers": (
-        *("keep-all", "no-augmentation", "ola", "oracle", "rand-augment", "random-augment", "random-drop", "reinforce"),
+        *(
+            "keep-all",
+            "keep-highest",
+            "no-augmentation",
+            "ola",
+            "oracle",
+            "rand-augment",
+            "random-augment",
+            "random-drop",
+            "reinforce",
+        ),
         *("reinforce-linear", "reps", "sb3-a2c", "sb3-dqn", "sb3-maskable-ppo", "sb3-ppo", "schedule"),
         *("small-loss", "step-size-controller", "trivial-augment", "uniform", "uniform-augment"),
     ),
     "rewards": (
-        *("cosine_gar", "dds_finite_difference", "final_log_loss_decrease", "gar", "last_layer_gar", "leave_one_out"),
-        *("log_loss_decrease", "loss", "loss_decrease"),
-        *("meta_gradient", "negative_loss", "nslr", "random", "same_batch_gar", "validation_gar"),
+        *("agreement", "agreement_others", "cosine_gar", "dds_finite_difference", "final_log_loss_decrease", "gar"),
+        *("heldout_update", "inner_gar", "last_layer_gar", "leave_one_out", "log_loss_decrease", "loss"),
+        *("loss_decrease", "meta_gradient", "negative_loss", "next_update", "nslr", "random", "same_batch_gar"),
+        "validation_gar",
     ),
     "networks": ("cnn", "cnn_bn", "fc", "fc_bn"),
-    "data sets": ("cifar10", "cifar100", "digits", "fashion_mnist", "svhn", "synthetic_invariances"),
+    "data sets": ("cifar10", "cifar100", "digits", "fashion_mnist", "omniglot", "svhn", "synthetic_invariances"),
     "corruptions": ("asymmetric_noise", "easy", "label_noise", "pixel_noise", "repeated", "symmetric_noise"),
     "instance sets": ("fixed", "paper", "small"),
+    "tasks": ("sine", "sine_maml"),
+    "corruptions of tasks": ("noise", "random_labels", "shuffled_targets"),
+    "agreement rules": ("agreement", "agreement_others", "damped", "pcgrad", "uniform"),
     "search spaces": ("ra", "ra-translate", "ta-wide", "wl"),
     "operations": (
         *("auto_contrast", "blur", "brightness", "color", "contrast", "cutout", "equalize", "flip_lr", "flip_ud"),
@@ -28,8 +44,10 @@ NAMES = {
 }
 
 PATTERNS = {
-    "networks": ("wrn-d-k", "mlp-w-w", "cpcpcrcs-w-w-w"),
+    "networks": ("wrn-d-k", "mlp-w-w", "tanh-w-w", "cpcpcrcs-w-w-w", "conv4-w", "conv4-w-strided"),
     "data sets": ("FILE.npz", "IMAGE_FOLDER"),
     "instance sets": ("FILE.csv",),
+    "tasks": ("a data set", "FILE.npz", "IMAGE_FOLDER"),
+    "agreement rules": ("damped(0.1)", "torchjd:NAME"),
 }
 """What else has a name, beside the registered ones."""

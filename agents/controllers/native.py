@@ -12,7 +12,7 @@ from gymnasium.vector import VectorEnv
 from agents.agent import Agent
 from agents.controllers.registry import register_controller
 from agents.normaliser import Normalisation
-from agents.policies import DropSpoiled, FixedPolicy, InvertedSoftmax, LinearSoftmax, SmallLoss
+from agents.policies import DropSpoiled, FixedPolicy, InvertedSoftmax, KeepHighest, LinearSoftmax, SmallLoss
 from agents.reinforce import Reinforce
 from gar_env.errors import ConfigurationError
 
@@ -109,7 +109,7 @@ class OracleOptions:
 @register_controller("keep-all")
 @dataclass(frozen=True)
 class KeepAllOptions:
-    """Keep every example: plain training on the data as they are."""
+    """Keep every example, or task: plain training on the data as they are."""
 
     def build(self, env: VectorEnv, seed: int) -> Agent:
         """A controller that never learns."""
@@ -151,6 +151,24 @@ class SmallLossOptions:
         return SmallLoss(self.drop_share, ramp=self.ramp)
 
 
+@register_controller("keep-highest")
+@dataclass(frozen=True)
+class KeepHighestOptions:
+    """Keep the tasks, or examples, in which an observed feature is highest; it is told the share of corrupted ones.
+
+    Args:
+        feature: That rows observe.
+        drop_share: Share of each batch to drop, in [0, 1).
+    """
+
+    feature: str = "inner_gar"
+    drop_share: float = 0.3
+
+    def build(self, env: VectorEnv, seed: int) -> Agent:
+        """A controller that never learns."""
+        return KeepHighest(self.feature, self.drop_share)
+
+
 def _drop_at_random(env: VectorEnv, share: float, seed: int, name: str) -> Agent:
     _check_weighs(env, name)
     if not 0 <= share <= 1:
@@ -161,8 +179,8 @@ def _drop_at_random(env: VectorEnv, share: float, seed: int, name: str) -> Agent
 def _check_weighs(env: VectorEnv, name: str) -> None:
     if not hasattr(env.unwrapped, "spoiled"):
         raise ConfigurationError(
-            f"{name} drops or keeps examples; {type(env.unwrapped).__name__} has other actions. Use it on "
-            "GAR/DataWeight-v0."
+            f"{name} drops or keeps examples or tasks; {type(env.unwrapped).__name__} has other actions. Use it on "
+            "GAR/DataWeight-v0 or GAR/GradientAgreement-v0."
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from gymnasium.spaces import Discrete
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
@@ -64,8 +65,56 @@ class SmallLoss:
         """Nothing to do."""
 
 
+class KeepHighest:
+    """Keep the rows in which an observed feature is highest, as many as a known share of corrupted ones leaves.
+
+    Args:
+        feature: Its name, such as ``"inner_gar"``.
+        drop_share: Share of each batch to drop, in [0, 1), which this baseline is told.
+
+    Raises:
+        ConfigurationError: If the share is out of range.
+    """
+
+    def __init__(self, feature: str, drop_share: float) -> None:
+        if not 0 <= drop_share < 1:
+            raise ConfigurationError(f"drop_share={drop_share} must be in [0, 1).")
+        self.feature, self.drop_share = feature, drop_share
+
+    def begin(self, env: VectorEnv) -> None:
+        """See :class:`agents.Agent`.
+
+        Raises:
+            ConfigurationError: If rows do not observe the feature.
+        """
+        names = getattr(env.unwrapped, "observation_names", ())
+        if self.feature not in names:
+            raise ConfigurationError(
+                f"There is no feature {self.feature!r} to keep rows by; {type(env.unwrapped).__name__} shows "
+                f"{', '.join(names) or 'none'}."
+            )
+        self._place, self._keep = names.index(self.feature), _highest(env)
+
+    def act(self, observations: Any) -> Tensor:
+        """int64 ``[n]``."""
+        values = torch.as_tensor(observations)[:, self._place]
+        actions = torch.full((len(values),), self._keep, device=values.device)
+        actions[values.argsort()[: round(self.drop_share * len(values))]] = 0
+        return actions
+
+    def learn(self, rewards: Any, ended: Any, infos: dict[str, Any]) -> None:
+        """Nothing to learn."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: it goes by what it sees."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to do."""
+
+
 class DropSpoiled:
-    """Drop the corrupted examples and no others: an oracle that is told which they are."""
+    """Drop the corrupted examples, or tasks, and no others: an oracle that is told which they are."""
 
     def begin(self, env: VectorEnv) -> None:
         """See :class:`agents.Agent`.
@@ -74,7 +123,9 @@ class DropSpoiled:
             ConfigurationError: If the environment does not tell which examples are corrupted.
         """
         if not hasattr(env.unwrapped, "spoiled"):
-            raise ConfigurationError("This oracle weighs examples. Use it on GAR/DataWeight-v0.")
+            raise ConfigurationError(
+                "This oracle weighs examples or tasks. Use it on GAR/DataWeight-v0 or GAR/GradientAgreement-v0."
+            )
         self._slots: Any = env.unwrapped
         self._keep = _highest(env)
 
@@ -95,4 +146,6 @@ class DropSpoiled:
 
 def _highest(env: VectorEnv) -> int:
     space: Any = env.single_action_space
+    if not isinstance(space, Discrete):
+        raise ConfigurationError(f"To keep is the highest of some levels, and an action here is {space}. Use levels.")
     return int(space.n) - 1

@@ -1,5 +1,6 @@
 """Studies: a folder for each table, with its command, its jobs and its figures; nothing else reads its rows."""
 
+from agents.studies.agreement.study import AgreementStudy
 from agents.studies.controllers.study import ControllersStudy
 from agents.studies.invariances.study import InvariancesStudy
 from agents.studies.rewards.study import RewardsStudy
@@ -12,6 +13,14 @@ __all__ = ["STUDIES", "Study", "run_study"]
 
 STUDIES: dict[str, type[Study]] = {
     study.command: study
-    for study in (Table1Study, Table2Study, StepSizeStudy, ControllersStudy, InvariancesStudy, RewardsStudy)
+    for study in (
+        Table1Study,
+        Table2Study,
+        StepSizeStudy,
+        AgreementStudy,
+        ControllersStudy,
+        InvariancesStudy,
+        RewardsStudy,
+    )
 }
 """By command."""

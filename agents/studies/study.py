@@ -56,6 +56,10 @@ class Study(ABC):
             GarEnvError: If an option is wrong: once and now, and not by every worker.
         """
 
+    def jobs_after(self, rows: Sequence[Row]) -> Sequence[Job]:
+        """Those that depend on what the others came to, ``rows``: a step size that was tuned, say."""
+        return ()
+
     def jobs_alone(self) -> Sequence[Job]:
         """Those that are timed: they run after the others, on this machine, one at a time."""
         return ()
@@ -86,12 +90,19 @@ def run_study(study: Study, console: Console) -> None:
         console.print(opening, highlight=False, soft_wrap=True)
     failed: list[str] = []
     with closing(ResultsFile(study.results)) as results:
-        batches: list[tuple[Sequence[Job], int, Engine]] = [(jobs, study.processes, study.engine), (alone, 1, "local")]
-        for some, workers, engine in batches:
+
+        def run(some: Sequence[Job], workers: int, engine: Engine) -> None:
             try:
                 run_jobs(some, results, workers=workers, console=console, engine=engine)
             except JobsFailedError as error:
                 failed.append(str(error))
+
+        run(jobs, study.processes, study.engine)
+        after = study.jobs_after(rows_with(results.rows, wanted))
+        if after:
+            wanted += [job.identity for job in after]
+            run(after, study.processes, study.engine)
+        run(alone, 1, "local")
         rows = check_columns(study.results, rows_with(results.rows, wanted), study.columns)
     if rows:
         with reading(study.results):

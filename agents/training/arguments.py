@@ -24,7 +24,7 @@ from agents.training.config import (
 from gar_env.errors import ConfigurationError
 from gar_env.registry import known_names_only, shown, trusted_names
 
-BY_NAME = ("dataset", "network", "reward", "instances")
+BY_NAME = ("dataset", "network", "reward", "instances", "rule", "tasks")
 """Options that may be objects in code; on a command line they are named."""
 
 
