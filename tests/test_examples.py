@@ -212,3 +212,17 @@ def test_the_tables_on_step_sizes_are_those_of_the_committed_results():
     quoted = [line for line in section.splitlines() if line.startswith("|")]
     assert len(quoted) == 10
     assert set(quoted) <= set(rmsprop.splitlines())
+
+
+@pytest.mark.parametrize("name", ["sine", "omniglot"])
+def test_the_tables_on_agreement_are_those_of_the_committed_results(name):
+    from agents.jobs.results import read_rows
+    from agents.studies.agreement.tables import tables
+
+    rows = read_rows(ROOT / "examples" / "results" / "agreement" / f"{name}.jsonl")
+    documentation = (ROOT / "docs" / "gradient_agreement.md").read_text().splitlines()
+    made = {line for table in tables(rows) for line in table.markdown().splitlines() if "paper" not in table.title}
+    assert made <= set(documentation)
+    section = (ROOT / "README.md").read_text().split("## Which tasks agree?")[1].split("\n## ")[0]
+    quoted = [line for line in section.splitlines() if line.startswith("| ") and name == "sine"]
+    assert set(quoted) <= made
