@@ -208,7 +208,7 @@ def test_the_tables_on_step_sizes_are_those_of_the_committed_results():
     documentation = (ROOT / "docs" / "step_size.md").read_text()
     for table in (sgd, rmsprop):  # rows of a results file stand in the order in which they were done
         assert set(table.splitlines()) <= set(documentation.splitlines())
-    section = (ROOT / "README.md").read_text().split("## Learned step sizes")[1].split("## More")[0]
+    section = (ROOT / "README.md").read_text().split("## Learned step sizes")[1].split("\n## ")[0]
     quoted = [line for line in section.splitlines() if line.startswith("|")]
     assert len(quoted) == 10
     assert set(quoted) <= set(rmsprop.splitlines())

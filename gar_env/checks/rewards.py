@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gar_env.data import Batch
 from gar_env.errors import ConformanceError, GarEnvError
 from gar_env.learner import Learner
-from gar_env.rewards import REWARDS, Evaluator, Evidence, Need, RewardSignal, RunEvidence, Trained
+from gar_env.rewards import REWARDS, Evaluator, Evidence, Need, RewardSignal, RunEvidence, TaskEvidence, Trained
 
 
 def check_reward(signal: str | RewardSignal, *, n: int = 6, steps: int = 3) -> None:
@@ -49,8 +49,9 @@ def _pay(signal: str | RewardSignal, n: int, steps: int, order: Tensor) -> list[
         evaluator = Evaluator(copy.deepcopy(signal), n)
     except GarEnvError as error:
         raise ConformanceError(f"It is no signal: {error}") from error
-    if Need.RUN in evaluator.signal.needs:
-        return [_pay_runs(evaluator, n, step, order) for step in range(steps)]
+    for need, pay in ((Need.RUN, _pay_runs), (Need.TASKS, _pay_tasks)):
+        if need in evaluator.signal.needs:
+            return [pay(evaluator, n, step, order) for step in range(steps)]
     paid, plain = (_learner() for _ in range(2))
     evaluator.begin(paid, seed=0)
     rewards: list[Tensor] = []
@@ -101,6 +102,26 @@ def _pay_runs(evaluator: Evaluator, n: int, step: int, order: Tensor) -> Tensor:
         alignment=alignment,
         next_gradient={"weight": torch.randn(n, 4, generator=generator)[order]},
         run=RunEvidence(before, start, end, torch.full((n,), step + 1)),
+        generator=generator,
+    )
+    try:
+        return evaluator.rewards(evidence, step=step + 1, finite=torch.ones(n, dtype=torch.bool))
+    except GarEnvError as error:
+        raise ConformanceError(str(error)) from error
+
+
+def _pay_tasks(evaluator: Evaluator, n: int, step: int, order: Tensor) -> Tensor:
+    """Rewards of ``n`` tasks of one meta-batch."""
+    generator = torch.Generator().manual_seed(step)
+    updates, direction = torch.randn(n, 4, generator=generator)[order], torch.randn(4, generator=generator)
+    within = torch.rand(n, generator=generator)[order]
+    evidence = Evidence(
+        n,
+        torch.rand((), generator=generator),
+        alignment=updates @ direction,
+        next_gradient={"weight": direction},
+        heldout_gradient={"weight": torch.randn(4, generator=generator)},
+        tasks=TaskEvidence({"weight": updates}, updates @ updates.T, within, torch.ones(n, dtype=torch.bool)),
         generator=generator,
     )
     try:

@@ -66,6 +66,8 @@ class NextUpdate(GradientAlignmentReward):
         Mueller, Biedenkapp & Hutter (2021), with tasks for examples.
     """
 
+    needs = Need.ALIGNMENT | Need.TASKS
+
 
 @register_reward("heldout_update")
 class HeldoutUpdate(RewardSignal):

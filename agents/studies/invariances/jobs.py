@@ -30,6 +30,7 @@ from agents.measures.intervals import summarise
 from agents.measures.tables import Table
 from agents.policies import FixedAugmentation, OnlineAugmentation
 from agents.reinforce import Reinforce
+from agents.studies.rewards.signals import signals_of_slots
 from gar_env.augment import STRENGTHS, SearchSpace, load_space
 from gar_env.data.arrows import share_of_lies
 from gar_env.envs import AugmentVectorEnv
@@ -204,7 +205,9 @@ def invariance_jobs(
     if seeds < 1 or steps < 4:
         raise ConfigurationError(f"seeds={seeds} must be at least 1, steps={steps} at least 4: quarters are compared.")
     if not arms:
-        raise ConfigurationError(f"There are no arms. Name some of {', '.join(dict.fromkeys([*REWARDS, *FIXED]))}.")
+        raise ConfigurationError(
+            f"There are no arms. Name some of {', '.join(dict.fromkeys([*signals_of_slots(), *FIXED]))}."
+        )
     chosen = load_space(space)
     score(torch.ones(len(chosen), STRENGTHS), chosen)
     for arm in arms:

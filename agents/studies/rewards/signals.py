@@ -21,7 +21,7 @@ def short(signal: str) -> str:
 
 def signals_of_slots() -> list[str]:
     """All registered ones that pay slots of a batch."""
-    return [name for name in REWARDS if Need.RUN not in REWARDS[name].needs]
+    return [name for name in REWARDS if not REWARDS[name].needs & (Need.RUN | Need.TASKS)]
 
 
 def fits(signal: str, batch_size: int) -> bool:
