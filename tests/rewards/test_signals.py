@@ -37,9 +37,7 @@ OF_OTHER_ROWS = Need.RUN | Need.TASKS
 
 @pytest.mark.parametrize("env_id", ENVS)
 @pytest.mark.parametrize("timing", ["same_step", "next_step"])
-@pytest.mark.parametrize(
-    "signal", sorted(name for name in REWARDS if not REWARDS[name].needs & (Need.RUN | Need.TASKS))
-)
+@pytest.mark.parametrize("signal", sorted(name for name in REWARDS if not REWARDS[name].needs & OF_OTHER_ROWS))
 def test_every_signal_pays_finite_rewards_without_changing_the_training_run(env_id, timing, signal):
     network = "fc" if env_id == "GAR/Augment-v0" else "fc_bn"
     paid, env = rewards_of(signal, env_id, network=network, reward_timing=timing)
