@@ -123,6 +123,10 @@ class UnsupportedLayerError(AlignmentError):
     """A layer no rule covers and the fallback cannot replay."""
 
 
+class FormulaError(ConfigurationError):
+    """A formula of an update rule that cannot be read."""
+
+
 class UntrustedNameError(GarEnvError):
     """A name in a file would import a module."""
 

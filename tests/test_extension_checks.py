@@ -114,14 +114,14 @@ def test_our_update_rules_pass(name):
 
 
 class Leaning(UpdateRule):
-    def direction(self, gradient, memory, steps):
+    def direction(self, gradient, memory, steps, parameters):
         return {name: -g + g.mean() for name, g in gradient.items()}, memory
 
 
 class InPlace(UpdateRule):
     remembers = ("mean",)
 
-    def direction(self, gradient, memory, steps):
+    def direction(self, gradient, memory, steps, parameters):
         for name, g in gradient.items():
             memory["mean"][name].mul_(0.9).add_(g)
         return {name: -m for name, m in memory["mean"].items()}, memory
@@ -130,7 +130,7 @@ class InPlace(UpdateRule):
 class Forgets(UpdateRule):
     remembers = ("mean",)
 
-    def direction(self, gradient, memory, steps):
+    def direction(self, gradient, memory, steps, parameters):
         return {name: -g for name, g in gradient.items()}, {}
 
 

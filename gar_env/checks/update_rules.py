@@ -32,7 +32,7 @@ def check_update_rule(rule: str | UpdateRule, *, steps: int = 4) -> None:
     shapes = {"weight": (3, 4, 2), "bias": (3, 2)}
     parameters = {key: torch.zeros(shape) for key, shape in shapes.items()}
     memory, counts = made.start(parameters), torch.tensor([0, 3, 40])  # rows are at different steps
-    alone = [made.start(_row(parameters, row)) for row in range(3)]
+    alone = [made.of_rows(torch.tensor([row])).start(_row(parameters, row)) for row in range(3)]
     for step in range(steps):
         gradient = {key: torch.randn(shape, generator=generator) for key, shape in shapes.items()}
         if step == 1:
@@ -41,14 +41,14 @@ def check_update_rule(rule: str | UpdateRule, *, steps: int = 4) -> None:
             }
         before = _copied(gradient), {kind: _copied(values) for kind, values in memory.items()}
         steps_before = counts.clone()
-        direction, after = made.direction(gradient, memory, counts)
+        direction, after = made.direction(gradient, memory, counts, parameters)
         if not torch.equal(counts, steps_before):
             raise ConformanceError(f"{name}: it changes the steps that it is given.")
         if any(direction[key].dtype != g.dtype for key, g in gradient.items() if key in direction):
             raise ConformanceError(f"{name}: its direction has another type than the gradient.")
         if not all(bool(d.isfinite().all()) for d in direction.values()):
             raise ConformanceError(f"{name}: its direction is NaN or infinite, of a gradient that is zero for example.")
-        again, _ = made.direction(gradient, memory, counts)
+        again, _ = made.direction(gradient, memory, counts, parameters)
         _check(name, "it changes the gradient that it is given", gradient, before[0])
         for kind, values in before[1].items():
             _check(
@@ -63,7 +63,10 @@ def check_update_rule(rule: str | UpdateRule, *, steps: int = 4) -> None:
             raise ConformanceError(f"{name}: its memory changes names or shapes in step {step}.")
         _check(name, "the same gradients give other directions", again, direction)
         for row in range(3):
-            own, alone[row] = made.direction(_row(gradient, row), alone[row], counts[row : row + 1])
+            only = made.of_rows(torch.tensor([row]))
+            own, alone[row] = only.direction(
+                _row(gradient, row), alone[row], counts[row : row + 1], _row(parameters, row)
+            )
             _check(name, f"row {row} moves otherwise alone, so rows lean on each other", own, _row(direction, row))
         memory, counts = after, counts + 1
 

@@ -18,7 +18,7 @@ from gar_env.functional import own_surroundings
 from gar_env.functional.free_memory import free_memory
 from gar_env.learner.stack_checks import check_alike, check_live, check_rows, shapes_of
 from gar_env.learner.stack_passes import Changes, Losses, Passes
-from gar_env.learner.stack_rows import Block, Direction, Rows
+from gar_env.learner.stack_rows import Block, Direction, Rows, copied
 from gar_env.learner.update_rules import Tensors, UpdateRule, added, build_rule, per_row
 from gar_env.registry import shown
 from gar_env.seeding import lend_to_global, named_generator
@@ -106,15 +106,17 @@ class LearnerStack:
         self.device, self.rule = torch.device(device), build_rule(rule)
         self.weight_decay, self.gradient_clip = weight_decay, gradient_clip
         self._build = build
-        modules = [self._module(seeds[0], build)]
-        self.passes = Passes.of(modules[0], way, loss)
-        row_bytes = sum(p.numel() * p.element_size() for p in modules[0].parameters())
+        made = {seeds[0]: self._module(seeds[0], build)}
+        self.passes = Passes.of(made[seeds[0]], way, loss)
+        row_bytes = sum(p.numel() * p.element_size() for p in self.passes.module.parameters())
         self._check_memory(len(seeds), row_bytes)
-        modules += [self._module(seed, build) for seed in seeds[1:]]
+        for seed in seeds:  # rows of one seed begin alike
+            made[seed] = made[seed] if seed in made else self._module(seed, build)
+        modules = [made[seed] for seed in seeds]
         check_alike(modules, range(len(modules)))
         size = max(1, BLOCK_BYTES // max(1, row_bytes)) if self.device.type == "cpu" else len(seeds)
-        self._starts = list(range(0, len(seeds), size))
-        self._blocks = [self._block(modules[at : at + size], seeds[at : at + size]) for at in self._starts]
+        parts = [range(at, min(at + size, len(seeds))) for at in range(0, len(seeds), size)]
+        self._blocks = [self._block([modules[i] for i in part], [seeds[i] for i in part], part) for part in parts]
         self._moves = 0
 
     def __len__(self) -> int:
@@ -188,7 +190,7 @@ class LearnerStack:
                 squares = added([value.flatten(1).square().sum(1) for value in g.values()])
                 factor = (self.gradient_clip / (squares.sqrt() + 1e-6)).clamp_max(1)
                 g = {name: value * per_row(factor, value) for name, value in g.items()}
-            direction, block.remembered = self.rule.direction(g, block.memory, block.steps)
+            direction, block.remembered = block.rule.direction(g, block.memory, block.steps, block.parameters)
             found.append(direction)
         return Direction(found, [block.remembered for block in self._blocks])
 
@@ -295,9 +297,23 @@ class LearnerStack:
         done = 0
         for block, own in self._chosen(rows.nonzero().flatten()):
             these = slice(done, done + len(own))
-            block.put(own, self._block(modules[these], seeds[these]))
+            block.put(own, self._block(modules[these], seeds[these], rows.nonzero().flatten()[these].tolist()))
             done += len(own)
         self._moves += 1
+
+    def select(self, rows: Tensor) -> LearnerStack:
+        """A stack of copies of these rows, int64 ``[k]``, growing, which goes on by itself.
+
+        Raises:
+            ConfigurationError: If there is no such row.
+        """
+        check_rows(rows, len(self))
+        found = copy.copy(self)
+        found.rule = self.rule.of_rows(rows.cpu())
+        found._blocks = [block.only_rows(own) for block, own in self._chosen(rows)]
+        for block in found._blocks:
+            block.generators = copied(block.generators)
+        return found
 
     def network(self, row: int) -> nn.Module:
         """A copy of one row's network, in training mode.
@@ -373,15 +389,17 @@ class LearnerStack:
         with lend_to_global(named_generator(seed, "initialisation")):
             return build().to(self.device)
 
-    def _block(self, modules: list[nn.Module], seeds: list[int]) -> Block:
+    def _block(self, modules: list[nn.Module], seeds: list[int], rows: Sequence[int]) -> Block:
         def stacked(named: list[dict[str, Any]]) -> dict[str, Tensor]:
             return {name: torch.stack([one[name].detach() for one in named]) for name in named[0]}
 
         parameters = stacked([dict(module.named_parameters()) for module in modules])
+        rule = self.rule.of_rows(torch.tensor(list(rows)))
         return Block(
+            rule,
             parameters,
             stacked([dict(module.named_buffers()) for module in modules]),
-            self.rule.start({name: parameters[name] for name in self.passes.trained}),
+            rule.start({name: parameters[name] for name in self.passes.trained}),
             torch.zeros(len(modules), dtype=torch.int64, device=self.device),
             [named_generator(seed, "network", self.device) for seed in seeds],
             {},

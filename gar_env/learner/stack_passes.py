@@ -11,6 +11,7 @@ from torch.func import functional_call, jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gar_env.errors import ConfigurationError, UnsupportedLayerError
+from gar_env.learner.stack_rows import copied
 from gar_env.learner.stacked_layers import Kept, Stacked, has_rules
 from gar_env.learner.update_rules import Tensors, added
 from gar_env.registry import check_choice, shown
@@ -91,10 +92,7 @@ class Passes:
     ) -> Tensor:
         """What the networks return; nothing is changed."""
         if self.way == "layers":
-            spare = [Generator(x.device) for _ in generators]
-            for generator, own in zip(spare, generators, strict=True):
-                generator.set_state(own.get_state())
-            return Stacked(parameters, dict(buffers), training, spare)(self.module, "", x)
+            return Stacked(parameters, dict(buffers), training, copied(generators))(self.module, "", x)
         self.module.train(training)
         try:
             return self._by_vmap(parameters, {name: b.clone() for name, b in buffers.items()}, x)

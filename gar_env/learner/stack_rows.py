@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from gar_env.learner.update_rules import Memory, Tensors, added, per_row
+from gar_env.learner.update_rules import Memory, Tensors, UpdateRule, added, per_row
 from gar_env.state import plain
 
 
@@ -72,10 +72,19 @@ def _like(rows: Tensor, value: Tensor) -> Tensor:
     return rows.view(-1, *(1,) * (value.ndim - 1))
 
 
+def copied(generators: list[Generator]) -> list[Generator]:
+    """Others that will draw the same."""
+    found = [Generator(generator.device) for generator in generators]
+    for copy, generator in zip(found, generators, strict=True):
+        copy.set_state(generator.get_state())
+    return found
+
+
 @dataclass(eq=False)
 class Block:
-    """Some rows: all that their next steps depend on."""
+    """Some rows: all that their next steps depend on, and the update rule of these."""
 
+    rule: UpdateRule
     parameters: dict[str, Tensor]
     buffers: dict[str, Tensor]
     memory: Memory
@@ -120,7 +129,8 @@ class Block:
 
         generators = [self.generators[row] for row in rows.tolist()]
         memory = {kind: of(values) for kind, values in self.memory.items()}
-        return Block(of(self.parameters), of(self.buffers), memory, self.steps[rows], generators, {})
+        rule = self.rule.of_rows(rows.cpu())
+        return Block(rule, of(self.parameters), of(self.buffers), memory, self.steps[rows], generators, {})
 
     def put(self, rows: Tensor, fresh: Block) -> None:
         """Runs of their own in the place of rows, int64 ``[k]``; tensors that others may hold are not written into."""

@@ -29,8 +29,8 @@ class UpdateRule(ABC):
     Example:
         >>> rule, gradient = Momentum(0.5), {"w": torch.tensor([[1.0], [2.0]])}
         >>> memory, steps = rule.start(gradient), torch.zeros(2, dtype=torch.int64)
-        >>> direction, memory = rule.direction(gradient, memory, steps)
-        >>> direction, memory = rule.direction(gradient, memory, steps + 1)
+        >>> direction, memory = rule.direction(gradient, memory, steps, gradient)
+        >>> direction, memory = rule.direction(gradient, memory, steps + 1, gradient)
         >>> direction["w"].tolist()
         [[-1.5], [-3.0]]
     """
@@ -43,14 +43,21 @@ class UpdateRule(ABC):
         return {name: {key: torch.zeros_like(p) for key, p in parameters.items()} for name in self.remembers}
 
     @abstractmethod
-    def direction(self, gradient: Tensors, memory: Memory, steps: Tensor) -> tuple[dict[str, Tensor], Memory]:
+    def direction(
+        self, gradient: Tensors, memory: Memory, steps: Tensor, parameters: Tensors
+    ) -> tuple[dict[str, Tensor], Memory]:
         """Where to go, and the memory after it; nothing is changed in place.
 
         Args:
             gradient: Of the mean loss, weight decay included if there is any.
             memory: Of :meth:`start`, or of the step before.
             steps: int64 ``[R]``, how many steps each run has taken.
+            parameters: Where the runs are; more names than the gradient's may be among them.
         """
+
+    def of_rows(self, rows: Tensor) -> UpdateRule:
+        """The rule of some rows alone, int64 ``[k]``: another where it tells rows apart."""
+        return self
 
 
 RULES: Registry[type[UpdateRule]] = Registry("update rule")
@@ -76,7 +83,9 @@ def build_rule(rule: str | UpdateRule) -> UpdateRule:
 class SGD(UpdateRule):
     """Down the gradient."""
 
-    def direction(self, gradient: Tensors, memory: Memory, steps: Tensor) -> tuple[dict[str, Tensor], Memory]:
+    def direction(
+        self, gradient: Tensors, memory: Memory, steps: Tensor, parameters: Tensors
+    ) -> tuple[dict[str, Tensor], Memory]:
         """See :meth:`UpdateRule.direction`."""
         return {name: -g for name, g in gradient.items()}, {}
 
@@ -101,7 +110,9 @@ class Momentum(UpdateRule):
     def __post_init__(self) -> None:
         _check_decays(self, "momentum")
 
-    def direction(self, gradient: Tensors, memory: Memory, steps: Tensor) -> tuple[dict[str, Tensor], Memory]:
+    def direction(
+        self, gradient: Tensors, memory: Memory, steps: Tensor, parameters: Tensors
+    ) -> tuple[dict[str, Tensor], Memory]:
         """See :meth:`UpdateRule.direction`."""
         mean = {name: memory["mean"][name] * self.momentum + g for name, g in gradient.items()}
         if self.nesterov:
@@ -142,7 +153,9 @@ class RMSprop(UpdateRule):
         _check_decays(self, "decay")
         _check_epsilon(self.epsilon)
 
-    def direction(self, gradient: Tensors, memory: Memory, steps: Tensor) -> tuple[dict[str, Tensor], Memory]:
+    def direction(
+        self, gradient: Tensors, memory: Memory, steps: Tensor, parameters: Tensors
+    ) -> tuple[dict[str, Tensor], Memory]:
         """See :meth:`UpdateRule.direction`."""
         square = {
             name: memory["square"][name] * self.decay + (1 - self.decay) * g.square() for name, g in gradient.items()
@@ -176,7 +189,9 @@ class Adam(UpdateRule):
         _check_decays(self, "mean_decay", "square_decay")
         _check_epsilon(self.epsilon)
 
-    def direction(self, gradient: Tensors, memory: Memory, steps: Tensor) -> tuple[dict[str, Tensor], Memory]:
+    def direction(
+        self, gradient: Tensors, memory: Memory, steps: Tensor, parameters: Tensors
+    ) -> tuple[dict[str, Tensor], Memory]:
         """See :meth:`UpdateRule.direction`."""
         a, b, t = self.mean_decay, self.square_decay, (steps + 1).double()
         mean = {name: memory["mean"][name] * a + (1 - a) * g for name, g in gradient.items()}

@@ -168,7 +168,7 @@ def test_rules_are_those_of_torch(name):
     optimizer, memory = build([p]), rule.start(mine)
     for step in range(7):
         p.grad = torch.randn(4, 3)
-        direction, memory = rule.direction({"p": p.grad}, memory, torch.full((4,), step))
+        direction, memory = rule.direction({"p": p.grad}, memory, torch.full((4,), step), {"p": p.detach()})
         optimizer.step()
         mine = {"p": mine["p"] + 0.1 * direction["p"]}
         torch.testing.assert_close(mine["p"], p.detach(), rtol=1e-5, atol=1e-6)

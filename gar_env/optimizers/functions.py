@@ -1,0 +1,224 @@
+"""What update rules are made of: operands, unary and binary functions, one line of algebra each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gar_env.errors import ConfigurationError
+from gar_env.registry import Registry, shown
+
+DELTA = 1e-8
+"""Added where a function has no value at 0."""
+
+
+@dataclass(eq=False)
+class Moment:
+    """What operands read in one step: tensors ``[..., P]``, in which the last axis is that of the parameters.
+
+    Args:
+        g: Gradient.
+        w: Parameters.
+        m: Running mean of ``g``, bias-corrected if the semantics say so; v and gamma likewise of ``g**2`` and ``g**3``.
+        v: See ``m``.
+        gamma: See ``m``.
+        epsilon: Added to roots of ``v``.
+        step: How many steps have been taken.
+        total_steps: T of decays; ``None`` if nobody said.
+        uniform: The k-th draw of this step, uniform in [0, 1), ``[P]``: the same for all rows.
+        normal: Likewise, standard normal.
+    """
+
+    g: Tensor
+    w: Tensor
+    m: Tensor | None
+    v: Tensor | None
+    gamma: Tensor | None
+    epsilon: float
+    step: int
+    total_steps: int | None
+    uniform: Callable[[int], Tensor]
+    normal: Callable[[int], Tensor]
+
+    @property
+    def progress(self) -> float:
+        """``t / T`` in [0, 1).
+
+        Raises:
+            ConfigurationError: If nobody said how many steps there are.
+        """
+        if self.total_steps is None:
+            raise ConfigurationError(
+                "The rule has a decay, which needs a horizon. Pass total_steps, the length of training."
+            )
+        return min(self.step / self.total_steps, 1.0)
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A leaf of a rule.
+
+    Args:
+        compute: From the moment, and the number of its draw where it is random.
+        memory: Which of ``"m"``, ``"v"``, ``"gamma"`` it reads.
+        random: Whether it draws.
+        decays: Whether it needs a horizon.
+    """
+
+    compute: Callable[[Moment, int], Tensor]
+    memory: tuple[str, ...] = ()
+    random: bool = False
+    decays: bool = False
+
+
+@dataclass(frozen=True)
+class Function:
+    """An inner node of a rule.
+
+    Args:
+        compute: From one tensor (unary) or two (binary), after them the constant where there is one, or the draw.
+        constants: Those that a grammar offers; none if it takes none.
+        random: Whether it draws uniform numbers.
+        commutes: Whether the sides of a binary function may change places.
+        odd: Whether ``f(-x) = -f(x)``.
+        even: Whether ``f(-x) = f(x)``.
+        symbol: Of a binary function, between its sides; a name in front if there is none.
+    """
+
+    compute: Callable[..., Tensor]
+    constants: tuple[float, ...] = ()
+    random: bool = False
+    commutes: bool = False
+    odd: bool = False
+    even: bool = False
+    symbol: str = ""
+
+
+OPERANDS: Registry[Operand] = Registry("operand")
+UNARY: Registry[Function] = Registry("unary function")
+BINARY: Registry[Function] = Registry("binary function")
+
+
+def register_operand(
+    name: str, *, memory: tuple[str, ...] = (), random: bool = False, decays: bool = False
+) -> Callable[[Callable[[Moment, int], Tensor]], Callable[[Moment, int], Tensor]]:
+    """Decorator: a leaf by its name in formulas, from the :class:`Moment` and the number of its draw."""
+
+    def decorate(compute: Callable[[Moment, int], Tensor]) -> Callable[[Moment, int], Tensor]:
+        OPERANDS.register(_word(name))(Operand(compute, memory, random, decays))
+        return compute
+
+    return decorate
+
+
+def register_unary(
+    name: str, *, constants: tuple[float, ...] = (), random: bool = False, odd: bool = False, even: bool = False
+) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Decorator: a function of one tensor by its name, with constants that it may be given."""
+
+    def decorate(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        UNARY.register(_word(name))(Function(compute, constants, random, odd=odd, even=even))
+        return compute
+
+    return decorate
+
+
+def register_binary(
+    name: str, *, symbol: str = "", commutes: bool = False
+) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Decorator: a function of two tensors by its name, written with one of ``+ - * / ^`` or as ``name(x, y)``."""
+
+    def decorate(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        BINARY.register(_word(name))(Function(compute, commutes=commutes, symbol=symbol))
+        return compute
+
+    return decorate
+
+
+def _word(name: str) -> str:
+    if not name.isidentifier():
+        raise ConfigurationError(f"{shown(name)} is no name for a formula: letters, digits and _, a letter first.")
+    return name
+
+
+# Operands
+
+register_operand("g")(lambda at, _: at.g)
+register_operand("g2")(lambda at, _: at.g.square())
+register_operand("g3")(lambda at, _: at.g.square() * at.g)
+register_operand("m", memory=("m",))(lambda at, _: at.m)  # pyright: ignore[reportArgumentType]
+register_operand("v", memory=("v",))(lambda at, _: at.v)  # pyright: ignore[reportArgumentType]
+register_operand("gamma", memory=("gamma",))(lambda at, _: at.gamma)  # pyright: ignore[reportArgumentType]
+
+
+@register_operand("noise", random=True)
+def noise(at: Moment, draw: int) -> Tensor:
+    """Normal, with a standard deviation of 0.01."""
+    return (0.01 * at.normal(draw)).expand_as(at.g)
+
+
+@register_operand("Adam", memory=("m", "v"))
+def adam(at: Moment, _: int) -> Tensor:
+    """Kingma & Ba (2015)."""
+    return _of(at.m) / (_of(at.v).sqrt() + at.epsilon)
+
+
+@register_operand("RMSProp", memory=("v",))
+def rmsprop(at: Moment, _: int) -> Tensor:
+    """Tieleman & Hinton (2012)."""
+    return at.g / (_of(at.v).sqrt() + at.epsilon)
+
+
+@register_operand("linear_decay", decays=True)
+def linear_decay(at: Moment, _: int) -> Tensor:
+    """``1 - t / T``."""
+    return at.g.new_full((), 1 - at.progress).expand_as(at.g)
+
+
+@register_operand("cosine_decay", decays=True)
+def cosine_decay(at: Moment, _: int) -> Tensor:
+    """``(1 + cos(pi t / T)) / 2``: the paper's cyclical decay with half a period."""
+    return at.g.new_full((), (1 + math.cos(math.pi * at.progress)) / 2).expand_as(at.g)
+
+
+@register_operand("restart_decay", decays=True)
+def restart_decay(at: Moment, _: int) -> Tensor:
+    """``(1 + cos(pi (n t mod T) / T)) / 2`` with ``n = 4`` restarts."""
+    return at.g.new_full((), (1 + math.cos(math.pi * (4 * at.progress % 1))) / 2).expand_as(at.g)
+
+
+@register_operand("annealed_noise", random=True)
+def annealed_noise(at: Moment, draw: int) -> Tensor:
+    """Normal, with a variance of ``(1 + t)^-0.55``."""
+    return ((1 + at.step) ** -0.275 * at.normal(draw)).expand_as(at.g)
+
+
+# Unary functions
+
+register_unary("neg", odd=True)(lambda x: -x)
+register_unary("exp")(torch.exp)
+register_unary("log", even=True)(lambda x: (x.abs() + DELTA).log())
+register_unary("sqrt", even=True)(lambda x: x.abs().sqrt())
+register_unary("clip", constants=(1e-5, 1e-4, 1e-3), odd=True)(lambda x, c: x.clamp(-c, c))
+register_unary("drop", constants=(0.1, 0.3, 0.5), random=True, odd=True)(
+    lambda x, p, uniform: x * (uniform >= p).to(x.dtype) / (1 - p)
+)
+register_unary("sign", odd=True)(torch.sign)
+
+# Binary functions
+
+register_binary("add", symbol="+", commutes=True)(torch.add)
+register_binary("sub", symbol="-")(torch.sub)
+register_binary("mul", symbol="*", commutes=True)(torch.mul)
+register_binary("div", symbol="/")(lambda x, y: x / (y + DELTA))
+register_binary("pow", symbol="^")(lambda x, y: (x.abs() + DELTA) ** y)
+register_binary("left")(lambda x, y: x)
+
+
+def _of(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None
+    return tensor

@@ -1,0 +1,297 @@
+"""Formulas at work: running moments, random numbers that all rows share, and two ways to compute many rules at once.
+
+Layout: ``[R, P]``, a row is a training run and holds all its parameters, filled up with zeros to whole vectors of 64, so
+that an element is rounded alike whatever stands beside it. Rows of one rule and one seed follow each other: a slab.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gar_env.errors import ConfigurationError
+from gar_env.optimizers.formula import Call, Leaf, Node, walk
+from gar_env.optimizers.functions import BINARY, OPERANDS, UNARY, Moment
+from gar_env.registry import check_choice, check_positive, shown
+from gar_env.seeding import named_generator
+
+VECTOR = 64
+"""Rows are whole multiples of it."""
+
+MOMENTS = ("m", "v", "gamma")
+WAYS = ("auto", "loop", "grouped")
+
+
+@dataclass(frozen=True)
+class Semantics:
+    """What a formula leaves open.
+
+    Args:
+        betas: Decays of the running means of ``g``, ``g**2`` and ``g**3``, each at least 0 and below 1.
+        epsilon: Added to the root of ``v`` in Adam and RMSProp.
+        bias_correction: Whether running means are divided by ``1 - beta**t``.
+    """
+
+    betas: tuple[float, float, float] = (0.9, 0.999, 0.999)
+    epsilon: float = 1e-8
+    bias_correction: bool = True
+
+    def __post_init__(self) -> None:
+        check_positive("epsilon", self.epsilon)
+        fits = isinstance(self.betas, tuple | list) and len(self.betas) == len(MOMENTS)
+        if not fits or any(isinstance(b, bool) or not isinstance(b, int | float) or not 0 <= b < 1 for b in self.betas):
+            raise ConfigurationError(f"betas={shown(self.betas)} must be three numbers, at least 0 and below 1 each.")
+
+
+class Draws:
+    """Random numbers of steps: the k-th draw of a step depends on seed, step and k alone, and so is the same for all.
+
+    Always drawn on the CPU, one number a parameter; of the last step they are kept.
+
+    Args:
+        seed: Of a training run.
+        count: P, without filling.
+        width: P, filled.
+        device: Where they are wanted.
+    """
+
+    def __init__(self, seed: int, count: int, width: int, device: torch.device) -> None:
+        self.base = named_generator(seed, "update rule").initial_seed()
+        self.count, self.width, self.device = count, width, device
+        self.generator = torch.Generator()
+        self._kept: tuple[int, dict[tuple[str, int], Tensor]] = (-1, {})
+
+    def of(self, kind: str, step: int, draw: int) -> Tensor:
+        """``"uniform"`` or ``"normal"``, ``[P]``; zeros where a row is filled up."""
+        if self._kept[0] != step:
+            self._kept = step, {}
+        kept = self._kept[1]
+        if (kind, draw) not in kept:
+            self.generator.manual_seed((self.base + 1_000_003 * step + 2 * draw + (kind == "normal")) % 2**63)
+            numbers = torch.zeros(self.width)
+            numbers[: self.count] = (torch.rand if kind == "uniform" else torch.randn)(
+                self.count, generator=self.generator
+            )
+            kept[kind, draw] = numbers.to(self.device)
+        return kept[kind, draw]
+
+
+class Step(NamedTuple):
+    """One node of a program.
+
+    Args:
+        node: What it computes.
+        inputs: Numbers of the steps that it reads.
+        draw: The number of its draw; -1 if it draws nothing.
+    """
+
+    node: Node
+    inputs: tuple[int, ...]
+    draw: int
+
+
+def program(node: Node) -> list[Step]:
+    """A tree, each different subtree once; the last step is the result."""
+    found, places, draws = [], {}, itertools.count()
+    for one in walk(node):
+        random = OPERANDS[one.name].random if _is_registered(one) else isinstance(one, Call) and _random(one)
+        inputs = tuple(places[inner] for inner in one.inputs) if isinstance(one, Call) else ()
+        places[one] = len(found)
+        found.append(Step(one, inputs, next(draws) if random else -1))
+    return found
+
+
+def _is_registered(node: Node) -> bool:
+    return isinstance(node, Leaf) and node.value is None
+
+
+def _random(node: Call) -> bool:
+    return node.name in UNARY and UNARY[node.name].random
+
+
+def compute(step: Step, at: Moment, inputs: Sequence[Tensor]) -> Tensor:
+    """The value of a node."""
+    node = step.node
+    if isinstance(node, Leaf):
+        if node.name == "number":
+            return at.g.new_full((), node.value or 0.0).expand_as(at.g)
+        return at.w * node.value if node.name == "w" else OPERANDS[node.name].compute(at, step.draw)
+    if node.name in BINARY:
+        return BINARY[node.name].compute(*inputs)
+    function = UNARY[node.name]
+    more = [] if node.constant is None else [node.constant]
+    return function.compute(*inputs, *more, *([at.uniform(step.draw)] if function.random else []))
+
+
+def run(steps: Sequence[Step], at: Moment) -> Tensor:
+    """The value of a program."""
+    values: list[Tensor] = []
+    for step in steps:
+        values.append(compute(step, at, [values[i] for i in step.inputs]))
+    return values[-1]
+
+
+Memory = dict[str, Tensor]
+"""``[R, P]`` by the name of the moment."""
+
+
+def remember(g: Tensor, memory: Memory, semantics: Semantics) -> Memory:
+    """The running means after ``g``, ``[R, P]``, not corrected; those that ``memory`` has."""
+    found = {}
+    for power, (name, beta) in enumerate(zip(MOMENTS, semantics.betas, strict=True), start=1):
+        if name in memory:
+            value = g if power == 1 else g.square() if power == 2 else g.square() * g
+            found[name] = memory[name] * beta + (1 - beta) * value
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Slab:
+    """Rows of one rule and one seed.
+
+    Args:
+        rows: Where they are.
+        steps: The rule's program.
+        draws: Of the seed.
+    """
+
+    rows: slice
+    steps: list[Step]
+    draws: Draws
+
+
+@dataclass(eq=False)
+class Interpreter:
+    """Updates of all rows, by their own rules.
+
+    Args:
+        slabs: One behind the other.
+        semantics: What formulas leave open.
+        total_steps: T of decays.
+        way: ``"loop"``: rule by rule, in a CPU's caches. ``"grouped"``: one call for each function and depth, for a
+            GPU. ``"auto"``: by device. Both give the same numbers, on a CPU bit for bit.
+    """
+
+    slabs: list[Slab]
+    semantics: Semantics
+    total_steps: int | None
+    way: str = "auto"
+    _plan: Plan | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        check_choice("way", self.way, WAYS)
+
+    def updates(self, g: Tensor, w: Tensor, memory: Memory, taken: Tensor) -> Tensor:
+        """``u`` in ``theta <- theta - step_size * u``, ``[R, P]``.
+
+        Args:
+            g: Gradients ``[R, P]``.
+            w: Parameters ``[R, P]``.
+            memory: Of :func:`remember`, after this gradient.
+            taken: int64 ``[R]``: how many steps each row has taken.
+        """
+        corrected: dict[str, Tensor | None] = {name: None for name in MOMENTS}
+        for name, beta in zip(MOMENTS, self.semantics.betas, strict=True):
+            if name in memory:
+                left = 1 - beta ** (taken + 1).double() if self.semantics.bias_correction else None
+                corrected[name] = memory[name] if left is None else memory[name] / left.to(g)[:, None]
+        whole = corrected["m"], corrected["v"], corrected["gamma"]
+        grouped = self.way == "grouped" or (self.way == "auto" and g.device.type != "cpu")
+        sizes = {slab.rows.stop - slab.rows.start for slab in self.slabs}
+        counts = taken.tolist()
+        if grouped and len(sizes) == 1 and len(set(counts)) == 1:
+            return self._grouped(g, w, whole, counts[0], sizes.pop())
+        found = torch.empty_like(g)
+        for slab in self.slabs:
+            rows, step = slab.rows, counts[slab.rows.start]
+            own = [None if one is None else one[rows] for one in whole]
+            at = self._moment(g[rows], w[rows], own, step, slab.draws)
+            found[rows] = run(slab.steps, at)
+        return found
+
+    def _moment(self, g: Tensor, w: Tensor, own: Sequence[Tensor | None], step: int, draws: Draws) -> Moment:
+        uniform, normal = (partial(draws.of, kind, step) for kind in ("uniform", "normal"))
+        return Moment(g, w, *own, self.semantics.epsilon, step, self.total_steps, uniform, normal)
+
+    def _grouped(self, g: Tensor, w: Tensor, whole: Sequence[Tensor | None], step: int, size: int) -> Tensor:
+        if self._plan is None:
+            self._plan = Plan.of(self.slabs, g.device)
+        plan, count = self._plan, len(self.slabs)
+        shape = count, size, g.shape[1]
+        g, w = g.view(shape), w.view(shape)
+        moments = [None if one is None else one.view(shape) for one in whole]
+        registers = g.new_empty(plan.registers, *shape[1:])
+        for group in plan.groups:
+            at = self._moment(
+                g[group.slabs],
+                w[group.slabs],
+                [None if one is None else one[group.slabs] for one in moments],
+                step,
+                group.draws,
+            )
+            registers[group.out] = compute(group.step, at, [registers[places] for places in group.inputs])
+        return registers[plan.results].view(-1, g.shape[2])
+
+
+class Group(NamedTuple):
+    """Nodes that are computed by one call: of one depth, one function, one draw."""
+
+    step: Step
+    slabs: Tensor
+    inputs: list[Tensor]
+    out: slice
+    draws: Draws
+
+
+class Plan(NamedTuple):
+    """All nodes of all slabs, in groups."""
+
+    groups: list[Group]
+    registers: int
+    results: Tensor
+
+    @classmethod
+    def of(cls, slabs: Sequence[Slab], device: torch.device) -> Plan:
+        """For programs side by side."""
+        kinds: dict[tuple, list[tuple[int, int]]] = {}
+        for number, slab in enumerate(slabs):
+            depths: list[int] = []
+            for place, step in enumerate(slab.steps):
+                depths.append(1 + max((depths[i] for i in step.inputs), default=-1))
+                node = step.node
+                what = (node.name, node.constant if isinstance(node, Call) else node.value)
+                drawn = step.draw, slab.draws.base if step.draw >= 0 else 0
+                kinds.setdefault((depths[-1], *what, *drawn), []).append((number, place))
+        places, groups, start = {}, [], 0
+        for members in (kinds[kind] for kind in sorted(kinds, key=lambda kind: (kind[0], repr(kind)))):
+            places.update({member: start + i for i, member in enumerate(members)})
+            number, place = members[0]
+            step = slabs[number].steps[place]
+            inputs = [
+                torch.tensor([places[n, slabs[n].steps[p].inputs[i]] for n, p in members], device=device)
+                for i in range(len(step.inputs))
+            ]
+            which = torch.tensor([n for n, _ in members], device=device)
+            groups.append(Group(step, which, inputs, slice(start, start + len(members)), slabs[number].draws))
+            start += len(members)
+        results = torch.tensor([places[n, len(slab.steps) - 1] for n, slab in enumerate(slabs)], device=device)
+        return cls(groups, start, results)
+
+
+def filled(width: int) -> int:
+    """The next whole number of vectors."""
+    return -(-width // VECTOR) * VECTOR
+
+
+def flat(tensors: Sequence[Tensor], rows: int) -> Tensor:
+    """Tensors ``[R, ...]`` side by side, ``[R, P]``, filled up with zeros."""
+    parts = [tensor.reshape(rows, -1) for tensor in tensors]
+    width = sum(part.shape[1] for part in parts)
+    missing = filled(width) - width
+    return torch.cat([*parts, parts[0].new_zeros(rows, missing)], 1) if missing else torch.cat(parts, 1)

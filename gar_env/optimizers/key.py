@@ -1,0 +1,61 @@
+"""One key for all formulas that compute the same function: what they come to on fixed numbers."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from gar_env.optimizers.functions import Moment
+from gar_env.optimizers.interpreter import Semantics, remember, run
+from gar_env.optimizers.rule import Rule
+
+STEPS, COORDINATES, DIGITS = 4, 32, 6
+
+
+@lru_cache(maxsize=1)
+def _probe() -> list[Moment]:
+    """Fixed steps of gradients and parameters, with magnitudes from 1e-3 to 10, in float64."""
+    generator = torch.Generator().manual_seed(20170)
+
+    def numbers(kind: str = "randn") -> Tensor:
+        return getattr(torch, kind)(1, COORDINATES, generator=generator, dtype=torch.float64)
+
+    scale = torch.logspace(-3, 1, COORDINATES, dtype=torch.float64)[None]
+    semantics = Semantics()
+    memory = {name: torch.zeros(1, COORDINATES, dtype=torch.float64) for name in ("m", "v", "gamma")}
+    found = []
+    for step in range(STEPS):
+        g, w = scale * numbers(), numbers()
+        memory = remember(g, memory, semantics)
+        corrected = [
+            memory[name] / (1 - beta ** (step + 1)) for name, beta in zip(memory, semantics.betas, strict=True)
+        ]
+        uniform, normal = [[numbers(kind)[0] for _ in range(64)] for kind in ("rand", "randn")]
+        found.append(
+            Moment(g, w, *corrected, semantics.epsilon, step, 2 * STEPS, uniform.__getitem__, normal.__getitem__)
+        )
+    return found
+
+
+def values(rule: Rule) -> Tensor:
+    """What a rule comes to on the probe, float64 ``[4, 32]``."""
+    return torch.cat([run(rule.steps, at) for at in _probe()])
+
+
+def functional_key(rule: Rule) -> str:
+    """16 hexadecimal digits of a hash over the rule's updates on a fixed probe, to 6 significant digits.
+
+    Rules that differ by an identity (``x + x`` and ``2 * x``) have one key; those that differ anywhere on the probe
+    have two. Not that of a positive factor: the step size is part of training.
+
+    Source:
+        Real, Liang, So & Le (2020), "AutoML-Zero", functional equivalence checking; Gillard et al. (2023),
+        arXiv 2302.05433.
+    """
+    found = values(rule).flatten()
+    exact = torch.where(found == 0, 0.0, found)  # no -0
+    text = ",".join(f"{x:.{DIGITS - 1}e}" for x in exact.tolist())
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

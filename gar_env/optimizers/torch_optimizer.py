@@ -1,0 +1,134 @@
+"""A formula as an optimizer of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from gar_env.errors import CheckpointError, ConfigurationError
+from gar_env.optimizers.interpreter import Draws, Interpreter, Semantics, Slab, filled, flat, remember
+from gar_env.optimizers.rule import Rule, build_optimizer_rule
+from gar_env.registry import check_positive, shown
+
+
+class RuleOptimizer(Optimizer):
+    """Trains by a formula, in any training loop: with parameter groups, schedulers and ``state_dict``.
+
+    On the CPU with one thread its steps are those of a row of :class:`StackedRules`, bit for bit. Random numbers are
+    one draw for all parameters of all groups, in order; parameters without a gradient keep their place in it, and do
+    not move.
+
+    Args:
+        params: Parameters, or groups of them, each with an ``lr`` of its own if wanted.
+        rule: A rule, its name, or a formula.
+        lr: Step size, above 0.
+        total_steps: Length of training, for decays.
+        seed: Of the rule's random numbers.
+        semantics: What formulas leave open: betas, epsilon, bias correction.
+
+    Raises:
+        ConfigurationError: If an option is out of range, or the rule has a decay and there is no ``total_steps``.
+        FormulaError: If the formula cannot be read.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        rule: str | Rule,
+        lr: float,
+        *,
+        total_steps: int | None = None,
+        seed: int = 0,
+        semantics: Semantics = Semantics(),  # noqa: B008 - frozen
+    ) -> None:
+        check_positive("lr", lr)
+        self.rule, self.semantics, self.total_steps, self.seed = (
+            build_optimizer_rule(rule),
+            semantics,
+            total_steps,
+            seed,
+        )
+        if self.rule.decays and total_steps is None:
+            raise ConfigurationError(
+                f"{self.rule} has a decay, which needs to know how long training is. Pass total_steps."
+            )
+        if total_steps is not None and (type(total_steps) is not int or total_steps < 1):
+            raise ConfigurationError(f"total_steps={shown(total_steps)} must be a whole number, at least 1.")
+        super().__init__(params, {"lr": lr})
+        self.taken = 0
+        self._interpreters: dict[tuple[int, torch.device], Interpreter] = {}
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One step along the rule.
+
+        Raises:
+            ConfigurationError: If gradients are sparse, or parameters are on several devices or of several types.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        everything = [p for group in self.param_groups for p in group["params"]]
+        if all(p.grad is None for p in everything):
+            return loss
+        self._check(everything)
+        g = flat([(torch.zeros_like(p) if p.grad is None else p.grad)[None] for p in everything], 1)
+        w = flat([p[None] for p in everything], 1)
+        memory = {
+            name: flat([self.state[p].get(name, torch.zeros_like(p))[None] for p in everything], 1)
+            for name in self.rule.memory
+        }
+        after = remember(g, memory, self.semantics)
+        width = sum(p.numel() for p in everything)
+        u = -self._interpreter(width, g.device).updates(g, w, after, torch.tensor([self.taken], device=g.device))
+        at = 0
+        for group in self.param_groups:
+            size = torch.as_tensor(group["lr"], dtype=g.dtype, device=g.device)
+            for p in group["params"]:
+                place = slice(at, at + p.numel())
+                if p.grad is not None:
+                    for name, value in after.items():
+                        self.state[p][name] = value[0, place].view_as(p).clone()
+                    p.copy_((size * u[0, place].view_as(p)).add_(p))
+                at += p.numel()
+        self.taken += 1
+        return loss
+
+    def _check(self, everything: list[Tensor]) -> None:
+        kinds = {(p.device, p.dtype) for p in everything}
+        if len(kinds) > 1:
+            raise ConfigurationError(
+                "Parameters are on several devices or of several types; the rule reads all at once."
+            )
+        if any(p.grad is not None and p.grad.is_sparse for p in everything):
+            raise ConfigurationError("A gradient is sparse. Use dense ones: Embedding(sparse=False).")
+
+    def _interpreter(self, width: int, device: torch.device) -> Interpreter:
+        if (width, device) not in self._interpreters:
+            draws = Draws(self.seed, width, filled(width), device)
+            slab = Slab(slice(0, 1), self.rule.steps, draws)
+            self._interpreters[width, device] = Interpreter([slab], self.semantics, self.total_steps, "loop")
+        return self._interpreters[width, device]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of torch, with the rule, how many steps were taken, and the seed."""
+        return {**super().state_dict(), "rule": str(self.rule), "taken": self.taken, "seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a :meth:`state_dict` of the same rule.
+
+        Raises:
+            CheckpointError: If it is of another rule.
+        """
+        if Rule(state_dict.get("rule", "0")) != self.rule:
+            raise CheckpointError(
+                f"The state is of {shown(state_dict.get('rule'))}, and this optimizer follows {self.rule}."
+            )
+        super().load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
+        self.taken, self.seed = int(state_dict["taken"]), int(state_dict["seed"])
+        self._interpreters.clear()
