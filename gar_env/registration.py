@@ -13,6 +13,10 @@ ENVIRONMENTS = {
         "tasks.gradient_agreement:GradientAgreementEnv",
         "tasks.gradient_agreement:GradientAgreementVectorEnv",
     ),
+    "GAR/OptimizerSearch-v0": (
+        "candidates.optimizer_search:OptimizerSearchEnv",
+        "candidates.optimizer_search:OptimizerSearchVectorEnv",
+    ),
     "GAR/DataWeight-v0": ("slots.data_weight:DataWeightEnv", "slots.data_weight:DataWeightVectorEnv"),
 }
 

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT_LAYERS = (
     "errors", "registry", "seeding", "state", "functional", "data", "networks", "augment", "alignment", "agreement",
-    "learner", "rewards", "checks", "envs", "registration", "command",
+    "learner", "optimizers", "rewards", "checks", "envs", "registration", "command",
 )  # fmt: skip
 AGENT_LAYERS = (
     "files", "container", "agent", "checks", "policies", "peers", "normaliser", "reinforce", "sb3", "step_sizes",

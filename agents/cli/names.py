@@ -5,7 +5,8 @@ A test holds it against them.
 
 NAMES = {
     "environments": (
-        *("GAR/Augment-v0", "GAR/DataSplit-v0", "GAR/DataWeight-v0", "GAR/GradientAgreement-v0", "GAR/StepSize-v0"),
+        *("GAR/Augment-v0", "GAR/DataSplit-v0", "GAR/DataWeight-v0", "GAR/GradientAgreement-v0"),
+        *("GAR/OptimizerSearch-v0", "GAR/StepSize-v0"),
     ),
     "controllers": (
         *(

@@ -1,5 +1,7 @@
 """The environments, one per file, and the checker that holds any vector environment against the contract."""
 
+from gar_env.envs.candidates.config import OptimizerSearchConfig
+from gar_env.envs.candidates.optimizer_search import OptimizerSearchEnv, OptimizerSearchVectorEnv
 from gar_env.envs.config import RowConfig, RunConfig, SharedConfig, SlotConfig, config_from
 from gar_env.envs.features import Feature
 from gar_env.envs.outcome import Episode, Outcome
@@ -42,6 +44,9 @@ __all__ = [
     "GradientAgreementVectorEnv",
     "Instance",
     "InstanceSet",
+    "OptimizerSearchConfig",
+    "OptimizerSearchEnv",
+    "OptimizerSearchVectorEnv",
     "Outcome",
     "RowConfig",
     "RowVectorEnv",

@@ -24,22 +24,16 @@ REWARD_TIMINGS = ("same_step", "next_step")
 
 
 @dataclass(frozen=True)
-class RowConfig:
+class BaseConfig:
     """Options of every environment. With strings, numbers and booleans alone, ``spec.to_json()`` works.
 
     Args:
-        num_steps: Environment steps in an episode, that is, one training run.
-        reward: A registered signal: ``"gar"``, ``"nslr"``, ``"module:name"``; or an object that is one.
-        divergence_reward: Paid to every row in the step in which its training stopped being finite.
         autoreset_mode: ``"NextStep"``, ``"SameStep"`` or ``"Disabled"``, or Gymnasium's enum.
         output: ``"numpy"`` or ``"torch"`` (tensors on ``device``).
         device: Where networks and data live.
         render_mode: ``"ansi"``, ``"rgb_array"`` or ``None``.
     """
 
-    num_steps: int = 200
-    reward: str | RewardSignal = "gar"
-    divergence_reward: float = -1.0
     autoreset_mode: str | AutoresetMode = "NextStep"
     output: str = "numpy"
     device: str = "cpu"
@@ -47,6 +41,24 @@ class RowConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
+
+
+@dataclass(frozen=True)
+class RowConfig(BaseConfig):
+    """Options of environments in which a network trains while somebody acts.
+
+    Args:
+        num_steps: Environment steps in an episode, that is, one training run.
+        reward: A registered signal: ``"gar"``, ``"nslr"``, ``"module:name"``; or an object that is one.
+        divergence_reward: Paid to every row in the step in which its training stopped being finite.
+    """
+
+    num_steps: int = 200
+    reward: str | RewardSignal = "gar"
+    divergence_reward: float = -1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.num_steps is not None and self.num_steps < 1:
             raise ConfigurationError(f"num_steps={self.num_steps} must be at least 1.")
 
@@ -203,7 +215,7 @@ class RunConfig(RowConfig):
             raise ConfigurationError(f"corrupt_share={self.corrupt_share} must be above 0, and at most 1.")
 
 
-ConfigType = TypeVar("ConfigType", bound=RowConfig)
+ConfigType = TypeVar("ConfigType", bound=BaseConfig)
 
 
 def config_from(kind: type[ConfigType], options: dict[str, Any]) -> ConfigType:

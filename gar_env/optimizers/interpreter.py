@@ -7,7 +7,7 @@ that an element is rounded alike whatever stands beside it. Rows of one rule and
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -89,51 +89,58 @@ class Step(NamedTuple):
         node: What it computes.
         inputs: Numbers of the steps that it reads.
         draw: The number of its draw; -1 if it draws nothing.
+        compute: From the moment and the inputs' values to its own.
     """
 
     node: Node
     inputs: tuple[int, ...]
     draw: int
+    compute: Callable[[Moment, list[Tensor]], Tensor]
 
 
 def program(node: Node) -> list[Step]:
     """A tree, each different subtree once; the last step is the result."""
     found, places, draws = [], {}, itertools.count()
     for one in walk(node):
-        random = OPERANDS[one.name].random if _is_registered(one) else isinstance(one, Call) and _random(one)
-        inputs = tuple(places[inner] for inner in one.inputs) if isinstance(one, Call) else ()
+        random, compute = _leaf(one) if isinstance(one, Leaf) else _call(one)
+        inputs = () if isinstance(one, Leaf) else tuple(places[inner] for inner in one.inputs)
         places[one] = len(found)
-        found.append(Step(one, inputs, next(draws) if random else -1))
+        draw = next(draws) if random else -1
+        found.append(Step(one, inputs, draw, partial(compute, draw)))
     return found
 
 
-def _is_registered(node: Node) -> bool:
-    return isinstance(node, Leaf) and node.value is None
+Computation = Callable[[int, Moment, list[Tensor]], Tensor]
+"""From the number of a draw, the moment, and the inputs' values."""
 
 
-def _random(node: Call) -> bool:
-    return node.name in UNARY and UNARY[node.name].random
+def _leaf(node: Leaf) -> tuple[bool, Computation]:
+    """Whether it draws, and how it is computed."""
+    value = node.value
+    if value is None:
+        operand = OPERANDS[node.name]
+        return operand.random, lambda draw, at, _: operand.compute(at, draw)
+    if node.name == "w":
+        return False, lambda _, at, __: at.w * value
+    return False, lambda _, at, __: at.g.new_full((), value).expand_as(at.g)
 
 
-def compute(step: Step, at: Moment, inputs: Sequence[Tensor]) -> Tensor:
-    """The value of a node."""
-    node = step.node
-    if isinstance(node, Leaf):
-        if node.name == "number":
-            return at.g.new_full((), node.value or 0.0).expand_as(at.g)
-        return at.w * node.value if node.name == "w" else OPERANDS[node.name].compute(at, step.draw)
+def _call(node: Call) -> tuple[bool, Computation]:
     if node.name in BINARY:
-        return BINARY[node.name].compute(*inputs)
+        binary = BINARY[node.name].compute
+        return False, lambda _, __, inputs: binary(*inputs)
     function = UNARY[node.name]
-    more = [] if node.constant is None else [node.constant]
-    return function.compute(*inputs, *more, *([at.uniform(step.draw)] if function.random else []))
+    constants = [] if node.constant is None else [node.constant]
+    if not function.random:
+        return False, lambda _, __, inputs: function.compute(*inputs, *constants)
+    return True, lambda draw, at, inputs: function.compute(*inputs, *constants, at.uniform(draw))
 
 
 def run(steps: Sequence[Step], at: Moment) -> Tensor:
     """The value of a program."""
     values: list[Tensor] = []
     for step in steps:
-        values.append(compute(step, at, [values[i] for i in step.inputs]))
+        values.append(step.compute(at, [values[i] for i in step.inputs]))
     return values[-1]
 
 
@@ -235,7 +242,7 @@ class Interpreter:
                 step,
                 group.draws,
             )
-            registers[group.out] = compute(group.step, at, [registers[places] for places in group.inputs])
+            registers[group.out] = group.step.compute(at, [registers[places] for places in group.inputs])
         return registers[plan.results].view(-1, g.shape[2])
 
 

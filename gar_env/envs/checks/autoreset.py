@@ -17,6 +17,7 @@ from gar_env.envs.checks.compare import (
     is_gymnasiums,
     require,
     rows_ended,
+    sampled_actions,
     to_numpy,
     twin_of,
 )
@@ -49,7 +50,7 @@ def _run_to_the_end(env: VectorEnv, max_steps: int) -> tuple:
     observations, _ = env.reset(seed=SEED)
     for _ in range(max_steps):
         check_observations(env, observations)
-        result = env.step(env.action_space.sample())
+        result = env.step(sampled_actions(env))
         observations = result[0]
         if rows_ended(result).any():
             check_observations(env, observations)
@@ -66,7 +67,7 @@ def _check_same_step(env: VectorEnv, twin: VectorEnv, end: tuple, max_steps: int
         require(np.array_equal(marked, ended), f"the mask '_{key}' does not mark the rows that ended.")
     other = twin_of(env, AutoresetMode.NEXT_STEP)
     reference = _run_to_the_end(other, max_steps)
-    fresh = other.step(other.action_space.sample())[0]
+    fresh = other.step(sampled_actions(other))[0]
     other.close()
     for row in np.flatnonzero(ended):
         final, expected = to_numpy(infos["final_obs"][row]), to_numpy(reference[0])[row]
@@ -85,7 +86,7 @@ def _check_same_step(env: VectorEnv, twin: VectorEnv, end: tuple, max_steps: int
 
 def _check_next_step(twin: VectorEnv, end: tuple) -> None:
     ended = rows_ended(end)
-    result = twin.step(twin.action_space.sample())
+    result = twin.step(sampled_actions(twin))
     check_observations(twin, result[0])
     quiet = (to_numpy(result[1])[ended] == 0) & ~rows_ended(result)[ended]
     require(quiet.all(), "the step after the end must return the new episode's start with reward 0, not ended.")
@@ -93,7 +94,7 @@ def _check_next_step(twin: VectorEnv, end: tuple) -> None:
 
 def _check_disabled(twin: VectorEnv, end: tuple) -> None:
     ended = rows_ended(end)
-    actions = twin.action_space.sample()
+    actions = sampled_actions(twin)
     require(
         is_gymnasiums(twin) or _raises(lambda: twin.step(actions)),
         "step() after the end raised nothing, though the user has not reset the rows that ended.",
@@ -108,13 +109,13 @@ def _check_disabled(twin: VectorEnv, end: tuple) -> None:
             options.keys() == before.keys() and np.array_equal(options["reset_mask"], ended),
             "reset() changed the caller's options.",
         )
-    twin.step(twin.action_space.sample())
+    twin.step(sampled_actions(twin))
 
 
 def check_wrong_time(env: VectorEnv) -> None:
     """``step`` before ``reset`` and after ``close`` must raise; closing twice must not."""
     twin = twin_of(env)
-    actions = twin.action_space.sample()
+    actions = sampled_actions(twin)
     require(_raises(lambda: twin.step(actions)), "step() before reset() raised nothing.")
     if is_gymnasiums(twin):  # its own environments do not look whether they are closed
         twin.close()

@@ -77,11 +77,20 @@ def twin_of(env: VectorEnv, mode: AutoresetMode | None = None) -> VectorEnv:
 
 def take_step(env: VectorEnv) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
     """One random step; an environment that waits for its user to reset ended rows is reset after it."""
-    result = env.step(env.action_space.sample())
+    result = env.step(sampled_actions(env))
     ended = rows_ended(result)
     if ended.any() and env.metadata.get("autoreset_mode") is AutoresetMode.DISABLED:
         env.reset(options={"reset_mask": ended})
     return result
+
+
+def sampled_actions(env: VectorEnv) -> Any:
+    """Random actions, of those that are valid where the environment says which."""
+    masks = getattr(env.unwrapped, "action_masks", None)
+    rows = None if masks is None else masks()
+    if rows is None or rows.all():
+        return env.action_space.sample()
+    return env.action_space.sample(mask=tuple(row.astype(np.int8) for row in rows))
 
 
 def rows_ended(result: tuple[Any, Any, Any, Any, dict[str, Any]]) -> np.ndarray:

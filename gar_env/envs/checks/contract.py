@@ -32,6 +32,7 @@ from gar_env.envs.checks.compare import (
     is_gymnasiums,
     require,
     rows_ended,
+    sampled_actions,
     take_step,
     to_numpy,
     trajectory,
@@ -204,7 +205,7 @@ def _check_fresh(env: VectorEnv) -> None:
     earlier: tuple = env.reset(seed=SEED)
     kept = copy.deepcopy(earlier)
     for expected in clean[1:]:
-        actions = env.action_space.sample()
+        actions = sampled_actions(env)
         before = copy.deepcopy(actions)
         found = env.step(actions)
         if rows_ended(found).any() and env.metadata.get("autoreset_mode") is AutoresetMode.DISABLED:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from gar_env.envs.checks.compare import SEED, Skip, equal, require, rows_ended, to_numpy, twin_of
+from gar_env.envs.checks.compare import SEED, Skip, equal, require, rows_ended, sampled_actions, to_numpy, twin_of
 
 STEPS, MOST_ROWS = 12, 6
 
@@ -49,8 +49,9 @@ def _actions(env: VectorEnv, steps: int, seed: int = SEED) -> list[Any]:
 def _ends(env: VectorEnv, max_steps: int) -> list[np.ndarray]:
     env.reset(seed=SEED)
     ends: list[np.ndarray] = []
-    for actions in _actions(env, max_steps):
-        ends.append(rows_ended(env.step(actions)))
+    env.action_space.seed(SEED)
+    for _ in range(max_steps):
+        ends.append(rows_ended(env.step(sampled_actions(env))))
         if np.stack(ends).sum(0).min() >= 2:
             break
     return ends

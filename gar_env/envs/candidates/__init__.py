@@ -1,0 +1,1 @@
+"""Candidates: a row writes an update rule."""

@@ -1,0 +1,328 @@
+"""Small networks that candidates are judged by: many rules and step sizes train at once, and none sees another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gar_env.data import Dataset, load_dataset, normalisation
+from gar_env.errors import ConfigurationError
+from gar_env.functional import own_surroundings
+from gar_env.learner import LOSSES, LearnerStack, Rows
+from gar_env.networks import build_network
+from gar_env.networks.build import NetworkBuilder
+from gar_env.optimizers.interpreter import Semantics
+from gar_env.optimizers.rule import Rule
+from gar_env.optimizers.stacked_rules import StackedRules
+from gar_env.registry import check_positive, shown
+from gar_env.seeding import named_generator
+from gar_env.state import plain
+
+STEP_SIZES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+"""Of the paper."""
+
+ALIGNED_STEPS = 10
+"""``gar`` and ``nslr`` are of the first so many steps."""
+
+AT_ONCE = 64
+"""Rules that train at once."""
+
+EVALUATED = 2**22
+"""Numbers of inputs that are evaluated at a time."""
+
+
+@dataclass(frozen=True)
+class ChildOptions:
+    """What a candidate's network is, and how long it trains.
+
+    Args:
+        dataset: Name or path, or a :class:`~gar_env.data.Dataset`.
+        download: Whether torchvision may fetch it.
+        network: Name, or a function; ``"mlp-32"`` is the fully connected one of the published small experiments.
+        inputs: Of images: ``"unit"``, ``"symmetric"`` or ``"standardised"``.
+        train_examples: Of the training data, chosen once.
+        validation_examples: Of the rest of the training data.
+        test_examples: Most of the test data; no reward reads them.
+        batch_size: Examples of a step.
+        epochs: Of a whole training.
+        step_sizes: To choose from; the one with the best mean validation accuracy goes on.
+        step_size_epochs: After so many epochs; at most ``epochs``.
+        betas: See :class:`Semantics`.
+        bias_correction: See :class:`Semantics`.
+
+    Raises:
+        ConfigurationError: If an option is out of range.
+
+    Source:
+        Bello, Zoph, Vasudevan & Le (2017), section 4.1: the best of seven step sizes after one epoch, five in all.
+    """
+
+    dataset: str | Dataset = "digits"
+    download: bool = False
+    network: str | NetworkBuilder = "mlp-32"
+    inputs: str = "unit"
+    train_examples: int = 1000
+    validation_examples: int = 400
+    test_examples: int = 1000
+    batch_size: int = 100
+    epochs: int = 5
+    step_sizes: tuple[float, ...] = STEP_SIZES
+    step_size_epochs: int = 1
+    betas: tuple[float, ...] = (0.9, 0.999, 0.999)
+    bias_correction: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("train_examples", "validation_examples", "test_examples", "batch_size", "epochs", "step_size_epochs"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
+                raise ConfigurationError(f"{name}={shown(getattr(self, name))} must be a whole number, at least 1.")
+        if self.step_size_epochs > self.epochs:
+            raise ConfigurationError(
+                f"step_size_epochs={self.step_size_epochs} must be at most epochs={self.epochs}: step sizes are compared "
+                "in the same training."
+            )
+        if self.batch_size > self.train_examples:
+            raise ConfigurationError(
+                f"batch_size={self.batch_size} is more than train_examples={self.train_examples}. Use a smaller one."
+            )
+        if not self.step_sizes or len(set(self.step_sizes)) < len(self.step_sizes):
+            raise ConfigurationError(f"step_sizes={shown(self.step_sizes)} must be at least one number, each once.")
+        for step_size in self.step_sizes:
+            check_positive("A step size", step_size)
+        self.semantics  # noqa: B018 - refuses betas that are none
+
+    @property
+    def semantics(self) -> Semantics:
+        """What formulas leave open."""
+        return Semantics(tuple(self.betas), bias_correction=self.bias_correction)  # pyright: ignore[reportArgumentType]
+
+    @property
+    def steps_of_epoch(self) -> int:
+        """Whole batches of an epoch."""
+        return self.train_examples // self.batch_size
+
+    @property
+    def total_steps(self) -> int:
+        """T of decays."""
+        return self.epochs * self.steps_of_epoch
+
+
+@plain
+class Trained(NamedTuple):
+    """What training with a rule came to.
+
+    Args:
+        step_size: That was chosen.
+        validation_accuracy: Mean over child seeds at the end; 0 of a seed that is not finite.
+        validation_loss: Likewise in nats; infinite if one is not finite.
+        one_epoch: Mean validation accuracy when the step size was chosen.
+        gar: ``sum <step_size u_t, g_{t+1}>`` over the first 10 steps, mean over seeds, of the best step size.
+        nslr: Minus the next-step loss at step 10, likewise.
+        test_accuracy: As ``validation_accuracy`` on test data: for people, never for a reward.
+        diverged: Whether a seed is not finite at the end, or no step size was after ``step_size_epochs``.
+        accuracies: Of validation, by seed.
+    """
+
+    step_size: float
+    validation_accuracy: float
+    validation_loss: float
+    one_epoch: float
+    gar: float
+    nslr: float
+    test_accuracy: float
+    diverged: bool
+    accuracies: tuple[float, ...]
+
+
+class Children:
+    """Trains rules, each with every step size and seed; a rule's numbers do not depend on who trains beside it.
+
+    Every child of a seed begins with the same parameters, sees the same batches in the same order, and draws the same
+    random numbers.
+
+    Args:
+        options: What is trained.
+        device: Where.
+
+    Raises:
+        GarEnvError: Whatever loading the data or building the network raises.
+
+    Example:
+        >>> children = Children(ChildOptions(epochs=1, step_sizes=(1e-3, 1e-2)))
+        >>> adam, constant = children.train([Rule("Adam"), Rule("1")], seeds=[0])
+        >>> adam.step_size, adam.validation_accuracy > 0.5 > constant.validation_accuracy
+        (0.01, True)
+    """
+
+    def __init__(self, options: ChildOptions, device: torch.device | str = "cpu") -> None:
+        self.options, self.device = options, torch.device(device)
+        data = load_dataset(options.dataset, download=options.download)
+        needed = options.train_examples + options.validation_examples
+        if needed > len(data.x_train):
+            raise ConfigurationError(
+                f"{data.name} has {len(data.x_train)} training examples, fewer than train_examples="
+                f"{options.train_examples} and validation_examples={options.validation_examples} together. Use fewer."
+            )
+        self.data = data
+        order = torch.randperm(len(data.x_train), generator=named_generator(0, "labels"))
+        normalise = normalisation(data.x_train.to(self.device), options.inputs)
+
+        def part(x: Tensor, y: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+            return normalise(x[chosen].to(self.device)), y[chosen].to(self.device)
+
+        self.train_data = part(data.x_train, data.y_train, order[: options.train_examples])
+        self.validation_data = part(data.x_train, data.y_train, order[options.train_examples : needed])
+        total = len(data.x_test)
+        test = torch.linspace(0, total - 1, min(options.test_examples, total)).round().long()
+        self._test_data = part(data.x_test, data.y_test, test)
+        self.loss = LOSSES[data.loss]
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """All that moves a number, as plain values."""
+        found = {name: value for name, value in vars(self.options).items() if name not in ("dataset", "download")}
+        network = found["network"]
+        found["network"] = network if isinstance(network, str) else f"{network.__module__}.{network.__qualname__}"
+        found |= {"data": self.data.fingerprint, "loss": self.data.loss}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+
+    def build(self) -> torch.nn.Module:
+        """A child's network."""
+        return build_network(self.options.network, self.data.input_shape, self.data.outputs)
+
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Each example's."""
+        return self.loss(targets)(outputs)
+
+    def batches(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Without end: whole batches, each epoch in an order of its own."""
+        generator, size = named_generator(seed, "batches"), self.options.batch_size
+        inputs, targets = self.train_data
+        while True:
+            order = torch.randperm(len(inputs), generator=generator).to(self.device)
+            for step in range(self.options.steps_of_epoch):
+                chosen = order[step * size : (step + 1) * size]
+                yield inputs[chosen], targets[chosen]
+
+    def train(self, rules: Sequence[Rule], seeds: Sequence[int], *, whole: bool = True) -> list[Trained]:
+        """Train every rule.
+
+        Args:
+            rules: Candidates.
+            seeds: Of children: parameters, batches, random numbers.
+            whole: Whether the chosen step size goes on after ``step_size_epochs``; if not, all numbers are of then.
+        """
+        if not seeds:
+            raise ConfigurationError("seeds is empty. Pass one for each child.")
+        found: list[Trained] = []
+        for start in range(0, len(rules), AT_ONCE):
+            found += self._train(rules[start : start + AT_ONCE], list(seeds), whole)
+        return found
+
+    @own_surroundings()
+    def _train(self, rules: Sequence[Rule], seeds: list[int], whole: bool) -> list[Trained]:
+        options = self.options
+        sizes = len(options.step_sizes)
+        first = [self._first(rules, seed) for seed in seeds]
+        accuracy = torch.stack([one.accuracy for one in first]).mean(0)  # [rules, step sizes]
+        loss = torch.stack([one.loss for one in first]).mean(0)
+        chosen = [_best(a, b) for a, b in zip(accuracy, loss, strict=True)]
+        rows = torch.arange(len(rules)) * sizes + torch.tensor(chosen)
+        step_sizes = torch.tensor([options.step_sizes[i] for i in chosen], device=self.device)
+        left = (options.epochs - options.step_size_epochs) * options.steps_of_epoch if whole else 0
+        ends = []
+        for one in first:
+            stack = one.stack.select(rows.to(self.device))
+            for _ in range(left):
+                stack.move(stack.direction(self._pass(stack, next(one.batches)).gradient), step_sizes)
+            ends.append((self._evaluated(stack, self.validation_data), self._evaluated(stack, self._test_data)))
+        found = []
+        for i, place in enumerate(chosen):
+            accuracies = tuple(float(validation[0][i]) for validation, _ in ends)
+            losses = [float(validation[1][i]) for validation, _ in ends]
+            found.append(
+                Trained(
+                    options.step_sizes[place],
+                    sum(accuracies) / len(seeds),
+                    sum(losses) / len(seeds),
+                    float(accuracy[i, place]),
+                    *(float(torch.stack([getattr(one, name)[i] for one in first]).mean(0).max()) for name in ("gar", "nslr")),
+                    sum(float(test[0][i]) for _, test in ends) / len(seeds),
+                    not all(map(math.isfinite, losses)),
+                    accuracies,
+                )
+            )
+        return found
+
+    def _first(self, rules: Sequence[Rule], seed: int) -> _First:
+        """Every step size, until one is chosen."""
+        options = self.options
+        sizes = len(options.step_sizes)
+        each = [rule for rule in rules for _ in options.step_sizes]
+        stacked = StackedRules(
+            each, [seed] * len(each), semantics=options.semantics, total_steps=options.total_steps
+        )
+        stack = LearnerStack(self.build, [seed] * len(each), rule=stacked, loss=self.losses, device=self.device)
+        step_sizes = torch.tensor(options.step_sizes, device=self.device).repeat(len(rules))
+        batches = self.batches(seed)
+        gar = torch.zeros(len(each), device=self.device)
+        nslr = torch.full_like(gar, -math.inf)
+        moved: Rows | None = None
+        for step in range(options.step_size_epochs * options.steps_of_epoch):
+            one = self._pass(stack, next(batches))
+            if moved is not None and step <= ALIGNED_STEPS:
+                gar = gar - step_sizes * moved.dot(one.gradient)  # directions point downhill: -u
+            if step <= ALIGNED_STEPS:
+                nslr = -one.losses.mean(1)
+            moved = stack.direction(one.gradient)
+            stack.move(moved, step_sizes)
+        accuracy, loss_ = self._evaluated(stack, self.validation_data)
+        shape = len(rules), sizes
+        worst = -math.inf
+        return _First(
+            stack,
+            batches,
+            accuracy.view(shape),
+            loss_.view(shape),
+            gar.nan_to_num(worst, worst, worst).view(shape),
+            nslr.nan_to_num(worst, worst, worst).view(shape),
+        )
+
+    def _pass(self, stack: LearnerStack, batch: tuple[Tensor, Tensor]) -> Any:
+        inputs, targets = (one.expand(len(stack), *one.shape) for one in batch)
+        return stack.run(inputs, targets)
+
+    @torch.no_grad()
+    def _evaluated(self, stack: LearnerStack, data: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Accuracies and mean losses ``[R]``; 0 and infinite where they are not finite."""
+        inputs, targets = data
+        size = max(1, EVALUATED // max(1, len(stack) * inputs[0].numel()))
+        outputs = torch.cat([stack.outputs(part[None]) for part in inputs.split(size)], 1)
+        n = len(targets)
+        kind = self.loss(targets.repeat(len(stack), *(1,) * (targets.ndim - 1)))
+        losses = kind(outputs.flatten(0, 1)).view(len(stack), n).mean(1)
+        right = kind.accuracy(outputs.flatten(0, 1)).float().view(len(stack), n).mean(1)
+        finite = losses.isfinite() & ~stack.diverged
+        return torch.where(finite, right, 0), torch.where(finite, losses, math.inf)
+
+
+class _First(NamedTuple):
+    """Rows ``[rules, step sizes]`` after the first epochs."""
+
+    stack: LearnerStack
+    batches: Iterator[tuple[Tensor, Tensor]]
+    accuracy: Tensor
+    loss: Tensor
+    gar: Tensor
+    nslr: Tensor
+
+
+def _best(accuracy: Tensor, loss: Tensor) -> int:
+    """Of the step sizes of one rule: the highest accuracy, of those the lowest loss, of those the smallest."""
+    ranked = sorted(range(len(accuracy)), key=lambda i: (-float(accuracy[i]), float(loss[i]), i))
+    return ranked[0]
+

@@ -1,0 +1,246 @@
+"""What candidates are paid: screened, trained, remembered. No reward sees test data."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from gar_env.errors import ConfigurationError
+from gar_env.optimizers.children import Children, Trained
+from gar_env.optimizers.rule import Rule
+from gar_env.optimizers.screen import SharedTrajectory
+from gar_env.registry import Registry, shown
+from gar_env.state import plain
+
+
+@plain
+class Verdict(NamedTuple):
+    """What is known of a candidate.
+
+    Args:
+        rule: Its formula.
+        reward: What it is paid.
+        alignment: Its score on the shared trajectory; NaN if nobody asked.
+        trained: What training came to; ``None`` if it was not.
+        cached: Whether it had been judged before.
+    """
+
+    rule: str
+    reward: float
+    alignment: float
+    trained: Trained | None
+    cached: bool
+
+
+@dataclass(frozen=True)
+class ChildReward:
+    """What training pays.
+
+    Args:
+        of: From what training came to, its test accuracy left out, and the loss of a network that knows nothing in
+            nats.
+        chance: What a rule is paid that was rejected, from the share that guesses right and that loss.
+        whole: Whether the chosen step size trains on; else training ends when it is chosen.
+        trains: Whether anything is trained.
+    """
+
+    of: Callable[[Trained, float], float]
+    chance: Callable[[float, float], float]
+    whole: bool = True
+    trains: bool = True
+
+
+CHILD_REWARDS: Registry[ChildReward] = Registry("child reward")
+
+
+def register_child_reward(
+    name: str, *, chance: Callable[[float, float], float], whole: bool = True
+) -> Callable[[Callable[[Trained, float], float]], Callable[[Trained, float], float]]:
+    """Decorator: pay candidates by a function of what their training came to; see :class:`ChildReward`."""
+
+    def decorate(of: Callable[[Trained, float], float]) -> Callable[[Trained, float], float]:
+        CHILD_REWARDS.register(name)(ChildReward(of, chance, whole))
+        return of
+
+    return decorate
+
+
+register_child_reward("validation_accuracy", chance=lambda share, loss: share)(lambda one, loss: one.validation_accuracy)
+register_child_reward("one_epoch", chance=lambda share, loss: share, whole=False)(lambda one, loss: one.one_epoch)
+
+
+@register_child_reward("validation_loss", chance=lambda share, loss: -loss)
+def validation_loss(one: Trained, loss: float) -> float:
+    """Minus the loss in nats; never below twice that of a network that knows nothing."""
+    return max(-one.validation_loss, -2 * loss)
+
+
+@register_child_reward("nslr", chance=lambda share, loss: -loss, whole=False)
+def nslr(one: Trained, loss: float) -> float:
+    """Minus the next-step loss after 10 steps, of the best step size; bounded as ``validation_loss``."""
+    return max(one.nslr, -2 * loss)
+
+
+@register_child_reward("gar", chance=lambda share, loss: 0.0, whole=False)
+def gar(one: Trained, loss: float) -> float:
+    """Gradient alignment of the update over 10 steps, of the best step size: what the next losses fall by, to first
+    order."""
+    return one.gar if math.isfinite(one.gar) else 0.0
+
+
+CHILD_REWARDS.register("alignment")(ChildReward(lambda one, loss: 0.0, lambda share, loss: -1.0, trains=False))
+
+
+class Judge:
+    """Judges rules, each function once.
+
+    Args:
+        children: What is trained.
+        reward: Registered.
+        seeds: Of children.
+        screen: Rules whose alignment is below are rejected without training, and paid what guessing is; ``None``: all
+            are trained.
+        cache: ``"memory"``; a path, where verdicts stay from one run to the next; ``None``: every rule anew.
+
+    Raises:
+        ConfigurationError: If an option is out of range, or the cache was made with other options.
+    """
+
+    def __init__(
+        self,
+        children: Children,
+        *,
+        reward: str = "validation_accuracy",
+        seeds: Sequence[int] = (0, 1, 2),
+        screen: float | None = None,
+        cache: str | None = "memory",
+    ) -> None:
+        if screen is not None and not -1 <= screen < 1:
+            raise ConfigurationError(f"screen={screen} must be at least -1 and below 1: a cosine; or None.")
+        CHILD_REWARDS[reward]  # refuses one that there is not
+        self.children, self.name, self.seeds, self.screen = children, reward, tuple(seeds), screen
+        self._trajectory: SharedTrajectory | None = None
+        self.known: dict[str, Verdict] = {}
+        """Verdicts by the rule's key, the first formula of each function."""
+        self.cached = cache is not None
+        self.file = Path(cache) if cache not in (None, "memory") else None
+        self.fingerprint = {
+            "children": children.fingerprint, "reward": reward, "seeds": list(seeds), "screen": screen
+        }  # fmt: skip
+        if self.file is not None:
+            self._open(self.file)
+
+    @property
+    def reward(self) -> ChildReward:
+        """By its name: functions cannot be pickled."""
+        return CHILD_REWARDS[self.name]
+
+    @property
+    def chance(self) -> float:
+        """What a rejected rule is paid."""
+        return self.reward.chance(*self._guess)
+
+    @property
+    def _guess(self) -> tuple[float, float]:
+        outputs = self.children.data.outputs
+        return (1 / outputs, math.log(outputs)) if "cross_entropy" in self.children.data.loss else (0.0, 1.0)
+
+    def judge(self, rules: Sequence[Rule]) -> list[Verdict]:
+        """A verdict for each rule; those that are one function are trained once."""
+        keys = [rule.key for rule in rules]
+        known = dict(self.known) if self.cached else {}
+        fresh = {key: rule for key, rule in zip(keys, rules, strict=True) if key not in known}
+        found = dict(zip(fresh, self._judge(list(fresh.values())), strict=True))
+        if self.cached:
+            self.known |= found
+            self._keep(found)
+        verdicts, seen = [], set(known)
+        for key in keys:
+            verdicts.append({**known, **found}[key]._replace(cached=key in seen))
+            seen.add(key)
+        return verdicts
+
+    def _judge(self, rules: list[Rule]) -> list[Verdict]:
+        scores = [math.nan] * len(rules)
+        if rules and (self.screen is not None or not self.reward.trains):
+            scores = self.trajectory.scores(rules).tolist()
+        if not self.reward.trains:
+            return [Verdict(str(rule), score, score, None, False) for rule, score in zip(rules, scores, strict=True)]
+        kept = [i for i, score in enumerate(scores) if self.screen is None or score >= self.screen]
+        trained = self.children.train([rules[i] for i in kept], self.seeds, whole=self.reward.whole)
+        found = [Verdict(str(rule), self.chance, score, None, False) for rule, score in zip(rules, scores, strict=True)]
+        for i, one in zip(kept, trained, strict=True):
+            hidden = one._replace(test_accuracy=math.nan)
+            found[i] = found[i]._replace(reward=float(self.reward.of(hidden, self._guess[1])), trained=one)
+        return found
+
+    @property
+    def trajectory(self) -> SharedTrajectory:
+        """Of the first seed."""
+        if self._trajectory is None:
+            self._trajectory = SharedTrajectory(self.children, self.seeds[0])
+        return self._trajectory
+
+    def leaderboard(self, count: int = 10) -> list[Verdict]:
+        """The best rules so far that were trained, best first."""
+        trained = [one for one in self.known.values() if one.trained is not None]
+        return sorted(trained, key=lambda one: -one.reward)[:count]
+
+    def on_fresh_seeds(self, rules: Sequence[Rule], seeds: Sequence[int]) -> list[Trained]:
+        """Whole trainings on seeds that no choice has seen: what a score should be said of.
+
+        Raises:
+            ConfigurationError: If one of the seeds is among those that rules are judged by.
+        """
+        used = sorted(set(seeds) & set(self.seeds))
+        if used:
+            raise ConfigurationError(f"Seed {used[0]} is among those that rules were chosen on: {self.seeds}. Use others.")
+        return self.children.train(rules, seeds)
+
+    def _open(self, file: Path) -> None:
+        if not file.exists() or file.stat().st_size == 0:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps({"options": self.fingerprint}) + "\n")
+            return
+        try:
+            header, *rows = [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
+            options = header["options"]
+            entries = {row["key"]: _verdict(row) for row in rows}
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise ConfigurationError(f"cache={shown(str(file))} is no file of verdicts: {error}. Use another path.") from error
+        here = json.loads(json.dumps(self.fingerprint))
+        if options != here:
+            name, before, now = _first_difference(options, here)
+            raise ConfigurationError(
+                f"The verdicts in {file} are of other options: {name} was {shown(before)}, here it is {shown(now)}. Use "
+                "another cache, or the options that it was made with."
+            )
+        self.known = entries
+
+    def _keep(self, found: dict[str, Verdict]) -> None:
+        if self.file is None or not found:
+            return
+        with self.file.open("a") as file:
+            for key, one in found.items():
+                trained = None if one.trained is None else one.trained._asdict()
+                row = {"key": key, "rule": one.rule, "reward": one.reward, "alignment": one.alignment, "trained": trained}
+                file.write(json.dumps(row) + "\n")
+
+
+def _verdict(row: dict) -> Verdict:
+    trained = row["trained"]
+    if trained is not None:
+        trained = Trained(**{**trained, "accuracies": tuple(trained["accuracies"])})
+    return Verdict(row["rule"], row["reward"], row["alignment"], trained, False)
+
+
+def _first_difference(before: dict, now: dict) -> tuple[str, object, object]:
+    for name in now:
+        one, other = before.get(name), now[name]
+        if one != other:
+            return _first_difference(one, other) if isinstance(one, dict) and isinstance(other, dict) else (name, one, other)
+    return "something", before, now
