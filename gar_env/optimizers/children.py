@@ -32,6 +32,8 @@ ALIGNED_STEPS = 10
 AT_ONCE = 64
 """Rules that train at once."""
 
+COUNTS = ("train_examples", "validation_examples", "test_examples", "batch_size", "epochs", "step_size_epochs")
+
 EVALUATED = 2**22
 """Numbers of inputs that are evaluated at a time."""
 
@@ -77,13 +79,20 @@ class ChildOptions:
     bias_correction: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("train_examples", "validation_examples", "test_examples", "batch_size", "epochs", "step_size_epochs"):
+        for name in (
+            "train_examples",
+            "validation_examples",
+            "test_examples",
+            "batch_size",
+            "epochs",
+            "step_size_epochs",
+        ):
             if type(getattr(self, name)) is not int or getattr(self, name) < 1:
                 raise ConfigurationError(f"{name}={shown(getattr(self, name))} must be a whole number, at least 1.")
         if self.step_size_epochs > self.epochs:
             raise ConfigurationError(
-                f"step_size_epochs={self.step_size_epochs} must be at most epochs={self.epochs}: step sizes are compared "
-                "in the same training."
+                f"step_size_epochs={self.step_size_epochs} must be at most epochs={self.epochs}: step sizes are "
+                "compared in the same training."
             )
         if self.batch_size > self.train_examples:
             raise ConfigurationError(
@@ -228,8 +237,9 @@ class Children:
         options = self.options
         sizes = len(options.step_sizes)
         first = [self._first(rules, seed) for seed in seeds]
-        accuracy = torch.stack([one.accuracy for one in first]).mean(0)  # [rules, step sizes]
-        loss = torch.stack([one.loss for one in first]).mean(0)
+        accuracy, loss, gar, nslr = (  # [rules, step sizes] each, mean over seeds
+            torch.stack([getattr(one, name) for one in first]).mean(0) for name in ("accuracy", "loss", "gar", "nslr")
+        )
         chosen = [_best(a, b) for a, b in zip(accuracy, loss, strict=True)]
         rows = torch.arange(len(rules)) * sizes + torch.tensor(chosen)
         step_sizes = torch.tensor([options.step_sizes[i] for i in chosen], device=self.device)
@@ -246,14 +256,15 @@ class Children:
             losses = [float(validation[1][i]) for validation, _ in ends]
             found.append(
                 Trained(
-                    options.step_sizes[place],
-                    sum(accuracies) / len(seeds),
-                    sum(losses) / len(seeds),
-                    float(accuracy[i, place]),
-                    *(float(torch.stack([getattr(one, name)[i] for one in first]).mean(0).max()) for name in ("gar", "nslr")),
-                    sum(float(test[0][i]) for _, test in ends) / len(seeds),
-                    not all(map(math.isfinite, losses)),
-                    accuracies,
+                    step_size=options.step_sizes[place],
+                    validation_accuracy=sum(accuracies) / len(seeds),
+                    validation_loss=sum(losses) / len(seeds),
+                    one_epoch=float(accuracy[i, place]),
+                    gar=float(gar[i].max()),
+                    nslr=float(nslr[i].max()),
+                    test_accuracy=sum(float(test[0][i]) for _, test in ends) / len(seeds),
+                    diverged=not all(map(math.isfinite, losses)),
+                    accuracies=accuracies,
                 )
             )
         return found
@@ -263,9 +274,7 @@ class Children:
         options = self.options
         sizes = len(options.step_sizes)
         each = [rule for rule in rules for _ in options.step_sizes]
-        stacked = StackedRules(
-            each, [seed] * len(each), semantics=options.semantics, total_steps=options.total_steps
-        )
+        stacked = StackedRules(each, [seed] * len(each), semantics=options.semantics, total_steps=options.total_steps)
         stack = LearnerStack(self.build, [seed] * len(each), rule=stacked, loss=self.losses, device=self.device)
         step_sizes = torch.tensor(options.step_sizes, device=self.device).repeat(len(rules))
         batches = self.batches(seed)
@@ -325,4 +334,3 @@ def _best(accuracy: Tensor, loss: Tensor) -> int:
     """Of the step sizes of one rule: the highest accuracy, of those the lowest loss, of those the smallest."""
     ranked = sorted(range(len(accuracy)), key=lambda i: (-float(accuracy[i]), float(loss[i]), i))
     return ranked[0]
-

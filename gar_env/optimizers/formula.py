@@ -11,7 +11,12 @@ from gar_env.errors import ConfigurationError, FormulaError
 from gar_env.optimizers.functions import BINARY, OPERANDS, UNARY
 from gar_env.registry import did_you_mean, shown
 
-ALIASES = {"g²": "g2", "g³": "g3", "m̂": "m", "v̂": "v", "γ": "gamma", "γ̂": "gamma", "adam": "Adam", "rmsprop": "RMSProp"}
+GAMMA = "\N{GREEK SMALL LETTER GAMMA}"
+HAT = "\N{COMBINING CIRCUMFLEX ACCENT}"
+ALIASES = {
+    **{"g²": "g2", "g³": "g3", f"m{HAT}": "m", f"v{HAT}": "v", GAMMA: "gamma", f"{GAMMA}{HAT}": "gamma"},
+    **{"adam": "Adam", "rmsprop": "RMSProp"},
+}
 """Other spellings of operands."""
 
 SYMBOLS = {"+": ("add", 1), "-": ("sub", 1), "*": ("mul", 2), "/": ("div", 2), "^": ("pow", 4)}
@@ -119,8 +124,8 @@ def read(text: str) -> Node:
         'g * exp(sign(g) * sign(m))'
         >>> read("g * expp(m)")
         Traceback (most recent call last):
-        gar_env.errors.FormulaError: The formula cannot be read at column 5: no function is called 'expp'. Did you mean \
-'exp'?
+        gar_env.errors.FormulaError: The formula cannot be read at column 5: no function is called 'expp'. Did you \
+mean 'exp'?
           g * expp(m)
               ^
     """
@@ -168,14 +173,10 @@ class _Reader:
         self.at += 1
 
     def sum(self) -> Node:
-        self.depth += 1
-        if self.depth > DEEPEST:
-            self.refuse(f"it is nested more than {DEEPEST} deep.")
         node = self.product()
         while self.next in ("+", "-"):
             symbol, self.at = self.next, self.at + 1
             node = call(SYMBOLS[symbol][0], node, self.product())
-        self.depth -= 1
         return node
 
     def product(self) -> Node:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -23,9 +23,8 @@ class Moment:
     Args:
         g: Gradient.
         w: Parameters.
-        m: Running mean of ``g``, bias-corrected if the semantics say so; v and gamma likewise of ``g**2`` and ``g**3``.
-        v: See ``m``.
-        gamma: See ``m``.
+        means: Running means of ``g`` (``"m"``), ``g**2`` (``"v"``) and ``g**3`` (``"gamma"``), bias-corrected if the
+            semantics say so; those that the rule reads.
         epsilon: Added to roots of ``v``.
         step: How many steps have been taken.
         total_steps: T of decays; ``None`` if nobody said.
@@ -35,9 +34,7 @@ class Moment:
 
     g: Tensor
     w: Tensor
-    m: Tensor | None
-    v: Tensor | None
-    gamma: Tensor | None
+    means: Mapping[str, Tensor]
     epsilon: float
     step: int
     total_steps: int | None
@@ -150,9 +147,9 @@ def _word(name: str) -> str:
 register_operand("g")(lambda at, _: at.g)
 register_operand("g2")(lambda at, _: at.g.square())
 register_operand("g3")(lambda at, _: at.g.square() * at.g)
-register_operand("m", memory=("m",))(lambda at, _: at.m)  # pyright: ignore[reportArgumentType]
-register_operand("v", memory=("v",))(lambda at, _: at.v)  # pyright: ignore[reportArgumentType]
-register_operand("gamma", memory=("gamma",))(lambda at, _: at.gamma)  # pyright: ignore[reportArgumentType]
+register_operand("m", memory=("m",))(lambda at, _: at.means["m"])
+register_operand("v", memory=("v",))(lambda at, _: at.means["v"])
+register_operand("gamma", memory=("gamma",))(lambda at, _: at.means["gamma"])
 
 
 @register_operand("noise", random=True)
@@ -164,13 +161,13 @@ def noise(at: Moment, draw: int) -> Tensor:
 @register_operand("Adam", memory=("m", "v"))
 def adam(at: Moment, _: int) -> Tensor:
     """Kingma & Ba (2015)."""
-    return _of(at.m) / (_of(at.v).sqrt() + at.epsilon)
+    return at.means["m"] / (at.means["v"].sqrt() + at.epsilon)
 
 
 @register_operand("RMSProp", memory=("v",))
 def rmsprop(at: Moment, _: int) -> Tensor:
     """Tieleman & Hinton (2012)."""
-    return at.g / (_of(at.v).sqrt() + at.epsilon)
+    return at.g / (at.means["v"].sqrt() + at.epsilon)
 
 
 @register_operand("linear_decay", decays=True)
@@ -217,8 +214,3 @@ register_binary("mul", symbol="*", commutes=True)(torch.mul)
 register_binary("div", symbol="/")(lambda x, y: x / (y + DELTA))
 register_binary("pow", symbol="^")(lambda x, y: (x.abs() + DELTA) ** y)
 register_binary("left")(lambda x, y: x)
-
-
-def _of(tensor: Tensor | None) -> Tensor:
-    assert tensor is not None
-    return tensor

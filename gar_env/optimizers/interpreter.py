@@ -1,7 +1,7 @@
-"""Formulas at work: running moments, random numbers that all rows share, and two ways to compute many rules at once.
+"""Formulas at work: running means, random numbers that all rows share, and two ways to compute many rules at once.
 
-Layout: ``[R, P]``, a row is a training run and holds all its parameters, filled up with zeros to whole vectors of 64, so
-that an element is rounded alike whatever stands beside it. Rows of one rule and one seed follow each other: a slab.
+Layout: ``[R, P]``, a row is a training run and holds all its parameters, filled up with zeros to whole vectors of 64:
+an element is rounded alike whatever stands beside it. Rows of one rule and one seed follow each other: a slab.
 """
 
 from __future__ import annotations
@@ -203,45 +203,39 @@ class Interpreter:
             memory: Of :func:`remember`, after this gradient.
             taken: int64 ``[R]``: how many steps each row has taken.
         """
-        corrected: dict[str, Tensor | None] = {name: None for name in MOMENTS}
+        means = {}
         for name, beta in zip(MOMENTS, self.semantics.betas, strict=True):
             if name in memory:
                 left = 1 - beta ** (taken + 1).double() if self.semantics.bias_correction else None
-                corrected[name] = memory[name] if left is None else memory[name] / left.to(g)[:, None]
-        whole = corrected["m"], corrected["v"], corrected["gamma"]
+                means[name] = memory[name] if left is None else memory[name] / left.to(g)[:, None]
         grouped = self.way == "grouped" or (self.way == "auto" and g.device.type != "cpu")
         sizes = {slab.rows.stop - slab.rows.start for slab in self.slabs}
         counts = taken.tolist()
         if grouped and len(sizes) == 1 and len(set(counts)) == 1:
-            return self._grouped(g, w, whole, counts[0], sizes.pop())
+            return self._grouped(g, w, means, counts[0], sizes.pop())
         found = torch.empty_like(g)
         for slab in self.slabs:
             rows, step = slab.rows, counts[slab.rows.start]
-            own = [None if one is None else one[rows] for one in whole]
+            own = {name: value[rows] for name, value in means.items()}
             at = self._moment(g[rows], w[rows], own, step, slab.draws)
             found[rows] = run(slab.steps, at)
         return found
 
-    def _moment(self, g: Tensor, w: Tensor, own: Sequence[Tensor | None], step: int, draws: Draws) -> Moment:
+    def _moment(self, g: Tensor, w: Tensor, means: Memory, step: int, draws: Draws) -> Moment:
         uniform, normal = (partial(draws.of, kind, step) for kind in ("uniform", "normal"))
-        return Moment(g, w, *own, self.semantics.epsilon, step, self.total_steps, uniform, normal)
+        return Moment(g, w, means, self.semantics.epsilon, step, self.total_steps, uniform, normal)
 
-    def _grouped(self, g: Tensor, w: Tensor, whole: Sequence[Tensor | None], step: int, size: int) -> Tensor:
+    def _grouped(self, g: Tensor, w: Tensor, means: Memory, step: int, size: int) -> Tensor:
         if self._plan is None:
             self._plan = Plan.of(self.slabs, g.device)
         plan, count = self._plan, len(self.slabs)
         shape = count, size, g.shape[1]
         g, w = g.view(shape), w.view(shape)
-        moments = [None if one is None else one.view(shape) for one in whole]
+        means = {name: value.view(shape) for name, value in means.items()}
         registers = g.new_empty(plan.registers, *shape[1:])
         for group in plan.groups:
-            at = self._moment(
-                g[group.slabs],
-                w[group.slabs],
-                [None if one is None else one[group.slabs] for one in moments],
-                step,
-                group.draws,
-            )
+            own = {name: value[group.slabs] for name, value in means.items()}
+            at = self._moment(g[group.slabs], w[group.slabs], own, step, group.draws)
             registers[group.out] = group.step.compute(at, [registers[places] for places in group.inputs])
         return registers[plan.results].view(-1, g.shape[2])
 

@@ -69,7 +69,9 @@ def register_child_reward(
     return decorate
 
 
-register_child_reward("validation_accuracy", chance=lambda share, loss: share)(lambda one, loss: one.validation_accuracy)
+register_child_reward("validation_accuracy", chance=lambda share, loss: share)(
+    lambda one, loss: one.validation_accuracy
+)
 register_child_reward("one_epoch", chance=lambda share, loss: share, whole=False)(lambda one, loss: one.one_epoch)
 
 
@@ -198,7 +200,9 @@ class Judge:
         """
         used = sorted(set(seeds) & set(self.seeds))
         if used:
-            raise ConfigurationError(f"Seed {used[0]} is among those that rules were chosen on: {self.seeds}. Use others.")
+            raise ConfigurationError(
+                f"Seed {used[0]} is among those that rules were chosen on: {self.seeds}. Use others."
+            )
         return self.children.train(rules, seeds)
 
     def _open(self, file: Path) -> None:
@@ -211,13 +215,15 @@ class Judge:
             options = header["options"]
             entries = {row["key"]: _verdict(row) for row in rows}
         except (ValueError, KeyError, TypeError, OSError) as error:
-            raise ConfigurationError(f"cache={shown(str(file))} is no file of verdicts: {error}. Use another path.") from error
+            raise ConfigurationError(
+                f"cache={shown(str(file))} is no file of verdicts: {error}. Use another path."
+            ) from error
         here = json.loads(json.dumps(self.fingerprint))
         if options != here:
             name, before, now = _first_difference(options, here)
             raise ConfigurationError(
-                f"The verdicts in {file} are of other options: {name} was {shown(before)}, here it is {shown(now)}. Use "
-                "another cache, or the options that it was made with."
+                f"The verdicts in {file} are of other options: {name} was {shown(before)}, here it is {shown(now)}. "
+                "Use another cache, or the options that it was made with."
             )
         self.known = entries
 
@@ -227,8 +233,7 @@ class Judge:
         with self.file.open("a") as file:
             for key, one in found.items():
                 trained = None if one.trained is None else one.trained._asdict()
-                row = {"key": key, "rule": one.rule, "reward": one.reward, "alignment": one.alignment, "trained": trained}
-                file.write(json.dumps(row) + "\n")
+                file.write(json.dumps({"key": key, **one._asdict(), "trained": trained}) + "\n")
 
 
 def _verdict(row: dict) -> Verdict:
@@ -241,6 +246,8 @@ def _verdict(row: dict) -> Verdict:
 def _first_difference(before: dict, now: dict) -> tuple[str, object, object]:
     for name in now:
         one, other = before.get(name), now[name]
+        if one != other and isinstance(one, dict) and isinstance(other, dict):
+            return _first_difference(one, other)
         if one != other:
-            return _first_difference(one, other) if isinstance(one, dict) and isinstance(other, dict) else (name, one, other)
+            return name, one, other
     return "something", before, now

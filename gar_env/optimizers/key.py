@@ -30,13 +30,10 @@ def _probe() -> list[Moment]:
     for step in range(STEPS):
         g, w = scale * numbers(), numbers()
         memory = remember(g, memory, semantics)
-        corrected = [
-            memory[name] / (1 - beta ** (step + 1)) for name, beta in zip(memory, semantics.betas, strict=True)
-        ]
+        betas = dict(zip(memory, semantics.betas, strict=True))
+        means = {name: value / (1 - betas[name] ** (step + 1)) for name, value in memory.items()}
         uniform, normal = [[numbers(kind)[0] for _ in range(64)] for kind in ("rand", "randn")]
-        found.append(
-            Moment(g, w, *corrected, semantics.epsilon, step, 2 * STEPS, uniform.__getitem__, normal.__getitem__)
-        )
+        found.append(Moment(g, w, means, semantics.epsilon, step, 2 * STEPS, uniform.__getitem__, normal.__getitem__))
     return found
 
 

@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from gar_env.errors import ConfigurationError
 from gar_env.optimizers.formula import Call, Leaf, Node, canonical, check_tree, read, walk, write
 from gar_env.optimizers.functions import OPERANDS

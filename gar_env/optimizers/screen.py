@@ -14,6 +14,7 @@ from gar_env.learner.update_rules import Momentum
 from gar_env.optimizers.children import Children
 from gar_env.optimizers.interpreter import Draws, Interpreter, Slab, flat, remember
 from gar_env.optimizers.rule import Rule
+from gar_env.registry import shown
 
 THRESHOLD = 0.05
 """Rules with less are rejected. Read off 500 random rules on digits; see docs/optimizer_search.md for what it keeps."""
@@ -72,8 +73,9 @@ class SharedTrajectory:
             batch = following
         if not all(bool(part.isfinite().all()) for point in self.points for part in point):
             raise ConfigurationError(
-                f"Training by momentum with a step size of {STEP_SIZE} is not finite for {children.options.network!r} on "
-                f"{children.data.name}, so nothing can be screened on it. Use screen=None."
+                f"Training by momentum with a step size of {STEP_SIZE} is not finite for "
+                f"{shown(children.options.network)} on {children.data.name}, so nothing can be "
+                "screened on it. Use screen=None."
             )
 
     @torch.no_grad()
@@ -96,5 +98,7 @@ class SharedTrajectory:
             taken = torch.full((n,), step, device=g.device)
             all_rows = {name: value.expand(n, -1) for name, value in memory.items()}
             u = interpreter.updates(g.expand(n, -1), w.expand(n, -1), all_rows, taken)[:, : self.width]
-            total += torch.nn.functional.cosine_similarity(u.double(), following[:, : self.width].double(), dim=1).float()
+            total += torch.nn.functional.cosine_similarity(
+                u.double(), following[:, : self.width].double(), dim=1
+            ).float()
         return (total / len(self.points)).nan_to_num(-1.0, -1.0, -1.0).cpu()

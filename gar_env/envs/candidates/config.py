@@ -54,8 +54,8 @@ class OptimizerSearchConfig(BaseConfig, ChildOptions):
             raise ConfigurationError(f"screen={self.screen} must be at least -1 and below 1: a cosine; or None.")
         if self.resample and self.cache not in ("memory", None):
             raise ConfigurationError(
-                f"cache={self.cache!r} would keep verdicts of children that are new in each episode (resample=True). Leave "
-                "cache out."
+                f"cache={self.cache!r} would keep verdicts of children that are new in each episode (resample=True). "
+                "Leave cache out."
             )
 
     @property

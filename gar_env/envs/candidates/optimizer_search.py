@@ -36,8 +36,8 @@ class OptimizerSearchVectorEnv(RowVectorEnv):
     not depend on who is judged beside it; with fixed children the same rule is always paid the same, so every function
     is trained once.
 
-    ``test_accuracy`` is told at the end, and no reward sees it. A score of a rule that a search has chosen is optimistic:
-    :meth:`on_fresh_seeds`.
+    ``test_accuracy`` is told at the end, and no reward sees it. A score of a rule that a search has chosen is
+    optimistic: :meth:`on_fresh_seeds`.
 
     Args:
         num_envs: Candidates.
