@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.spaces import Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 SEED = 7
@@ -87,7 +88,7 @@ def take_step(env: VectorEnv) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
 def sampled_actions(env: VectorEnv) -> Any:
     """Random actions, of those that are valid where the environment says which."""
     masks = getattr(env.unwrapped, "action_masks", None)
-    rows = None if masks is None else masks()
+    rows = masks() if masks is not None and isinstance(env.unwrapped.single_action_space, Discrete) else None
     if rows is None or rows.all():
         return env.action_space.sample()
     return env.action_space.sample(mask=tuple(row.astype(np.int8) for row in rows))
