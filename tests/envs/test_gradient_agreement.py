@@ -423,7 +423,7 @@ def test_a_seed_is_a_run(seed):
         ({"inner_batch": 20}, "inner steps on 20 fresh examples are 20, and a task has 10"),
         ({"rule": "agreemnt"}, "Did you mean 'agreement'"),
         ({"normalise": "sum"}, "normalise='sum' is unknown"),
-        ({"baseline": "median"}, "baseline='median' is unknown"),
+        ({"baseline": 1.5}, "baseline=1.5 must be in [0, 1]"),
         ({"weight_levels": 1}, "weight_levels=1 must be at least 2"),
         ({"corrupt": "label_noise(0.2)"}, "No corruption of tasks is called 'label_noise'"),
         ({"test_tasks": 0}, "test_tasks=0 must be at least 1"),

@@ -59,7 +59,7 @@ class AgreementJob:
         if self.part == "corrupted":
             return {**own, **ARMS[self.arm].env_options}
         if self.part == "signals":
-            return {**own, "baseline": "none"}
+            return {**own, "baseline": 0.0}
         name = self.arm.removesuffix(", three times the step")
         return {**own, "reward": "random", "rule": RULES[name].rule, "normalise": RULES[name].normalise}
 

@@ -16,8 +16,6 @@ from gar_env.networks.build import NetworkBuilder
 from gar_env.registry import check_choice, shown
 from gar_env.rewards import RewardSignal
 
-BASELINES = ("mean", "none")
-
 ONLY = {"precision": "float32", "way": "auto", "batch_norm": "share", "channels_last": False}
 """Options of one network's passes, which adapting to tasks does not have."""
 
@@ -30,9 +28,9 @@ class GradientAgreementConfig(SharedConfig, AdaptationOptions):
         num_steps: Meta-batches in an episode.
         reward: ``"inner_gar"``, ``"agreement"``, ``"agreement_others"``, ``"next_update"``, ``"heldout_update"``,
             ``"nslr"``; or an object.
-        baseline: ``"mean"``: a task is paid by how much its signal is above the meta-batch's mean, so that to drop it
-            pays what an average task does; ``"none"``: by the signal as it is, and whatever is above 0 pays for keeping
-            a task. Signals that are the same for all are paid as they are.
+        baseline: How much of the meta-batch's mean signal a task must have to be worth keeping: it is paid by how much
+            its signal is above ``baseline`` times the mean. 1: to drop a task pays what an average one does; 0:
+            whatever is above 0 pays for keeping a task. Signals that are the same for all are paid as they are.
         optimizer: Of the meta-gradient; any of ``torch.optim`` by name.
         step_size: Of that optimizer.
         weight_decay: Of that optimizer.
@@ -66,7 +64,7 @@ class GradientAgreementConfig(SharedConfig, AdaptationOptions):
 
     num_steps: int = 500
     reward: str | RewardSignal = "inner_gar"
-    baseline: str = "mean"
+    baseline: float = 1.0
     optimizer: str = "adam"
     step_size: float = 3e-3
     momentum: float | None = None
@@ -108,7 +106,8 @@ class GradientAgreementConfig(SharedConfig, AdaptationOptions):
                 )
         if self.test_shots is not None and isinstance(self.tasks, TaskSource):
             raise ConfigurationError("test_shots is of a source by name; tasks is a TaskSource. Leave test_shots out.")
-        check_choice("baseline", self.baseline, BASELINES)
+        if not 0 <= self.baseline <= 1:
+            raise ConfigurationError(f"baseline={self.baseline} must be in [0, 1]: a share of the mean signal.")
         build_agreement_rule(self.rule)
         parse_task_shares(self.corrupt)
         for name, least in (("shots", 1), ("queries", 1), ("test_tasks", 1)):

@@ -289,8 +289,8 @@ class GradientAgreementVectorEnv(TaskVectorEnv):
         signal = super().pay(following, weights)
         if not self.signal.needs & (Need.TASKS | Need.ALIGNMENT):
             return signal
-        if self.config.baseline == "mean":
-            signal = signal - signal[self.finite].mean()
+        if self.config.baseline:
+            signal = signal - self.config.baseline * signal[self.finite].mean()
         return signal * self._acted
 
     def acted(self, actions: Tensor) -> None:
