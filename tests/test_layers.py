@@ -12,7 +12,7 @@ ENVIRONMENT_LAYERS = (
 )  # fmt: skip
 AGENT_LAYERS = (
     "files", "container", "agent", "checks", "policies", "peers", "normaliser", "reinforce", "sb3", "step_sizes",
-    "controllers", "jobs", "measures", "training", "studies", "cli",
+    "optimizer_search", "controllers", "jobs", "measures", "training", "studies", "cli",
 )  # fmt: skip
 
 

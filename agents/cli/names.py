@@ -10,14 +10,18 @@ NAMES = {
     ),
     "controllers": (
         *(
+            "evolution",
             "keep-all",
             "keep-highest",
+            "lstm-ppo",
+            "lstm-reinforce",
             "no-augmentation",
             "ola",
             "oracle",
             "rand-augment",
             "random-augment",
             "random-drop",
+            "random-rules",
             "reinforce",
         ),
         *("reinforce-linear", "reps", "sb3-a2c", "sb3-dqn", "sb3-maskable-ppo", "sb3-ppo", "schedule"),

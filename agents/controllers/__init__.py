@@ -1,6 +1,6 @@
 """Controllers by name, as ``gar-env train --agent`` knows them."""
 
-from agents.controllers import augmentation, native, stable_baselines, step_size
+from agents.controllers import augmentation, native, optimizer_search, stable_baselines, step_size
 from agents.controllers.registry import CONTROLLERS, ControllerOptions, register_controller
 
 __all__ = [
@@ -8,6 +8,7 @@ __all__ = [
     "ControllerOptions",
     "augmentation",
     "native",
+    "optimizer_search",
     "register_controller",
     "stable_baselines",
     "step_size",

@@ -98,7 +98,7 @@ CHILD_REWARDS.register("alignment")(ChildReward(lambda one, loss: 0.0, lambda sh
 
 
 class Judge:
-    """Judges rules, each function once.
+    """Judges rules, each once, however it is written.
 
     Args:
         children: What is trained.
@@ -127,7 +127,8 @@ class Judge:
         self.children, self.name, self.seeds, self.screen = children, reward, tuple(seeds), screen
         self._trajectory: SharedTrajectory | None = None
         self.known: dict[str, Verdict] = {}
-        """Verdicts by the rule's key, the first formula of each function."""
+        """Verdicts by canonical formula: what is computed alike bit for bit. Equal functions with other roundings
+        (:attr:`Rule.key`) may train to other numbers, and are judged apart."""
         self.cached = cache is not None
         self.file = Path(cache) if cache not in (None, "memory") else None
         self.fingerprint = {
@@ -152,8 +153,8 @@ class Judge:
         return (1 / outputs, math.log(outputs)) if "cross_entropy" in self.children.data.loss else (0.0, 1.0)
 
     def judge(self, rules: Sequence[Rule]) -> list[Verdict]:
-        """A verdict for each rule; those that are one function are trained once."""
-        keys = [rule.key for rule in rules]
+        """A verdict for each rule; those that have one canonical form are trained once."""
+        keys = [str(rule.canonical) for rule in rules]
         known = dict(self.known) if self.cached else {}
         fresh = {key: rule for key, rule in zip(keys, rules, strict=True) if key not in known}
         found = dict(zip(fresh, self._judge(list(fresh.values())), strict=True))
