@@ -15,12 +15,12 @@ from gar_env.seeding import named_generator
 
 NAMES = ("random-rules", "evolution", "lstm-reinforce", "lstm-ppo")
 QUICK = {
-    "epochs": 1,
-    "train_examples": 200,
-    "validation_examples": 60,
-    "step_sizes": (1e-2,),
-    "child_seeds": 1,
-    "groups": 1,
+    "epochs": 1, "train_examples": 200, "validation_examples": 60, "step_sizes": (1e-2,), "child_seeds": 1, "groups": 1,
+}  # fmt: skip
+SEARCHES = {
+    "evolution": lambda: Evolution(32, 8),
+    "reinforce": lambda: LSTMAgent(LSTMOptions("reinforce")),
+    "ppo": lambda: LSTMAgent(LSTMOptions("ppo")),
 }
 
 
