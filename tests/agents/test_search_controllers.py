@@ -7,7 +7,7 @@ import torch
 import gar_env  # noqa: F401
 from agents import train
 from agents.controllers import CONTROLLERS
-from agents.optimizer_search import PAPER, Evolution, LSTMOptions, RandomStrings
+from agents.optimizer_search import PAPER, Evolution, LSTMAgent, LSTMOptions, RandomStrings
 from agents.optimizer_search.lstm import TokenLSTM
 from gar_env.errors import ConfigurationError
 from gar_env.optimizers import Grammar

@@ -1,0 +1,142 @@
+"""Tables of ``gar-env reproduce optimizers``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from agents.jobs.results import Row
+from agents.measures.intervals import summarise
+from agents.measures.tables import Table
+from agents.studies.optimizers.cases import FRESH, PUBLISHED, REFERENCES, RULES, SEARCHED_ON, SEARCHES, TITLES
+from gar_env.optimizers import build_optimizer_rule
+
+MARKS = (64, 128, 256, 512, 768, 1024)
+"""Proposals at which the best so far is told."""
+
+
+def tables(rows: Sequence[Row]) -> list[Table]:
+    """All that there are rows for."""
+    children = list(dict.fromkeys(row["child"] for row in rows if row["part"] == "rules"))
+    found = [*(_rules(rows, child) for child in children), _search(rows), _curves(rows), _rewards(rows), _screen(rows)]
+    return [table for table in found if table]
+
+
+def _rules(rows: Sequence[Row], child: str) -> Table:
+    own = {row["arm"]: row for row in rows if (row["part"], row["child"]) == ("rules", child)}
+    seeds = len(next(iter(own.values()))["accuracies"])
+    title = f"{TITLES[child]}: accuracy of published rules, {seeds} seeds, step size chosen on all of them"
+    header = ["rule", "step size", "validation", "test", "published validation / test, %"]
+    table = Table(title, header)
+    for name in RULES:
+        if name in own:
+            row = own[name]
+            published = "{:.1f} / {:.1f}".format(*PUBLISHED[name]) if name in PUBLISHED else ""
+            measured = summarise(row["accuracies"]).with_interval()
+            cells = [f"{row['step_size']:g}", measured, f"{row['test_accuracy']:.3f}"]
+            table.append([_text(name), *cells, published])
+    return table
+
+
+def _text(name: str) -> str:
+    formula = str(build_optimizer_rule(name))
+    return f"{name}: `{formula}`" if formula != name and name.isidentifier() else f"`{formula}`"
+
+
+def _search(rows: Sequence[Row]) -> Table:
+    count = len(FRESH)
+    title = (
+        f"The best rule of each search, paid by children {list(SEARCHED_ON)}: its accuracy there and on {count} "
+        "children that nothing was chosen on"
+    )
+    header = [
+        "search",
+        "where it was chosen",
+        "on fresh seeds",
+        "over random, paired",
+        "rules trained",
+        "CPU s",
+        "runs",
+    ]
+    table = Table(title, header)
+    plain = _of(rows, "search", "random")
+    for arm in SEARCHES:
+        own = _of(rows, "search", arm)
+        if not own:
+            continue
+        gaps = [a["validation_accuracy"] - b["validation_accuracy"] for a, b in zip(own, plain, strict=False)]
+        table.append(
+            [
+                arm,
+                summarise([row["search_accuracy"] for row in own]).with_interval(),
+                summarise([row["validation_accuracy"] for row in own]).with_interval(),
+                summarise(gaps).with_interval("+.3f") if gaps and arm != "random" else "",
+                f"{np.mean([row['curve'][-1][3] for row in own]):.0f}",
+                f"{np.mean([row['search_cpu_seconds'] for row in own]):.0f}",
+                str(len(own)),
+            ]
+        )
+    for name in REFERENCES:
+        for row in _of(rows, "references", name):
+            table.append([_text(name), "", summarise(row["accuracies"]).with_interval(), "", "", "", ""])
+    return table
+
+
+def _curves(rows: Sequence[Row]) -> Table:
+    own = [row for row in rows if row["part"] == "search"]
+    marks = [mark for mark in MARKS if own and mark <= own[0]["curve"][-1][0]]
+    table = Table("Best so far, where it was chosen, by proposals (rules trained)", ["search", *map(str, marks)])
+    for arm in SEARCHES:
+        curves = [row["curve"] for row in _of(rows, "search", arm)]
+        if curves and marks:
+            cells = []
+            for mark in marks:
+                points = [next(point for point in curve if point[0] >= mark) for curve in curves]
+                cells.append(f"{np.mean([p[1] for p in points]):.3f} ({np.mean([p[3] for p in points]):.0f})")
+            table.append([arm, *cells])
+    return table
+
+
+def _rewards(rows: Sequence[Row]) -> Table | None:
+    row = next((row for row in rows if row["part"] == "rewards"), None)
+    if row is None:
+        return None
+    title = (
+        f"Rewards on one seed against the accuracy on three others: {row['rules']} random rules of two groups, "
+        f"{row['train']} of which train"
+    )
+    header = ["reward", "area under the curve", "rank correlation of those that train", "top tenth found", "cost"]
+    table = Table(title, header)
+    for name, one in row["signals"].items():
+        cells = [f"{one[key]:.2f}" for key in ("auc", "rank_correlation", "top_found", "cost")]
+        table.append([f"`{name}`", *cells])
+    return table
+
+
+def _screen(rows: Sequence[Row]) -> Table:
+    title = "The screen, on children and rules that its threshold was not chosen on: what it keeps"
+    table = Table(title, ["child", "rules", "of all", "of those that train", "of their top tenth"])
+    for row in rows:
+        if row["part"] == "screen":
+            cells = [f"{row['kept']:.0%}", f"{row['trains_kept']:.0%} of {row['train']}"]
+            cells.append(f"{row['top_kept']:.0%} of {row['top']}")
+            table.append([TITLES[row["child"]], str(row["rules"]), *cells])
+    return table
+
+
+def exported(rows: Sequence[Row]) -> list[str]:
+    """The best rules on fresh seeds, and the line that exports the first."""
+    own = sorted((row for row in rows if row["part"] == "search"), key=lambda row: -row["validation_accuracy"])[:5]
+    if not own:
+        return []
+    lines = ["Best rules of all searches, on fresh seeds (chosen among them: optimistic once more):"]
+    for row in own:
+        found = f"{row['validation_accuracy']:.4f}  {row['formula']}  step size {row['step_size']:g}"
+        lines.append(f"  {found}  ({row['arm']})")
+    first = own[0]
+    return [*lines, f"  Rule({first['formula']!r}).to_optimizer(network.parameters(), lr={first['step_size']:g})"]
+
+
+def _of(rows: Sequence[Row], part: str, arm: str) -> list[Row]:
+    return sorted((row for row in rows if (row["part"], row["arm"]) == (part, arm)), key=lambda row: row["seed"])
