@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from agents.jobs.results import Row
-from agents.measures.intervals import summarise
+from agents.measures.intervals import share_of_gain, summarise
 from agents.measures.tables import Table
 from agents.studies.agreement.cases import ARMS, CONFOUND, CORRUPTED, PROTOCOLS, PUBLISHED, RULES, UNIFORM
 
@@ -109,26 +109,24 @@ def _corrupted(rows: Sequence[Row]) -> Table | None:
     if case is None:
         return None
     classes = case != "sine"
-    name = "test_accuracy" if classes else "test_loss"
-    header = ["weights", name.replace("_", " "), "share of the oracle's gain", "on corrupted tasks", "seeds"]
-    table = Table(CORRUPTED[case][0], header)
+    header = ["weights", "test loss", *(["test accuracy"] if classes else [])]
+    table = Table(CORRUPTED[case][0], [*header, "share of the oracle's gain in loss", "on corrupted tasks", "seeds"])
 
-    def values_of(arm: str) -> np.ndarray:
-        return np.array([row[name] for row in _of(rows, "corrupted", case, arm)], float)
+    def lower_is_better(arm: str) -> list[float]:
+        return [-row["test_loss"] for row in _of(rows, "corrupted", case, arm)]
 
-    base, best = values_of("uniform"), values_of("oracle")
+    base, best = lower_is_better("uniform"), lower_is_better("oracle")
     for arm in ARMS:
         own = _of(rows, "corrupted", case, arm)
         if not own:
             continue
-        values = values_of(arm)
-        # The ratio of means: a seed on which the oracle gains little would count as much as all others.
         gain = ""
-        if len(base) and len(best):
-            share = (values.mean() - base.mean()) / (best.mean() - base.mean())
-            gain = f"{round(float(share), 2) + 0.0:.2f}"  # never -0.00
+        if len(base) == len(best) == len(own) > 1 and arm not in ("uniform", "oracle"):
+            share = share_of_gain(base, lower_is_better(arm), best)
+            gain = "none to share" if share is None else "{:.2f} [{:.2f}, {:.2f}]".format(*share)
         late = summarise([row["weight_on_corrupted"] for row in own]).with_interval(".2f")
-        table.append([arm, _measured(own, classes=classes), gain, late, str(len(own))])
+        measured = [_measured(own, classes=False), *([_measured(own, classes=True)] if classes else [])]
+        table.append([arm, *measured, gain, late, str(len(own))])
     return table
 
 
