@@ -64,6 +64,16 @@ from .networks import (
     build_network as build_network,
     register_network as register_network,
 )
+from .optimizers import (
+    Rule as Rule,
+    RuleOptimizer as RuleOptimizer,
+    register_binary as register_binary,
+    register_operand as register_operand,
+    register_unary as register_unary,
+)
+from .optimizers.judge import (
+    register_child_reward as register_child_reward,
+)
 from .registration import register_environments as register_environments
 from .rewards import (
     Evidence as Evidence,

@@ -52,10 +52,12 @@ from gar_env.agreement import AGREEMENT_RULES
 from gar_env.data import CORRUPTIONS, DATASETS
 from gar_env.data.tasks import TASK_CORRUPTIONS, TASKS
 from gar_env.networks import NETWORKS
+from gar_env.optimizers.functions import BINARY, OPERANDS, UNARY
+from gar_env.optimizers.judge import CHILD_REWARDS
 from gar_env.rewards import REWARDS
 
 found = [row_environments(), CONTROLLERS, REWARDS, NETWORKS, DATASETS, CORRUPTIONS, INSTANCES, TASKS,
-         TASK_CORRUPTIONS, AGREEMENT_RULES, SPACES, OPERATIONS]
+         TASK_CORRUPTIONS, AGREEMENT_RULES, CHILD_REWARDS, OPERANDS, UNARY, BINARY, SPACES, OPERATIONS]
 print(json.dumps([sorted(names) for names in found]))
 """
 

@@ -40,6 +40,13 @@ NAMES = {
     "tasks": ("sine", "sine_maml"),
     "corruptions of tasks": ("noise", "random_labels", "shuffled_targets"),
     "agreement rules": ("agreement", "agreement_others", "damped", "pcgrad", "uniform"),
+    "child rewards": (*("alignment", "gar", "nslr", "one_epoch", "table", "validation_accuracy", "validation_loss"),),
+    "operands of update rules": (
+        *("Adam", "RMSProp", "annealed_noise", "cosine_decay", "g", "g2", "g3", "gamma", "linear_decay", "m", "noise"),
+        *("restart_decay", "v"),
+    ),
+    "unary functions": ("clip", "drop", "exp", "log", "neg", "sign", "sqrt"),
+    "binary functions": ("add", "div", "left", "mul", "pow", "sub"),
     "search spaces": ("ra", "ra-translate", "ta-wide", "wl"),
     "operations": (
         *("auto_contrast", "blur", "brightness", "color", "contrast", "cutout", "equalize", "flip_lr", "flip_ud"),

@@ -13,6 +13,7 @@ from gar_env.errors import ConfigurationError
 from gar_env.optimizers.children import Children, Trained
 from gar_env.optimizers.rule import Rule
 from gar_env.optimizers.screen import SharedTrajectory
+from gar_env.optimizers.table import one_group
 from gar_env.registry import Registry, shown
 from gar_env.state import plain
 
@@ -95,6 +96,7 @@ def gar(one: Trained, loss: float) -> float:
 
 
 CHILD_REWARDS.register("alignment")(ChildReward(lambda one, loss: 0.0, lambda share, loss: -1.0, trains=False))
+CHILD_REWARDS.register("table")(ChildReward(lambda one, loss: 0.0, lambda share, loss: share, trains=False))
 
 
 class Judge:
@@ -102,7 +104,7 @@ class Judge:
 
     Args:
         children: What is trained.
-        reward: Registered.
+        reward: Registered; ``"table"`` reads what every function of one group came to (:mod:`.table`).
         seeds: Of children.
         screen: Rules whose alignment is below are rejected without training, and paid what guessing is; ``None``: all
             are trained.
@@ -168,6 +170,8 @@ class Judge:
         return verdicts
 
     def _judge(self, rules: list[Rule]) -> list[Verdict]:
+        if self.name == "table":
+            return [Verdict(str(rule), one_group().of(rule)[0], math.nan, None, False) for rule in rules]
         scores = [math.nan] * len(rules)
         if rules and (self.screen is not None or not self.reward.trains):
             scores = self.trajectory.scores(rules).tolist()
@@ -189,8 +193,8 @@ class Judge:
         return self._trajectory
 
     def leaderboard(self, count: int = 10) -> list[Verdict]:
-        """The best rules so far that were trained, best first."""
-        trained = [one for one in self.known.values() if one.trained is not None]
+        """The best rules so far, best first; where rules are trained, those that were."""
+        trained = [one for one in self.known.values() if one.trained is not None or not self.reward.trains]
         return sorted(trained, key=lambda one: -one.reward)[:count]
 
     def on_fresh_seeds(self, rules: Sequence[Rule], seeds: Sequence[int]) -> list[Trained]:

@@ -74,7 +74,10 @@ def test_the_oracles_gain_is_shared_out():
     rows = [row("corrupted", arm, 3e-3, seed, loss, "sine") for arm, loss in losses.items() for seed in range(2)]
     (table,) = tables(rows)
     shares = {line[0]: line[2] for line in table}
-    assert shares == {"uniform": "0.00", "oracle": "1.00", "REINFORCE by inner_gar": "0.80"}
+    assert shares == {"uniform": "", "oracle": "", "REINFORCE by inner_gar": "0.80 [0.80, 0.80]"}
+    nothing = [{**one, "test_loss": 0.5} for one in rows]
+    (table,) = tables(nothing)
+    assert table[1][2] == "none to share"
 
 
 def test_an_area_is_how_often_a_clean_task_has_more():

@@ -10,7 +10,7 @@ from gar_env.optimizers import Grammar
 from gar_env.optimizers.children import ChildOptions
 from gar_env.optimizers.judge import CHILD_REWARDS
 from gar_env.optimizers.screen import THRESHOLD
-from gar_env.registry import check_choice
+from gar_env.registry import check_choice, shown
 
 ENCODINGS = ("tokens", "flat")
 
@@ -25,7 +25,8 @@ class OptimizerSearchConfig(BaseConfig, ChildOptions):
         groups: Of a rule's string, 1 to 10; two hold PowerSign, three all published rules.
         decays: Whether decays and annealed noise are among the operands.
         reward: ``"validation_accuracy"`` (the paper), ``"validation_loss"``, ``"one_epoch"``, ``"gar"``, ``"nslr"``,
-            ``"alignment"`` (on a shared trajectory, nothing is trained).
+            ``"alignment"`` (on a shared trajectory, nothing is trained), ``"table"`` (of all functions of one group; it
+            comes with the package: exact regret, in seconds).
         screen: Rules whose alignment on a shared trajectory is below are not trained, and paid what guessing is;
             ``None``: all are trained (the paper).
         child_seeds: How many children a rule is judged by; it is paid the mean.
@@ -52,11 +53,26 @@ class OptimizerSearchConfig(BaseConfig, ChildOptions):
             raise ConfigurationError(f"child_seeds={self.child_seeds} must be at least 1.")
         if self.screen is not None and not -1 <= self.screen < 1:
             raise ConfigurationError(f"screen={self.screen} must be at least -1 and below 1: a cosine; or None.")
+        if self.reward == "table":
+            self._check_table()
         if self.resample and self.cache not in ("memory", None):
             raise ConfigurationError(
                 f"cache={self.cache!r} would keep verdicts of children that are new in each episode (resample=True). "
                 "Leave cache out."
             )
+
+    def _check_table(self) -> None:
+        """The table is of one grammar, and of one kind of children."""
+        if self.groups != 1 or self.decays or self.resample:
+            raise ConfigurationError(
+                "reward='table' knows the functions of one group without decays, and of fixed children. Use groups=1."
+            )
+        for name, value in vars(self.child).items():
+            default = getattr(ChildOptions, name)
+            if value != default and name not in ("download", "test_examples"):
+                raise ConfigurationError(
+                    f"reward='table' was made with {name}={shown(default)}, and it is {shown(value)}. Leave {name} out."
+                )
 
     @property
     def grammar(self) -> Grammar:

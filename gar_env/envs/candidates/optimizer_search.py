@@ -22,6 +22,7 @@ from gar_env.functional import own_surroundings
 from gar_env.optimizers import Rule
 from gar_env.optimizers.children import Children, Trained
 from gar_env.optimizers.judge import Judge, Verdict
+from gar_env.optimizers.table import one_group
 from gar_env.seeding import named_generator
 
 NUMBERS = ("validation_accuracy", "validation_loss", "test_accuracy", "step_size")
@@ -224,12 +225,14 @@ class OptimizerSearchVectorEnv(RowVectorEnv):
         self.finished.append(Episode(None, {**values, **self.metrics()}))
 
     def metrics(self) -> dict[str, float]:
-        """``best_reward`` so far, and how many functions were ``judged`` and ``trained``."""
+        """``best_reward`` so far, how many rules were ``judged`` and ``trained``; by the table also the ``regret``."""
         known = list(self.judge.known.values()) or self.verdicts
         if not known:
             return {}
         trained = sum(one.trained is not None for one in known)
-        return {"best_reward": max(one.reward for one in known), "judged": float(len(known)), "trained": float(trained)}
+        best = max(one.reward for one in known)
+        regret = {"regret": one_group().best - best} if self.config.reward == "table" else {}
+        return {"best_reward": best, "judged": float(len(known)), "trained": float(trained), **regret}
 
     def render(self) -> tuple[Any, ...] | None:
         """With ``render_mode="ansi"`` the formula of each row and what it was paid, a string for each."""
