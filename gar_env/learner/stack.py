@@ -113,7 +113,7 @@ class LearnerStack:
         for seed in seeds:  # rows of one seed begin alike
             made[seed] = made[seed] if seed in made else self._module(seed, build)
         modules = [made[seed] for seed in seeds]
-        check_alike(modules, range(len(modules)))
+        check_alike(list(made.values()), [seeds.index(seed) for seed in made])
         size = max(1, BLOCK_BYTES // max(1, row_bytes)) if self.device.type == "cpu" else len(seeds)
         parts = [range(at, min(at + size, len(seeds))) for at in range(0, len(seeds), size)]
         self._blocks = [self._block([modules[i] for i in part], [seeds[i] for i in part], part) for part in parts]
@@ -390,15 +390,18 @@ class LearnerStack:
             return build().to(self.device)
 
     def _block(self, modules: list[nn.Module], seeds: list[int], rows: Sequence[int]) -> Block:
-        def stacked(named: list[dict[str, Any]]) -> dict[str, Tensor]:
-            return {name: torch.stack([one[name].detach() for one in named]) for name in named[0]}
+        def stacked(of: Callable[[nn.Module], Iterator[tuple[str, Tensor]]]) -> dict[str, Tensor]:
+            named = {module: dict(of(module)) for module in dict.fromkeys(modules)}  # rows of one seed share theirs
+            return {
+                name: torch.stack([named[module][name].detach() for module in modules]) for name in named[modules[0]]
+            }
 
-        parameters = stacked([dict(module.named_parameters()) for module in modules])
+        parameters = stacked(nn.Module.named_parameters)
         rule = self.rule.of_rows(torch.tensor(list(rows)))
         return Block(
             rule,
             parameters,
-            stacked([dict(module.named_buffers()) for module in modules]),
+            stacked(nn.Module.named_buffers),
             rule.start({name: parameters[name] for name in self.passes.trained}),
             torch.zeros(len(modules), dtype=torch.int64, device=self.device),
             [named_generator(seed, "network", self.device) for seed in seeds],

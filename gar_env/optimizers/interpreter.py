@@ -7,7 +7,7 @@ an element is rounded alike whatever stands beside it. Rows of one rule and one 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -165,11 +165,13 @@ class Slab:
     Args:
         rows: Where they are.
         steps: The rule's program.
+        memory: Running means that it reads.
         draws: Of the seed.
     """
 
     rows: slice
     steps: list[Step]
+    memory: tuple[str, ...]
     draws: Draws
 
 
@@ -194,32 +196,47 @@ class Interpreter:
     def __post_init__(self) -> None:
         check_choice("way", self.way, WAYS)
 
+    def remember(self, g: Tensor, memory: Memory) -> Memory:
+        """:func:`remember`, of rows whose rules read it; of others it stays as it is."""
+        if self._groups(g):
+            return remember(g, memory, self.semantics)
+        found = {name: torch.zeros_like(value) for name, value in memory.items()}
+        for slab in self.slabs:
+            own = {name: memory[name][slab.rows] for name in slab.memory}
+            for name, value in remember(g[slab.rows], own, self.semantics).items():
+                found[name][slab.rows] = value
+        return found
+
     def updates(self, g: Tensor, w: Tensor, memory: Memory, taken: Tensor) -> Tensor:
         """``u`` in ``theta <- theta - step_size * u``, ``[R, P]``.
 
         Args:
             g: Gradients ``[R, P]``.
             w: Parameters ``[R, P]``.
-            memory: Of :func:`remember`, after this gradient.
+            memory: Of :meth:`remember`, after this gradient.
             taken: int64 ``[R]``: how many steps each row has taken.
         """
-        means = {}
-        for name, beta in zip(MOMENTS, self.semantics.betas, strict=True):
-            if name in memory:
-                left = 1 - beta ** (taken + 1).double() if self.semantics.bias_correction else None
-                means[name] = memory[name] if left is None else memory[name] / left.to(g)[:, None]
-        grouped = self.way == "grouped" or (self.way == "auto" and g.device.type != "cpu")
         sizes = {slab.rows.stop - slab.rows.start for slab in self.slabs}
         counts = taken.tolist()
-        if grouped and len(sizes) == 1 and len(set(counts)) == 1:
-            return self._grouped(g, w, means, counts[0], sizes.pop())
-        found = torch.empty_like(g)
+        left = {}
+        for name, beta in zip(MOMENTS, self.semantics.betas, strict=True):
+            if name in memory and self.semantics.bias_correction:
+                left[name] = (1 - beta ** (taken + 1).double()).to(g)[:, None]
+
+        def means(rows: slice, names: Iterable[str]) -> Memory:
+            return {name: memory[name][rows] / left[name][rows] if left else memory[name][rows] for name in names}
+
+        if self._groups(g) and len(sizes) == 1 and len(set(counts)) == 1:
+            return self._grouped(g, w, means(slice(None), memory), counts[0], sizes.pop())
+        found = torch.empty(g.shape, dtype=g.dtype, device=g.device)
         for slab in self.slabs:
-            rows, step = slab.rows, counts[slab.rows.start]
-            own = {name: value[rows] for name, value in means.items()}
-            at = self._moment(g[rows], w[rows], own, step, slab.draws)
+            rows = slab.rows
+            at = self._moment(g[rows], w[rows], means(rows, slab.memory), counts[rows.start], slab.draws)
             found[rows] = run(slab.steps, at)
         return found
+
+    def _groups(self, g: Tensor) -> bool:
+        return self.way == "grouped" or (self.way == "auto" and g.device.type != "cpu")
 
     def _moment(self, g: Tensor, w: Tensor, means: Memory, step: int, draws: Draws) -> Moment:
         uniform, normal = (partial(draws.of, kind, step) for kind in ("uniform", "normal"))

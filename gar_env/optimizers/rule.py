@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from gar_env.errors import ConfigurationError
-from gar_env.optimizers.formula import Call, Leaf, Node, canonical, check_tree, read, walk, write
+from gar_env.optimizers.formula import Call, Leaf, Node, canonical, check_tree, read, write
 from gar_env.optimizers.functions import OPERANDS
 from gar_env.optimizers.interpreter import MOMENTS, Semantics, Step, program
 from gar_env.optimizers.named import NAMED
@@ -89,7 +89,7 @@ class Rule:
         """Whether it draws random numbers."""
         return any(step.draw >= 0 for step in self.steps)
 
-    @property
+    @cached_property
     def decays(self) -> bool:
         """Whether it needs to know how long training is."""
         return any(OPERANDS[one].decays for one in self._operands)
@@ -126,9 +126,9 @@ class Rule:
 
         return RuleOptimizer(parameters, self, lr, total_steps=total_steps, seed=seed, semantics=semantics)
 
-    @property
+    @cached_property
     def _operands(self) -> list[str]:
-        return [one.name for one in walk(canonical(self.tree)) if isinstance(one, Leaf) and one.value is None]
+        return [one.name for one in (step.node for step in self.steps) if isinstance(one, Leaf) and one.value is None]
 
 
 def build_optimizer_rule(rule: str | Rule) -> Rule:

@@ -88,7 +88,7 @@ class SharedTrajectory:
         options, n = self.children.options, len(rules)
         g, _, _ = self.points[0]
         draws = Draws(self.seed, self.width, g.shape[1], g.device)
-        slabs = [Slab(slice(i, i + 1), rule.steps, draws) for i, rule in enumerate(rules)]
+        slabs = [Slab(slice(i, i + 1), rule.steps, rule.memory, draws) for i, rule in enumerate(rules)]
         interpreter = Interpreter(slabs, options.semantics, options.total_steps)
         names = {name for rule in rules for name in rule.memory}
         memory = {name: torch.zeros_like(g) for name in names}  # the same for all rules: of the same gradients

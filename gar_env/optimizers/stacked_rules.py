@@ -11,7 +11,7 @@ from torch import Tensor
 from gar_env.errors import ConfigurationError
 from gar_env.learner import UpdateRule
 from gar_env.learner.update_rules import Memory, Tensors
-from gar_env.optimizers.interpreter import MOMENTS, Draws, Interpreter, Semantics, Slab, flat, remember
+from gar_env.optimizers.interpreter import MOMENTS, Draws, Interpreter, Semantics, Slab, flat
 from gar_env.optimizers.rule import Rule, build_optimizer_rule
 
 ROWS = "rows"
@@ -92,10 +92,10 @@ class StackedRules(UpdateRule):
         n = len(steps)
         g = flat(list(gradient.values()), n)
         w = flat([parameters[name] for name in gradient], n)
-        after = remember(g, {name: memory[name][ROWS] for name in self.remembers}, self.semantics)
         if self._interpreter is None:
             width = sum(value[0].numel() for value in gradient.values())
             self._interpreter = self._made(width, g)
+        after = self._interpreter.remember(g, {name: memory[name][ROWS] for name in self.remembers})
         u = -self._interpreter.updates(g, w, after, steps)
         found, at = {}, 0
         for name, value in gradient.items():
@@ -111,6 +111,6 @@ class StackedRules(UpdateRule):
             end = start + len(list(members))
             if seed not in draws:
                 draws[seed] = Draws(seed, width, g.shape[1], g.device)
-            slabs.append(Slab(slice(start, end), rule.steps, draws[seed]))
+            slabs.append(Slab(slice(start, end), rule.steps, rule.memory, draws[seed]))
             start = end
         return Interpreter(slabs, self.semantics, self.total_steps, self.way)

@@ -111,7 +111,7 @@ class RuleOptimizer(Optimizer):
     def _interpreter(self, width: int, device: torch.device) -> Interpreter:
         if (width, device) not in self._interpreters:
             draws = Draws(self.seed, width, filled(width), device)
-            slab = Slab(slice(0, 1), self.rule.steps, draws)
+            slab = Slab(slice(0, 1), self.rule.steps, self.rule.memory, draws)
             self._interpreters[width, device] = Interpreter([slab], self.semantics, self.total_steps, "loop")
         return self._interpreters[width, device]
 

@@ -171,7 +171,7 @@ def test_no_reward_sees_test_data(children):
         CHILD_REWARDS._objects.pop("test_looks")
 
 
-@pytest.mark.parametrize("reward", CHILD_REWARDS)
+@pytest.mark.parametrize("reward", sorted({*CHILD_REWARDS} - {"table"}))
 def test_a_rule_that_trains_is_paid_more_than_one_that_does_not(children, reward):
     judge = Judge(children, reward=reward, seeds=[0])
     adam, still, wild = (one.reward for one in judge.judge([Rule("Adam"), Rule("-Adam"), Rule("exp(exp(exp(3))) * g")]))
