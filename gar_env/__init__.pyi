@@ -26,6 +26,7 @@ from .augment import (
 from .checks import (
     check_reward as check_reward,
     check_rule as check_rule,
+    check_rule_part as check_rule_part,
     check_stacked_layer as check_stacked_layer,
     check_update_rule as check_update_rule,
 )

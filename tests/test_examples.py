@@ -97,6 +97,8 @@ def blocks(page):
         "docs/alignment.md",
         "docs/augmentation.md",
         "docs/clients.md",
+        "docs/gradient_agreement.md",
+        "docs/optimizer_search.md",
         "docs/rewards.md",
         "docs/step_size.md",
     ],

@@ -7,12 +7,22 @@ from torch import nn
 
 from agents import FixedPolicy, InvertedSoftmax, Reinforce, check_agent
 from agents.policies import SmallLoss
-from gar_env import check_reward, check_rule, check_stacked_layer, check_update_rule
+from gar_env import (
+    check_reward,
+    check_rule,
+    check_rule_part,
+    check_stacked_layer,
+    check_update_rule,
+    register_binary,
+    register_operand,
+    register_unary,
+)
 from gar_env.alignment import register_output_tangent
 from gar_env.alignment.rules import OUTPUT_TANGENTS
-from gar_env.errors import ConformanceError
+from gar_env.errors import ConformanceError, UnknownNameError
 from gar_env.learner import UpdateRule
 from gar_env.learner.update_rules import RULES
+from gar_env.optimizers.functions import BINARY, OPERANDS, UNARY
 from gar_env.rewards import REWARDS, Need, RewardSignal
 
 
@@ -215,3 +225,38 @@ def test_broken_agents_are_named(build, message):
     check_agent(Plain)
     with pytest.raises(ConformanceError, match=message):
         check_agent(build)
+
+
+@pytest.mark.parametrize("name", [*OPERANDS, *UNARY, *BINARY])
+def test_our_parts_of_update_rules_pass(name):
+    check_rule_part(name)
+
+
+WRONG_PARTS = {
+    "leans on others": (register_unary, {}, lambda x: x / x.abs().max(), "rows lean on each other|depends on others"),
+    "a mean": (register_unary, {}, lambda x: x.mean(-1, keepdim=True).expand_as(x), "depends on others"),
+    "in place": (register_unary, {}, lambda x: x.mul_(2), "the second time|changes what it is given"),
+    "another shape": (register_unary, {}, lambda x: x.sum(), "expected the same"),
+    "another type": (register_unary, {}, lambda x: x.bool(), "expected the same"),
+    "not odd": (register_unary, {"odd": True}, torch.exp, "said to be odd"),
+    "not even": (register_unary, {"even": True}, torch.exp, "said to be even"),
+    "does not commute": (register_binary, {"commutes": True}, torch.sub, "said to commute"),
+    "draws anew": (register_operand, {}, lambda at, _: torch.rand_like(at.g), "the second time"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_PARTS)
+def test_wrong_parts_of_update_rules_are_told_what_is_wrong(case):
+    register, claims, compute, message = WRONG_PARTS[case]
+    register("wrong_part", **claims)(compute)
+    try:
+        with pytest.raises(ConformanceError, match=message):
+            check_rule_part("wrong_part")
+    finally:
+        for registry in (OPERANDS, UNARY, BINARY):
+            registry._objects.pop("wrong_part", None)
+
+
+def test_a_part_that_is_not_there_is_named():
+    with pytest.raises(UnknownNameError, match="No part of update rules is called 'tan'"):
+        check_rule_part("tan")
