@@ -20,6 +20,10 @@ CHILDREN: dict[str, dict[str, Any]] = {
         "dataset": "cifar10", "network": "cnn", "inputs": "standardised", "train_examples": 2000,
         "validation_examples": 1000,
     },
+    "wrn-16-2": {
+        "dataset": "cifar10", "network": "wrn-16-2", "inputs": "standardised", "train_examples": 45_000,
+        "validation_examples": 5_000, "test_examples": 10_000, "batch_size": 125, "epochs": 300, "step_size_epochs": 10,
+    },
 }  # fmt: skip
 """By name, what differs from the defaults of :class:`~gar_env.optimizers.children.ChildOptions`."""
 
@@ -27,6 +31,7 @@ TITLES = {
     "digits": "digits, fully connected, 32 units",
     "digits-cnn": "digits, three convolutions",
     "cifar10": "CIFAR-10 in small (2,000 examples), three convolutions",
+    "wrn-16-2": "CIFAR-10, wide residual network 16-2, 300 epochs without augmentation",
 }
 
 PUBLISHED: dict[str, tuple[float, float]] = dict(

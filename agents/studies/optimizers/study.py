@@ -23,7 +23,7 @@ class OptimizersStudy(Study):
     parts: tuple[str, ...] = ("rules", "search", "rewards", "screen")
     """Of the study."""
     children: tuple[str, ...] = ("digits", "digits-cnn")
-    """Of digits, digits-cnn and cifar10, for rules and the screen; searches are on digits."""
+    """Of digits, digits-cnn, cifar10 and, for a GPU, wrn-16-2: for rules and the screen; searches are on digits."""
     cifar10: str = "cifar10"
     """Where the images are: an .npz file, or torchvision's."""
     seeds: int = 8
