@@ -79,7 +79,11 @@ def run_train(args: list[str]) -> None:
     for name, value in finished.items():
         text = "none" if math.isnan(value) else f"{value:.0f}" if name in whole else f"{value:.4f}"
         console.print(f"{names[name]:<{width}}{text}", highlight=False)
-    console.print(f"Metrics, checkpoint and configuration: {config.folder}", soft_wrap=True)
+    for row in training.found[:5]:
+        console.print("  ".join(f"{name} {value}" for name, value in row.items()), highlight=False, soft_wrap=True)
+    kept = "configuration and found.csv" if training.found else "and configuration"
+    comma = "," * bool(training.found)
+    console.print(f"Metrics, checkpoint{comma} {kept}: {config.folder}", soft_wrap=True)
     if finished.get("diverged"):
         print(
             "gar-env: training diverged in its last episode: loss or parameters are no longer finite. Lower "

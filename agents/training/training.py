@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import signal
@@ -54,6 +56,7 @@ class Training:
     resume: bool = False
     trust: bool = False
     stop: bool = field(default=False, init=False)
+    found: list[dict[str, float | str]] = field(default_factory=list, init=False)
 
     @property
     def checkpoint(self) -> Path:
@@ -87,6 +90,9 @@ class Training:
                     self.session.run(self.total, self)
                 self._save()
                 self._save_controller()
+                self.found = self.env.found()
+                if self.found:
+                    self._save_found()
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
@@ -266,6 +272,13 @@ class Training:
         """In which options a checkpoint's run is another than this one, in words."""
         different = [key for key in here if key != "out" and saved.get(key) != here[key]]
         return [f"{key} was {saved.get(key)!r}, config.json has {here[key]!r}" for key in different]
+
+    def _save_found(self) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(self.found[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.found)
+        write_whole(self.config.folder / "found.csv", text.getvalue().encode())
 
     def _save_controller(self) -> None:
         if not isinstance(self.session, NativeSession):

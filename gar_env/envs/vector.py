@@ -149,6 +149,10 @@ class RowVectorEnv(VectorEnv):
         """What is worth logging about these episodes so far, by name. Waits for the device."""
         return {}
 
+    def found(self) -> list[dict[str, float | str]]:
+        """What is worth keeping of all episodes so far, best first: rows of a table. Nothing, unless overridden."""
+        return []
+
     def last_step(self) -> dict[str, float]:
         """``reward_mean`` and ``reward_std`` of the last step over the rows that took it, also if it ended episodes."""
         rewards, live = self._paid

@@ -58,6 +58,9 @@ class Rule:
     def __str__(self) -> str:
         return write(self.tree)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Rule, (self.tree,)  # what is cached are functions, which cannot be pickled
+
     def __repr__(self) -> str:
         return f"Rule({str(self)!r})"
 

@@ -115,6 +115,14 @@ class RuleOptimizer(Optimizer):
             self._interpreters[width, device] = Interpreter([slab], self.semantics, self.total_steps, "loop")
         return self._interpreters[width, device]
 
+    def __getstate__(self) -> dict[str, Any]:
+        own = ("rule", "semantics", "total_steps", "seed", "taken")
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._interpreters = {}
+
     def state_dict(self) -> dict[str, Any]:
         """Of torch, with the rule, how many steps were taken, and the seed."""
         return {**super().state_dict(), "rule": str(self.rule), "taken": self.taken, "seed": self.seed}

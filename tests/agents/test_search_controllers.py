@@ -153,3 +153,32 @@ def test_other_environments_are_refused(name):
     agent = CONTROLLERS[name]().build(make(), 0)
     with pytest.raises(ConfigurationError, match="The controller writes strings of"):
         agent.begin(make(groups=2))
+
+
+def test_training_on_the_command_line_keeps_the_rules_and_goes_on(tmp_path, capsys):
+    from agents.cli.main import main
+
+    options = {"epochs": 1, "train-examples": 200, "validation-examples": 60, "child-seeds": 1, "encoding": "flat"}
+    own = [text for name, value in options.items() for text in (f"--env-options.{name}", str(value))]
+    command = [
+        "train",
+        "--env",
+        "GAR/OptimizerSearch-v0",
+        "--agent",
+        "evolution",
+        "--num-envs",
+        "8",
+        "--no-tensorboard",
+    ]
+    main([*command, *own, "--episodes", "4", "--out", str(tmp_path / "whole")])
+    printed = capsys.readouterr().out
+    lines = (tmp_path / "whole" / "found.csv").read_text().splitlines()
+    assert lines[0] == "reward,step_size,rule"
+    assert f"rule {lines[1].split(',', 2)[2]}".replace('"', "") in printed
+    rewards = [float(line.split(",")[0]) for line in lines[1:]]
+    assert rewards == sorted(rewards, reverse=True)
+    main([*command, *own, "--episodes", "4", "--out", str(tmp_path / "cut"), "--checkpoint-every", "2"])
+    for name in ("found.csv",):
+        (tmp_path / "cut" / name).unlink()
+    main(["train", "--resume", str(tmp_path / "cut")])
+    assert (tmp_path / "cut" / "found.csv").read_text().splitlines() == lines

@@ -1,3 +1,4 @@
+import pickle
 import re
 
 import pytest
@@ -226,6 +227,19 @@ def test_an_optimizer_goes_on_from_its_state():
         CheckpointError, match=re.escape("The state is of 'Adam * exp(noise) + gamma', and this optimizer")
     ):
         Rule("g").to_optimizer(other.parameters(), lr=0.1).load_state_dict(optimizer.state_dict())
+
+
+def test_a_copy_of_an_optimizer_goes_on_like_it():
+    p = nn.Parameter(torch.ones(3))
+    optimizer = Rule("m * exp(noise)").to_optimizer([p], lr=0.1)
+    p.grad = torch.ones(3)
+    optimizer.step()
+    other = pickle.loads(pickle.dumps(optimizer))
+    (q,) = other.param_groups[0]["params"]
+    p.grad, q.grad = torch.full((3,), 2.0), torch.full((3,), 2.0)
+    optimizer.step()
+    other.step()
+    assert torch.equal(p, q)
 
 
 def test_what_an_optimizer_cannot_do_is_refused():

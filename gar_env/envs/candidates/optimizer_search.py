@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -57,7 +58,7 @@ class OptimizerSearchVectorEnv(RowVectorEnv):
     metadata: dict[str, Any] = {**RowVectorEnv.metadata, "render_modes": ["ansi"]}
     rows_end_together = True
     config_class: ClassVar[Any] = OptimizerSearchConfig
-    left_out = (*RowVectorEnv.left_out, "observation_space", "judge", "children", "grammar", "verdicts", "dataset")
+    left_out = (*RowVectorEnv.left_out, "observation_space", "judge", "children", "grammar", "dataset")
 
     @own_surroundings()
     def __init__(self, num_envs: int = 16, **options: Any) -> None:
@@ -74,6 +75,8 @@ class OptimizerSearchVectorEnv(RowVectorEnv):
         self.children = Children(config.child, self.device)
         self.dataset = self.children.data
         self.judge = self._judge(range(config.child_seeds))
+        self.known = self.judge.known
+        """Verdicts so far, by canonical formula; part of the state."""
         self.verdicts: list[Verdict] = []
         """Of the rows of the last episode that ended."""
         flat = config.encoding == "flat"
@@ -104,6 +107,7 @@ class OptimizerSearchVectorEnv(RowVectorEnv):
             generator = named_generator(seeds[0], "children")
             fresh = torch.randint(1000, 2**31, (self.config.child_seeds,), generator=generator)
             self.judge = self._judge(fresh.tolist())
+            self.known = self.judge.known
 
     def advance(self, actions: Tensor, live: Tensor) -> Outcome:
         """See :meth:`RowVectorEnv.advance`."""
@@ -124,6 +128,10 @@ class OptimizerSearchVectorEnv(RowVectorEnv):
         infos = self._infos()
         self._log(infos)
         return Outcome(self.last_reward.clone(), True, infos)
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        super()._load(state)
+        self.judge.known = self.known
 
     def _check_tokens(self, actions: Tensor) -> None:
         choices = self.grammar.choices(self.place)
@@ -154,6 +162,14 @@ class OptimizerSearchVectorEnv(RowVectorEnv):
     def leaderboard(self, count: int = 10) -> list[Verdict]:
         """The best rules so far, best first; scores are of the seeds that they were chosen on."""
         return self.judge.leaderboard(count)
+
+    def found(self) -> list[dict[str, float | str]]:
+        """The hundred best rules: ``reward``, ``step_size``, ``rule``."""
+        rows = []
+        for one in self.leaderboard(100):
+            step_size = math.nan if one.trained is None else one.trained.step_size
+            rows.append({"reward": round(one.reward, 6), "step_size": step_size, "rule": one.rule})
+        return rows
 
     def on_fresh_seeds(self, rules: list[Rule], seeds: list[int]) -> list[Trained]:
         """Whole trainings with seeds that nothing was chosen on; see :meth:`Judge.on_fresh_seeds`."""
@@ -226,7 +242,7 @@ class OptimizerSearchVectorEnv(RowVectorEnv):
 
     def metrics(self) -> dict[str, float]:
         """``best_reward`` so far, how many rules were ``judged`` and ``trained``; by the table also the ``regret``."""
-        known = list(self.judge.known.values()) or self.verdicts
+        known = list(self.known.values()) or self.verdicts
         if not known:
             return {}
         trained = sum(one.trained is not None for one in known)
