@@ -216,3 +216,37 @@ def test_controllers_weigh_tasks_on_a_gpu_and_states_go_on():
     actions = agent.act(observations)
     for ours, theirs in zip(env.step(actions)[:2], other.step(actions)[:2], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_children_train_as_on_the_cpu():
+    """The grouped interpreter beside the loop; sums are taken in another order there, so not bit for bit."""
+    from gar_env.optimizers import Grammar, Rule
+    from gar_env.optimizers.children import ChildOptions, Children
+    from gar_env.optimizers.screen import SharedTrajectory
+    from random_rules import random_rules
+
+    options = ChildOptions(epochs=1, step_sizes=(1e-2, 1e-1))
+    rules = [Rule("Adam"), Rule("PowerSign"), Rule("drop(m, 0.3) + noise"), *random_rules(20, Grammar(2), seed=3)]
+    there, here = (Children(options, device) for device in ("cuda", "cpu"))
+    scores = [SharedTrajectory(children, 0).scores(rules) for children in (there, here)]
+    torch.testing.assert_close(scores[0], scores[1], atol=0.02, rtol=0.0)
+    for one, other in zip(there.train(rules[:3], [0]), here.train(rules[:3], [0]), strict=True):
+        assert one.validation_accuracy == pytest.approx(other.validation_accuracy, abs=0.03)
+    together, alone = there.train(rules, [0]), there.train([rules[0]], [0])
+    assert together[0].validation_accuracy == pytest.approx(alone[0].validation_accuracy, abs=0.03)
+
+
+def test_an_optimizer_search_runs_and_exports():
+    import gymnasium
+
+    env = gymnasium.make_vec(
+        "GAR/OptimizerSearch-v0", num_envs=8, device="cuda", output="torch", encoding="flat", epochs=1, child_seeds=1
+    )
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    rewards = env.step(env.action_space.sample())[1]
+    assert rewards.device.type == "cuda"
+    network = torch.nn.Linear(3, 2, device="cuda")
+    optimizer = env.unwrapped.rules[0].to_optimizer(network.parameters(), lr=0.01)
+    network(torch.randn(4, 3, device="cuda")).sum().backward()
+    optimizer.step()

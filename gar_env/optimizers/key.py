@@ -12,23 +12,31 @@ from gar_env.optimizers.functions import Moment
 from gar_env.optimizers.interpreter import Semantics, remember, run
 from gar_env.optimizers.rule import Rule
 
-STEPS, COORDINATES, DIGITS = 4, 32, 6
+STEPS, COORDINATES, DIGITS = 4, 40, 6
+SMALL, STILL = 12, 4
+"""Coordinates with gradients from 1e-8 to 1e-3, where clipping, guards and small denominators tell; and those whose
+gradient is exactly 0 in every other step: a dead unit's, which makes ``x / sign(g)`` another function than ``x *
+sign(g)``."""
 
 
 @lru_cache(maxsize=1)
 def _probe() -> list[Moment]:
-    """Fixed steps of gradients and parameters, with magnitudes from 1e-3 to 10, in float64."""
+    """Fixed steps of gradients and parameters, with magnitudes from 1e-8 to 10 and some zeros, in float64."""
     generator = torch.Generator().manual_seed(20170)
 
     def numbers(kind: str = "randn") -> Tensor:
         return getattr(torch, kind)(1, COORDINATES, generator=generator, dtype=torch.float64)
 
-    scale = torch.logspace(-3, 1, COORDINATES, dtype=torch.float64)[None]
+    large = COORDINATES - SMALL - STILL
+    parts = [(-3, 1, large), (-8, -3, SMALL), (-3, 0, STILL)]
+    scale = torch.cat([torch.logspace(*part, dtype=torch.float64) for part in parts])[None]
     semantics = Semantics()
     memory = {name: torch.zeros(1, COORDINATES, dtype=torch.float64) for name in ("m", "v", "gamma")}
     found = []
     for step in range(STEPS):
         g, w = scale * numbers(), numbers()
+        if step % 2 == 0:
+            g[:, -STILL:] = 0
         memory = remember(g, memory, semantics)
         betas = dict(zip(memory, semantics.betas, strict=True))
         means = {name: value / (1 - betas[name] ** (step + 1)) for name, value in memory.items()}
@@ -38,7 +46,7 @@ def _probe() -> list[Moment]:
 
 
 def values(rule: Rule) -> Tensor:
-    """What a rule comes to on the probe, float64 ``[4, 32]``."""
+    """What a rule comes to on the probe, float64 ``[4, 40]``."""
     return torch.cat([run(rule.steps, at) for at in _probe()])
 
 
