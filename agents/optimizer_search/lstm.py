@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -173,12 +174,12 @@ class LSTMAgent(StringAgent):
             return super().state_dict()
         baseline = torch.nan if self.baseline is None else self.baseline
         learned = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "baseline": baseline}
-        return {**super().state_dict(), **learned}
+        return copy.deepcopy({**super().state_dict(), **learned})  # what goes on learning must not change a state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See :class:`StringAgent`; after :meth:`begin`."""
         super().load_state_dict(state)
         if "network" in state:
             self.network.load_state_dict(state["network"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
             self.baseline = None if state["baseline"] != state["baseline"] else float(state["baseline"])

@@ -71,8 +71,7 @@ class StringAgent(ABC):
         if self._strings is None:
             self._strings, self._place = self.propose(self._n), 0
         if self._flat:
-            firsts = [self.grammar.choices(place).start for place in range(self.grammar.length)]
-            return self._strings - torch.tensor(firsts)
+            return self._strings - torch.tensor(self.grammar.firsts)
         self._place += 1
         return self._strings[:, self._place - 1]
 

@@ -26,8 +26,8 @@ from gar_env.state import plain
 STEP_SIZES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Of the paper."""
 
-ALIGNED_STEPS = 10
-"""``gar`` and ``nslr`` are of the first so many steps."""
+ALIGNED_BATCHES = 10
+"""``gar`` and ``nslr`` are of the first so many batches."""
 
 AT_ONCE = 64
 """Rules that train at once."""
@@ -79,14 +79,7 @@ class ChildOptions:
     bias_correction: bool = True
 
     def __post_init__(self) -> None:
-        for name in (
-            "train_examples",
-            "validation_examples",
-            "test_examples",
-            "batch_size",
-            "epochs",
-            "step_size_epochs",
-        ):
+        for name in COUNTS:
             if type(getattr(self, name)) is not int or getattr(self, name) < 1:
                 raise ConfigurationError(f"{name}={shown(getattr(self, name))} must be a whole number, at least 1.")
         if self.step_size_epochs > self.epochs:
@@ -98,7 +91,11 @@ class ChildOptions:
             raise ConfigurationError(
                 f"batch_size={self.batch_size} is more than train_examples={self.train_examples}. Use a smaller one."
             )
-        if not self.step_sizes or len(set(self.step_sizes)) < len(self.step_sizes):
+        if (
+            not isinstance(self.step_sizes, tuple | list)
+            or not self.step_sizes
+            or len(set(self.step_sizes)) < len(self.step_sizes)
+        ):
             raise ConfigurationError(f"step_sizes={shown(self.step_sizes)} must be at least one number, each once.")
         for step_size in self.step_sizes:
             check_positive("A step size", step_size)
@@ -129,8 +126,8 @@ class Trained(NamedTuple):
         validation_accuracy: Mean over child seeds at the end; 0 of a seed that is not finite.
         validation_loss: Likewise in nats; infinite if one is not finite.
         one_epoch: Mean validation accuracy when the step size was chosen.
-        gar: ``sum <step_size u_t, g_{t+1}>`` over the first 10 steps, mean over seeds, of the best step size.
-        nslr: Minus the next-step loss at step 10, likewise.
+        gar: ``sum <step_size u_t, g_{t+1}>`` over the first 10 batches, mean over seeds, of the best step size.
+        nslr: Minus the loss of the tenth batch, before the step on it; of fewer, of the last.
         test_accuracy: As ``validation_accuracy`` on test data: for people, never for a reward.
         diverged: Whether a seed is not finite at the end, or no step size was after ``step_size_epochs``.
         accuracies: Of validation, by seed.
@@ -192,11 +189,15 @@ class Children:
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """All that moves a number, as plain values."""
+        """All that moves a number, as plain values; but for the code of registered functions, and the processor."""
         found = {name: value for name, value in vars(self.options).items() if name not in ("dataset", "download")}
         network = found["network"]
-        found["network"] = network if isinstance(network, str) else f"{network.__module__}.{network.__qualname__}"
+        name = network if isinstance(network, str) else getattr(network, "__qualname__", "<unnamed>")
+        if not isinstance(network, str):
+            found["network"] = f"{getattr(network, '__module__', '')}.{name}"
+        found["unnamed"] = "<" in name  # a function that no name tells from others
         found |= {"data": self.data.fingerprint, "loss": self.data.loss}
+        found |= {"device": self.device.type, "torch": torch.__version__}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
     def build(self) -> torch.nn.Module:
@@ -283,9 +284,9 @@ class Children:
         moved: Rows | None = None
         for step in range(options.step_size_epochs * options.steps_of_epoch):
             one = self._pass(stack, next(batches))
-            if moved is not None and step <= ALIGNED_STEPS:
+            if moved is not None and step < ALIGNED_BATCHES:
                 gar = gar - step_sizes * moved.dot(one.gradient)  # directions point downhill: -u
-            if step <= ALIGNED_STEPS:
+            if step < ALIGNED_BATCHES:
                 nslr = -one.losses.mean(1)
             moved = stack.direction(one.gradient)
             stack.move(moved, step_sizes)

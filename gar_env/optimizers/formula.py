@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from gar_env.errors import ConfigurationError, FormulaError
-from gar_env.optimizers.functions import BINARY, OPERANDS, UNARY
+from gar_env.optimizers.functions import BINARY, OPERANDS, SYMBOLS, UNARY
 from gar_env.registry import did_you_mean, shown
 
 GAMMA = "\N{GREEK SMALL LETTER GAMMA}"
@@ -19,13 +19,10 @@ ALIASES = {
 }
 """Other spellings of operands."""
 
-SYMBOLS = {"+": ("add", 1), "-": ("sub", 1), "*": ("mul", 2), "/": ("div", 2), "^": ("pow", 4)}
-"""Binary functions between their sides: name, and how tightly they bind. A minus in front binds with 3."""
-
 MINUS, ATOM = 3, 5
 
-DEEPEST = 100
-"""Formulas may be nested so often."""
+DEEPEST, LONGEST = 100, 400
+"""Formulas may be nested so often, and have so many numbers, names and symbols."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +140,9 @@ class _Reader:
         self.at = 0
 
     def formula(self) -> Node:
+        if len(self.tokens) > LONGEST:
+            self.at = LONGEST
+            self.refuse(f"it has more than {LONGEST} numbers, names and symbols.")
         node = self.sum()
         if self.at < len(self.tokens):
             self.refuse(f"{self.next!r} is too much, or an operator before it is missing.")
@@ -343,6 +343,8 @@ def check_tree(node: Node) -> None:
                 raise ConfigurationError(f"{shown(one)} is no operand: a number and w have a value, and no others.")
             if one.value is None:
                 OPERANDS[one.name]
+            elif not 0 <= one.value < math.inf:
+                raise ConfigurationError(f"{shown(one)} must be finite and at least 0; a minus is the function neg.")
             continue
         count = 1 if one.name in UNARY else 2
         function = UNARY[one.name] if one.name in UNARY else BINARY[one.name]

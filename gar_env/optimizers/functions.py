@@ -43,15 +43,8 @@ class Moment:
 
     @property
     def progress(self) -> float:
-        """``t / T`` in [0, 1).
-
-        Raises:
-            ConfigurationError: If nobody said how many steps there are.
-        """
-        if self.total_steps is None:
-            raise ConfigurationError(
-                "The rule has a decay, which needs a horizon. Pass total_steps, the length of training."
-            )
+        """``t / T`` in [0, 1]; rules with decays are refused where nobody says T: :meth:`Rule.check_horizon`."""
+        assert self.total_steps is not None
         return min(self.step / self.total_steps, 1.0)
 
 
@@ -64,12 +57,14 @@ class Operand:
         memory: Which of ``"m"``, ``"v"``, ``"gamma"`` it reads.
         random: Whether it draws.
         decays: Whether it needs a horizon.
+        scheduled: Whether it changes with time by itself: a grammar has it with ``decays=True`` alone.
     """
 
     compute: Callable[[Moment, int], Tensor]
     memory: tuple[str, ...] = ()
     random: bool = False
     decays: bool = False
+    scheduled: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,13 +95,28 @@ UNARY: Registry[Function] = Registry("unary function")
 BINARY: Registry[Function] = Registry("binary function")
 
 
+MOMENTS = ("m", "v", "gamma")
+"""Running means that operands may read."""
+
+SYMBOLS = {"+": ("add", 1), "-": ("sub", 1), "*": ("mul", 2), "/": ("div", 2), "^": ("pow", 4)}
+"""Binary functions between their sides: name, and how tightly they bind. A minus in front binds with 3."""
+
+
 def register_operand(
-    name: str, *, memory: tuple[str, ...] = (), random: bool = False, decays: bool = False
+    name: str,
+    *,
+    memory: tuple[str, ...] = (),
+    random: bool = False,
+    decays: bool = False,
+    scheduled: bool = False,
 ) -> Callable[[Callable[[Moment, int], Tensor]], Callable[[Moment, int], Tensor]]:
     """Decorator: a leaf by its name in formulas, from the :class:`Moment` and the number of its draw."""
 
     def decorate(compute: Callable[[Moment, int], Tensor]) -> Callable[[Moment, int], Tensor]:
-        OPERANDS.register(_word(name))(Operand(compute, memory, random, decays))
+        odd = sorted(set(memory) - set(MOMENTS))
+        if odd:
+            raise ConfigurationError(f"memory={memory} has {odd[0]!r}; running means are {', '.join(MOMENTS)}.")
+        OPERANDS.register(_word(name))(Operand(compute, memory, random, decays, scheduled or decays))
         return compute
 
     return decorate
@@ -118,6 +128,8 @@ def register_unary(
     """Decorator: a function of one tensor by its name, with constants that it may be given."""
 
     def decorate(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        if any(not 0 < c < (1 if random else math.inf) for c in constants):
+            raise ConfigurationError(f"constants={constants} must be above 0{', and below 1' * random}.")
         UNARY.register(_word(name))(Function(compute, constants, random, odd=odd, even=even))
         return compute
 
@@ -130,6 +142,11 @@ def register_binary(
     """Decorator: a function of two tensors by its name, written with one of ``+ - * / ^`` or as ``name(x, y)``."""
 
     def decorate(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        if symbol and SYMBOLS.get(symbol, ("",))[0] != name:
+            raise ConfigurationError(
+                f"symbol={symbol!r} is another function's, or none of {' '.join(SYMBOLS)}. Leave it out: it is written "
+                f"{name}(x, y) then."
+            )
         BINARY.register(_word(name))(Function(compute, commutes=commutes, symbol=symbol))
         return compute
 
@@ -188,7 +205,7 @@ def restart_decay(at: Moment, _: int) -> Tensor:
     return at.g.new_full((), (1 + math.cos(math.pi * (4 * at.progress % 1))) / 2).expand_as(at.g)
 
 
-@register_operand("annealed_noise", random=True)
+@register_operand("annealed_noise", random=True, scheduled=True)
 def annealed_noise(at: Moment, draw: int) -> Tensor:
     """Normal, with a variance of ``(1 + t)^-0.55``."""
     return ((1 + at.step) ** -0.275 * at.normal(draw)).expand_as(at.g)

@@ -62,7 +62,7 @@ class Grammar:
     @cached_property
     def operands(self) -> tuple[str, ...]:
         """Those of every group, as they are written."""
-        names = [name for name in OPERANDS if self.decays or not (OPERANDS[name].decays or name == "annealed_noise")]
+        names = [name for name in OPERANDS if self.decays or not OPERANDS[name].scheduled]
         return (*names, *SIGNS, *map(number, NUMBERS), *(write(Leaf("w", scale)) for scale in SCALES))
 
     @cached_property
@@ -104,6 +104,11 @@ class Grammar:
         if kind == "unary":
             return range(first, first + len(self.unary))
         return range(first + len(self.unary), len(self.vocabulary))
+
+    @cached_property
+    def firsts(self) -> tuple[int, ...]:
+        """The number of the first token that may stand at each place."""
+        return tuple(self.choices(place).start for place in range(self.length))
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -170,7 +175,7 @@ class Grammar:
         missing, first = self.groups - len(groups), len(self.operands)
         tokens: list[int] = []
         one, identity = self.operands.index("1"), self.choices(2).start
-        tokens += missing * [one, one, identity, identity, self.vocabulary.index("left")]
+        tokens += missing * [one, one, identity, identity, self.choices(4).start + self.binary.index("left")]
         for group in groups:
             tokens += [token + missing if i < 2 and token >= first else token for i, token in enumerate(group)]
         return tokens

@@ -17,14 +17,13 @@ from torch import Tensor
 
 from gar_env.errors import ConfigurationError
 from gar_env.optimizers.formula import Call, Leaf, Node, walk
-from gar_env.optimizers.functions import BINARY, OPERANDS, UNARY, Moment
+from gar_env.optimizers.functions import BINARY, MOMENTS, OPERANDS, UNARY, Moment
 from gar_env.registry import check_choice, check_positive, shown
 from gar_env.seeding import named_generator
 
 VECTOR = 64
 """Rows are whole multiples of it."""
 
-MOMENTS = ("m", "v", "gamma")
 WAYS = ("auto", "loop", "grouped")
 
 
@@ -207,7 +206,7 @@ class Interpreter:
                 found[name][slab.rows] = value
         return found
 
-    def updates(self, g: Tensor, w: Tensor, memory: Memory, taken: Tensor) -> Tensor:
+    def updates(self, g: Tensor, w: Tensor, memory: Memory, taken: Tensor, ages: Tensor | None = None) -> Tensor:
         """``u`` in ``theta <- theta - step_size * u``, ``[R, P]``.
 
         Args:
@@ -215,13 +214,24 @@ class Interpreter:
             w: Parameters ``[R, P]``.
             memory: Of :meth:`remember`, after this gradient.
             taken: int64 ``[R]``: how many steps each row has taken.
+            ages: int64 ``[R, P]``: for how many of them each parameter had a gradient; by default all.
+
+        Raises:
+            ConfigurationError: If rows of one slab are at different steps.
         """
+        for slab in self.slabs:
+            if len(set(taken[slab.rows].tolist())) > 1:
+                raise ConfigurationError(
+                    f"Rows {slab.rows.start} to {slab.rows.stop - 1} follow one rule and are at different steps, which "
+                    "decays and random numbers depend on. Move them together."
+                )
         sizes = {slab.rows.stop - slab.rows.start for slab in self.slabs}
         counts = taken.tolist()
         left = {}
         for name, beta in zip(MOMENTS, self.semantics.betas, strict=True):
             if name in memory and self.semantics.bias_correction:
-                left[name] = (1 - beta ** (taken + 1).double()).to(g)[:, None]
+                counts_of = taken[:, None] if ages is None else ages
+                left[name] = (1 - beta ** (counts_of + 1).double()).to(g)
 
         def means(rows: slice, names: Iterable[str]) -> Memory:
             return {name: memory[name][rows] / left[name][rows] if left else memory[name][rows] for name in names}
@@ -239,7 +249,10 @@ class Interpreter:
         return self.way == "grouped" or (self.way == "auto" and g.device.type != "cpu")
 
     def _moment(self, g: Tensor, w: Tensor, means: Memory, step: int, draws: Draws) -> Moment:
-        uniform, normal = (partial(draws.of, kind, step) for kind in ("uniform", "normal"))
+        def drawn(kind: str, draw: int) -> Tensor:
+            return draws.of(kind, step, draw).to(g.dtype)
+
+        uniform, normal = (partial(drawn, kind) for kind in ("uniform", "normal"))
         return Moment(g, w, means, self.semantics.epsilon, step, self.total_steps, uniform, normal)
 
     def _grouped(self, g: Tensor, w: Tensor, means: Memory, step: int, size: int) -> Tensor:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from gar_env.errors import ConfigurationError
 from gar_env.optimizers.children import Children, Trained
 from gar_env.optimizers.rule import Rule
@@ -123,9 +125,9 @@ class Judge:
         screen: float | None = None,
         cache: str | None = "memory",
     ) -> None:
-        if screen is not None and not -1 <= screen < 1:
-            raise ConfigurationError(f"screen={screen} must be at least -1 and below 1: a cosine; or None.")
+        check_screen(screen)
         CHILD_REWARDS[reward]  # refuses one that there is not
+        check_seeds(seeds)
         self.children, self.name, self.seeds, self.screen = children, reward, tuple(seeds), screen
         self._trajectory: SharedTrajectory | None = None
         self.known: dict[str, Verdict] = {}
@@ -137,6 +139,11 @@ class Judge:
             "children": children.fingerprint, "reward": reward, "seeds": list(seeds), "screen": screen
         }  # fmt: skip
         if self.file is not None:
+            if children.fingerprint["unnamed"]:
+                raise ConfigurationError(
+                    "network is a function without a name of its own, so nobody could tell a cache of one from that of "
+                    "another. Use a named function, or cache='memory'."
+                )
             self._open(self.file)
 
     @property
@@ -155,14 +162,20 @@ class Judge:
         return (1 / outputs, math.log(outputs)) if "cross_entropy" in self.children.data.loss else (0.0, 1.0)
 
     def judge(self, rules: Sequence[Rule]) -> list[Verdict]:
-        """A verdict for each rule; those that have one canonical form are trained once."""
+        """A verdict for each rule; those that have one canonical form are trained once.
+
+        Raises:
+            ConfigurationError: If one is no rule.
+        """
+        for rule in rules:
+            if not isinstance(rule, Rule):
+                raise ConfigurationError(f"rules has {shown(rule)}; expected Rules: Rule('Adam').")
         keys = [str(rule.canonical) for rule in rules]
         known = dict(self.known) if self.cached else {}
         fresh = {key: rule for key, rule in zip(keys, rules, strict=True) if key not in known}
         found = dict(zip(fresh, self._judge(list(fresh.values())), strict=True))
-        if self.cached:
-            self.known |= found
-            self._keep(found)
+        self.known |= found
+        self._keep(found)
         verdicts, seen = [], set(known)
         for key in keys:
             verdicts.append({**known, **found}[key]._replace(cached=key in seen))
@@ -173,7 +186,10 @@ class Judge:
         if self.name == "table":
             return [Verdict(str(rule), one_group().of(rule)[0], math.nan, None, False) for rule in rules]
         scores = [math.nan] * len(rules)
-        if rules and (self.screen is not None or not self.reward.trains):
+        if rules and not self.reward.trains:  # paid, and so the mean over children
+            every = [SharedTrajectory(self.children, seed).scores(rules) for seed in self.seeds]
+            scores = torch.stack(every).mean(0).tolist()
+        elif rules and self.screen is not None:
             scores = self.trajectory.scores(rules).tolist()
         if not self.reward.trains:
             return [Verdict(str(rule), score, score, None, False) for rule, score in zip(rules, scores, strict=True)]
@@ -203,6 +219,7 @@ class Judge:
         Raises:
             ConfigurationError: If one of the seeds is among those that rules are judged by.
         """
+        check_seeds(seeds)
         used = sorted(set(seeds) & set(self.seeds))
         if used:
             raise ConfigurationError(
@@ -216,7 +233,8 @@ class Judge:
             file.write_text(json.dumps({"options": self.fingerprint}) + "\n")
             return
         try:
-            header, *rows = [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
+            whole, _, cut = file.read_bytes().rpartition(b"\n")
+            header, *rows = [json.loads(line) for line in whole.decode().splitlines()]
             options = header["options"]
             entries = {row["key"]: _verdict(row) for row in rows}
         except (ValueError, KeyError, TypeError, OSError) as error:
@@ -230,6 +248,8 @@ class Judge:
                 f"The verdicts in {file} are of other options: {name} was {shown(before)}, here it is {shown(now)}. "
                 "Use another cache, or the options that it was made with."
             )
+        if cut:  # of a process that was killed; the next verdict begins a line
+            file.write_bytes(whole + b"\n")
         self.known = entries
 
     def _keep(self, found: dict[str, Verdict]) -> None:
@@ -239,6 +259,26 @@ class Judge:
             for key, one in found.items():
                 trained = None if one.trained is None else one.trained._asdict()
                 file.write(json.dumps({"key": key, **one._asdict(), "trained": trained}) + "\n")
+
+
+def check_screen(screen: float | None) -> None:
+    """Refuse what is no cosine.
+
+    Raises:
+        ConfigurationError: With what was found.
+    """
+    if screen is not None and not -1 <= screen < 1:
+        raise ConfigurationError(f"screen={screen} must be at least -1 and below 1: a cosine; or None.")
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Refuse none, or the same twice.
+
+    Raises:
+        ConfigurationError: With what was found.
+    """
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigurationError(f"seeds={shown(list(seeds))} must be at least one, each once.")
 
 
 def _verdict(row: dict) -> Verdict:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from gar_env.errors import ConfigurationError
 from gar_env.optimizers.formula import Call, Leaf, Node, canonical, check_tree, read, write
-from gar_env.optimizers.functions import OPERANDS
-from gar_env.optimizers.interpreter import MOMENTS, Semantics, Step, program
+from gar_env.optimizers.functions import MOMENTS, OPERANDS
+from gar_env.optimizers.interpreter import Semantics, Step, program
 from gar_env.optimizers.named import NAMED
 from gar_env.registry import did_you_mean, shown
 
@@ -97,6 +97,17 @@ class Rule:
         """Whether it needs to know how long training is."""
         return any(OPERANDS[one].decays for one in self._operands)
 
+    def check_horizon(self, total_steps: int | None) -> None:
+        """Refuse a decay without a horizon.
+
+        Raises:
+            ConfigurationError: If the rule has one, and ``total_steps`` is no whole number above 0.
+        """
+        if self.decays and total_steps is None:
+            raise ConfigurationError(f"{self} has a decay, which needs to know how long training is. Pass total_steps.")
+        if total_steps is not None and (type(total_steps) is not int or total_steps < 1):
+            raise ConfigurationError(f"total_steps={shown(total_steps)} must be a whole number, at least 1.")
+
     @cached_property
     def key(self) -> str:
         """16 hexadecimal digits, the same for all formulas that compute the same function; see :mod:`.key`."""
@@ -120,6 +131,7 @@ class Rule:
         """A ``torch.optim.Optimizer`` that follows the rule; see :class:`~gar_env.optimizers.RuleOptimizer`.
 
         Example:
+            >>> import torch
             >>> network = torch.nn.Linear(2, 1)
             >>> optimizer = Rule("PowerSign").to_optimizer(network.parameters(), lr=0.1)
             >>> network(torch.ones(1, 2)).sum().backward()

@@ -11,7 +11,8 @@ from torch import Tensor
 from gar_env.errors import ConfigurationError
 from gar_env.learner import UpdateRule
 from gar_env.learner.update_rules import Memory, Tensors
-from gar_env.optimizers.interpreter import MOMENTS, Draws, Interpreter, Semantics, Slab, flat
+from gar_env.optimizers.functions import MOMENTS
+from gar_env.optimizers.interpreter import Draws, Interpreter, Semantics, Slab, flat
 from gar_env.optimizers.rule import Rule, build_optimizer_rule
 
 ROWS = "rows"
@@ -57,11 +58,8 @@ class StackedRules(UpdateRule):
             raise ConfigurationError(
                 f"There are {len(self.rules)} rules and {len(self.seeds)} seeds; expected one of each for every row."
             )
-        needy = [rule for rule in self.rules if rule.decays]
-        if needy and total_steps is None:
-            raise ConfigurationError(
-                f"{needy[0]} has a decay, which needs to know how long training is. Pass total_steps."
-            )
+        for rule in set(self.rules):
+            rule.check_horizon(total_steps)
         self.semantics, self.total_steps, self.way = semantics, total_steps, way
         needed = {name for rule in self.rules for name in rule.memory}
         self.remembers = tuple(name for name in MOMENTS if name in needed)  # pyright: ignore
@@ -70,13 +68,15 @@ class StackedRules(UpdateRule):
     def of_rows(self, rows: Tensor) -> StackedRules:
         """See :meth:`UpdateRule.of_rows`."""
         chosen = rows.tolist()
-        return StackedRules(
+        found = StackedRules(
             [self.rules[i] for i in chosen],
             [self.seeds[i] for i in chosen],
             semantics=self.semantics,
             total_steps=self.total_steps,
             way=self.way,
         )
+        found.remembers = self.remembers  # the same in all blocks of a stack
+        return found
 
     def start(self, parameters: Tensors) -> Memory:
         """See :meth:`UpdateRule.start`."""

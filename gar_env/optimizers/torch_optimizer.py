@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -45,6 +46,8 @@ class RuleOptimizer(Optimizer):
         seed: int = 0,
         semantics: Semantics = Semantics(),  # noqa: B008 - frozen
     ) -> None:
+        if isinstance(lr, Tensor) and lr.numel() == 1:
+            lr = float(lr)
         check_positive("lr", lr)
         self.rule, self.semantics, self.total_steps, self.seed = (
             build_optimizer_rule(rule),
@@ -52,13 +55,15 @@ class RuleOptimizer(Optimizer):
             total_steps,
             seed,
         )
-        if self.rule.decays and total_steps is None:
-            raise ConfigurationError(
-                f"{self.rule} has a decay, which needs to know how long training is. Pass total_steps."
-            )
-        if total_steps is not None and (type(total_steps) is not int or total_steps < 1):
-            raise ConfigurationError(f"total_steps={shown(total_steps)} must be a whole number, at least 1.")
-        super().__init__(params, {"lr": lr})
+        self.rule.check_horizon(total_steps)
+        super().__init__(params, {"lr": float(lr)})
+        for group in self.param_groups:
+            check_positive("lr", group["lr"])
+            odd = sorted(group.keys() - {"params", "lr", "param_names"})
+            if odd:
+                raise ConfigurationError(
+                    f"A parameter group has {odd[0]!r}, which the rule does not know. Leave it out."
+                )
         self.taken = 0
         self._interpreters: dict[tuple[int, torch.device], Interpreter] = {}
 
@@ -85,13 +90,16 @@ class RuleOptimizer(Optimizer):
         }
         after = remember(g, memory, self.semantics)
         width = sum(p.numel() for p in everything)
-        u = -self._interpreter(width, g.device).updates(g, w, after, torch.tensor([self.taken], device=g.device))
+        ages = flat([torch.full_like(p, self.state[p].get("age", 0), dtype=torch.int64)[None] for p in everything], 1)
+        taken = torch.tensor([self.taken], device=g.device)
+        u = -self._interpreter(width, g.device).updates(g, w, after, taken, ages)
         at = 0
         for group in self.param_groups:
             size = torch.as_tensor(group["lr"], dtype=g.dtype, device=g.device)
             for p in group["params"]:
                 place = slice(at, at + p.numel())
                 if p.grad is not None:
+                    self.state[p]["age"] = self.state[p].get("age", 0) + 1
                     for name, value in after.items():
                         self.state[p][name] = value[0, place].view_as(p).clone()
                     p.copy_((size * u[0, place].view_as(p)).add_(p))
@@ -101,6 +109,8 @@ class RuleOptimizer(Optimizer):
 
     def _check(self, everything: list[Tensor]) -> None:
         kinds = {(p.device, p.dtype) for p in everything}
+        if any(dtype in (torch.float16, torch.bfloat16) for _, dtype in kinds):
+            raise ConfigurationError("Parameters are of half precision, in which epsilon is 0. Keep them in float32.")
         if len(kinds) > 1:
             raise ConfigurationError(
                 "Parameters are on several devices or of several types; the rule reads all at once."
@@ -124,19 +134,35 @@ class RuleOptimizer(Optimizer):
         self._interpreters = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Of torch, with the rule, how many steps were taken, and the seed."""
-        return {**super().state_dict(), "rule": str(self.rule), "taken": self.taken, "seed": self.seed}
+        """Of torch, with the rule and what it leaves open, how many steps were taken, and the seed."""
+        return {**super().state_dict(), **self._identity, "taken": self.taken, "seed": self.seed}
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        return {"rule": str(self.rule), "total_steps": self.total_steps, **asdict(self.semantics)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a :meth:`state_dict` of the same rule.
 
         Raises:
-            CheckpointError: If it is of another rule.
+            CheckpointError: If it is of another rule, other options, or parameters of other shapes.
         """
         if Rule(state_dict.get("rule", "0")) != self.rule:
             raise CheckpointError(
                 f"The state is of {shown(state_dict.get('rule'))}, and this optimizer follows {self.rule}."
             )
+        for name, value in self._identity.items():
+            before = state_dict.get(name)
+            if name != "rule" and (tuple(before) if isinstance(before, list) else before) != value:
+                raise CheckpointError(f"The state is of {name}={shown(before)}, and here it is {shown(value)}.")
+        everything = [p for group in self.param_groups for p in group["params"]]
+        for place, p in enumerate(everything):
+            for value in state_dict["state"].get(place, {}).values():
+                if isinstance(value, Tensor) and value.shape != p.shape:
+                    raise CheckpointError(
+                        f"The state of parameter {place} has the shape {list(value.shape)}, and the parameter "
+                        f"{list(p.shape)}. Build the optimizer with the parameters that it had, in their order."
+                    )
         super().load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
         self.taken, self.seed = int(state_dict["taken"]), int(state_dict["seed"])
         self._interpreters.clear()

@@ -89,7 +89,8 @@ def test_a_positive_factor_has_a_key_of_its_own():
         ("g ? m", 3, "'?' is too much"),
         ("exp(g, m)", 6, "expected ')', found ','"),
         ("left(g)", 7, "expected ',', found ')'"),
-        ("(" * 200 + "g" + ")" * 200, 101, "nested more than 100 deep"),
+        ("(" * 150 + "g" + ")" * 150, 101, "nested more than 100 deep"),
+        ("+".join(["g"] * 900), 401, "more than 400 numbers, names and symbols"),
         ("-" * 200 + "g", 101, "nested more than 100 deep"),
     ],
 )

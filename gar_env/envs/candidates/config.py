@@ -8,7 +8,7 @@ from gar_env.envs.config import BaseConfig
 from gar_env.errors import ConfigurationError
 from gar_env.optimizers import Grammar
 from gar_env.optimizers.children import ChildOptions
-from gar_env.optimizers.judge import CHILD_REWARDS
+from gar_env.optimizers.judge import CHILD_REWARDS, check_screen
 from gar_env.optimizers.screen import THRESHOLD
 from gar_env.registry import check_choice, shown
 
@@ -51,8 +51,7 @@ class OptimizerSearchConfig(BaseConfig, ChildOptions):
         self.grammar  # noqa: B018 - likewise
         if self.child_seeds < 1:
             raise ConfigurationError(f"child_seeds={self.child_seeds} must be at least 1.")
-        if self.screen is not None and not -1 <= self.screen < 1:
-            raise ConfigurationError(f"screen={self.screen} must be at least -1 and below 1: a cosine; or None.")
+        check_screen(self.screen)
         if self.reward == "table":
             self._check_table()
         if self.resample and self.cache not in ("memory", None):
@@ -67,8 +66,8 @@ class OptimizerSearchConfig(BaseConfig, ChildOptions):
             raise ConfigurationError(
                 "reward='table' knows the functions of one group without decays, and of fixed children. Use groups=1."
             )
-        for name, value in vars(self.child).items():
-            default = getattr(ChildOptions, name)
+        for name in ("screen", "child_seeds", *vars(self.child)):
+            value, default = getattr(self, name), getattr(type(self), name)
             if value != default and name not in ("download", "test_examples"):
                 raise ConfigurationError(
                     f"reward='table' was made with {name}={shown(default)}, and it is {shown(value)}. Leave {name} out."

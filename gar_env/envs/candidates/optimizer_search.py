@@ -18,7 +18,7 @@ from gar_env.envs.features import Feature, observation_box, observe
 from gar_env.envs.outcome import Episode, Infos, Outcome
 from gar_env.envs.runs.single import SingleRunEnv
 from gar_env.envs.vector import RowVectorEnv
-from gar_env.errors import InvalidActionError
+from gar_env.errors import ConfigurationError, InvalidActionError
 from gar_env.functional import own_surroundings
 from gar_env.optimizers import Rule
 from gar_env.optimizers.children import Children, Trained
@@ -35,8 +35,8 @@ class OptimizerSearchVectorEnv(RowVectorEnv):
 
     With ``encoding="tokens"`` a row chooses one token a step, of those that :meth:`action_masks` allows at that place
     of the string, and is paid at the last one. With ``"flat"`` it chooses them all at once. What a rule is paid does
-    not depend on who is judged beside it; with fixed children the same rule is always paid the same, so every function
-    is trained once.
+    not depend on who is judged beside it; with fixed children the same rule is always paid the same, so every rule is
+    trained once, however it is written.
 
     ``test_accuracy`` is told at the end, and no reward sees it. A score of a rule that a search has chosen is
     optimistic: :meth:`on_fresh_seeds`.
@@ -58,7 +58,7 @@ class OptimizerSearchVectorEnv(RowVectorEnv):
     metadata: dict[str, Any] = {**RowVectorEnv.metadata, "render_modes": ["ansi"]}
     rows_end_together = True
     config_class: ClassVar[Any] = OptimizerSearchConfig
-    left_out = (*RowVectorEnv.left_out, "observation_space", "judge", "children", "grammar", "dataset")
+    left_out = (*RowVectorEnv.left_out, "observation_space", "judge", "children", "grammar", "dataset", "_used")
 
     @own_surroundings()
     def __init__(self, num_envs: int = 16, **options: Any) -> None:
@@ -74,6 +74,7 @@ class OptimizerSearchVectorEnv(RowVectorEnv):
         self.grammar = config.grammar
         self.children = Children(config.child, self.device)
         self.dataset = self.children.data
+        self._used: set[int] = set()
         self.judge = self._judge(range(config.child_seeds))
         self.known = self.judge.known
         """Verdicts so far, by canonical formula; part of the state."""
@@ -93,6 +94,7 @@ class OptimizerSearchVectorEnv(RowVectorEnv):
 
     def _judge(self, seeds: range | list[int]) -> Judge:
         config = self.config
+        self._used |= set(seeds)
         cache = None if config.resample else config.cache
         return Judge(self.children, reward=config.reward, seeds=list(seeds), screen=config.screen, cache=cache)
 
@@ -112,8 +114,7 @@ class OptimizerSearchVectorEnv(RowVectorEnv):
     def advance(self, actions: Tensor, live: Tensor) -> Outcome:
         """See :meth:`RowVectorEnv.advance`."""
         if self.config.encoding == "flat":
-            firsts = [self.grammar.choices(place).start for place in range(self.grammar.length)]
-            self.tokens = actions + torch.tensor(firsts, device=self.device)
+            self.tokens = actions + torch.tensor(self.grammar.firsts, device=self.device)
             self.place = self.grammar.length
         else:
             self._check_tokens(actions)
@@ -173,6 +174,9 @@ class OptimizerSearchVectorEnv(RowVectorEnv):
 
     def on_fresh_seeds(self, rules: list[Rule], seeds: list[int]) -> list[Trained]:
         """Whole trainings with seeds that nothing was chosen on; see :meth:`Judge.on_fresh_seeds`."""
+        used = sorted(set(seeds) & self._used)
+        if used:
+            raise ConfigurationError(f"Seed {used[0]} is among those that rules were chosen on. Use others.")
         return self.judge.on_fresh_seeds(rules, seeds)
 
     # Observing
