@@ -67,6 +67,25 @@ def summarise(values: Sequence[float] | np.ndarray) -> Summary:
     return Summary(mean, float(array.std(ddof=1)), low, high, len(array))
 
 
+def gap(one: Sequence[float], other: Sequence[float]) -> Summary:
+    """Mean of one group minus that of another that has nothing in common with it, with its 95 % bootstrap interval.
+
+    Example:
+        >>> gap([0.5, 0.7], [0.1, 0.1]).with_interval("+.2f")
+        '+0.50 [+0.40, +0.60]'
+    """
+    arrays = [np.asarray(values, np.float64) for values in (one, other)]
+    mean = float(arrays[0].mean() - arrays[1].mean())
+    if min(map(len, arrays)) < 2:
+        return Summary(mean, math.nan, math.nan, math.nan, 1)
+
+    def difference(a: np.ndarray, b: np.ndarray, axis: int = -1) -> Any:
+        return a.mean(axis) - b.mean(axis)
+
+    low, high = _interval(tuple(arrays), difference)
+    return Summary(mean, math.nan, low, high, min(map(len, arrays)))
+
+
 def share_of_gain(
     baseline: Sequence[float], method: Sequence[float], oracle: Sequence[float]
 ) -> tuple[float, float, float] | None:

@@ -3,12 +3,13 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
 from agents.cli.main import main
 from agents.studies.optimizers import enumerate as enumeration
 from agents.studies.optimizers.cases import FRESH, RULES, SEARCHED_ON, SEARCHES
 from agents.studies.optimizers.enumerate import EnumerateJob, functions, table_of
-from agents.studies.optimizers.jobs import OptimizerJob
+from agents.studies.optimizers.jobs import OptimizerJob, compared
 from agents.studies.optimizers.plan import optimizer_jobs
 from agents.studies.optimizers.study import OptimizersStudy
 from agents.studies.optimizers.tables import exported, tables
@@ -128,3 +129,64 @@ def test_a_part_repeats():
     one, two = job.run(lambda: None), job.run(lambda: None)
     assert one["accuracies"] == two["accuracies"]
     assert one["rejected"] == [Rule("-g").key]
+
+
+def test_a_search_is_held_against_random_ones():
+    def row(arm, seed, fresh):
+        curve = [[32, 0.9, 32, 10, 0.2]]
+        return {
+            "part": "search", "arm": arm, "seed": seed, "child": "digits", "validation_accuracy": fresh,
+            "search_accuracy": 0.97, "test_accuracy": fresh, "curve": curve, "search_cpu_seconds": 1.0,
+            "formula": "g", "step_size": 0.1,
+        }  # fmt: skip
+
+    rows = [row("random", s, 0.90 + 0.01 * s) for s in range(3)] + [row("evolution", s, 0.95) for s in (5, 6)]
+    (table,) = tables(rows)  # 32 proposals are too few for a curve
+    lines = {line[0]: line for line in table}
+    assert lines["random"][3] == ""
+    assert lines["evolution"][3].startswith("+0.040 [+0.03")
+    assert lines["evolution"][7] == "2"
+
+
+def test_signals_are_compared_by_hand():
+    target = np.array([0.9, 0.8, 0.7, 0.6, 0.1, 0.1, 0.1, 0.1])
+    trains = target > 0.5
+    right = compared(target.copy(), target, trains)
+    assert right["auc"][0] == 1
+    assert right["rank_correlation"][0] == pytest.approx(1)
+    assert right["top_found"] == 1
+    wrong = compared(-target, target, trains)
+    assert wrong["auc"][0] == 0
+    assert wrong["rank_correlation"][0] == pytest.approx(-1)
+    half = compared(np.zeros(8), target, trains)
+    assert half["auc"][0] == 0.5
+
+
+def test_the_screen_keeps_what_is_above_its_threshold(monkeypatch):
+    from agents.studies.optimizers import jobs
+
+    class Half:
+        def __init__(self, children, seed):
+            pass
+
+        def scores(self, rules):
+            return torch.tensor([0.9 if str(rule.canonical) in ("Adam", "m") else 0.0 for rule in rules])
+
+    monkeypatch.setattr(jobs, "SharedTrajectory", Half)
+    monkeypatch.setattr(OptimizerJob, "_random", lambda self, count: [Rule(f) for f in ("Adam", "m", "RMSProp", "-g")])
+    row = OptimizerJob("screen", "digits", "screen", 0, 4).run(lambda: None)
+    assert (row["kept"], row["train"], row["top"]) == (0.5, 3, 1)
+    assert row["trains_kept"] == pytest.approx(2 / 3)
+    assert row["missed"] == ["RMSProp"]
+
+
+def test_cheap_rewards_are_of_one_seed_and_the_target_of_others(monkeypatch):
+    seeds = []
+    from gar_env.optimizers.children import Children
+
+    train = Children.train
+    monkeypatch.setattr(
+        Children, "train", lambda self, rules, own, **kw: seeds.append(list(own)) or train(self, rules, own, **kw)
+    )
+    OptimizerJob("rewards", "digits", "cheap", 4, 8).run(lambda: None)
+    assert seeds == [[4], [4], [5, 6, 7]]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from gar_env.errors import ConfigurationError, UnknownNameError
 from gar_env.networks import build_network
 from gar_env.optimizers import Grammar, Rule
-from gar_env.optimizers.children import AT_ONCE, ChildOptions, Children
+from gar_env.optimizers.children import AT_ONCE, ChildOptions, Children, _best
 from gar_env.optimizers.judge import CHILD_REWARDS, Judge, register_child_reward
 from gar_env.optimizers.screen import THRESHOLD, SharedTrajectory
 from gar_env.seeding import lend_to_global, named_generator
@@ -216,7 +216,10 @@ def test_verdicts_stay_in_a_file_and_equal_new_ones(children, tmp_path):
         assert one._replace(cached=False) == other._replace(cached=False) == third._replace(cached=False)
     with (tmp_path / "verdicts" / "cache.jsonl").open("a") as file:
         file.write('{"key": "cut o')  # a process that was killed
-    assert Judge(children, seeds=[0], screen=THRESHOLD, cache=path).judge(rules[:1])[0].cached
+    after_cut = Judge(children, seeds=[0], screen=THRESHOLD, cache=path)
+    assert after_cut.judge(rules[:1])[0].cached
+    after_cut.judge([Rule("gamma * g2 * m")])
+    assert Judge(children, seeds=[0], screen=THRESHOLD, cache=path).judge([Rule("gamma * g2 * m")])[0].cached
 
 
 @pytest.mark.parametrize(
@@ -262,3 +265,41 @@ def test_rewards_and_screens_that_are_none_are_refused(children):
     for screen in (1.0, -1.5, math.nan):
         with pytest.raises(ConfigurationError, match=r"screen=.* must be at least -1 and below 1"):
             Judge(children, screen=screen)
+
+
+def test_a_cache_file_of_a_network_without_a_name_is_refused(tmp_path):
+    options = {**vars(QUICK), "network": lambda shape, outputs: build_network("mlp-8", shape, outputs)}
+    unnamed = Children(ChildOptions(**options))
+    Judge(unnamed, seeds=[0]).judge([Rule("g")])
+    with pytest.raises(ConfigurationError, match="network is a function without a name of its own"):
+        Judge(unnamed, seeds=[0], cache=str(tmp_path / "cache.jsonl"))
+
+
+def test_alignment_pays_the_mean_over_children(children):
+    both = Judge(children, reward="alignment", seeds=[0, 1]).judge([Rule("Adam")])[0].reward
+    each = [Judge(children, reward="alignment", seeds=[seed]).judge([Rule("Adam")])[0].reward for seed in (0, 1)]
+    assert both == pytest.approx(sum(each) / 2)
+    assert each[0] != each[1]
+
+
+def test_a_leaderboard_needs_no_cache(children):
+    judge = Judge(children, seeds=[0], cache=None)
+    judge.judge([Rule("Adam"), Rule("-g")])
+    assert [one.rule for one in judge.leaderboard(1)] == ["Adam"]
+
+
+def test_bad_calls_of_a_judge_are_refused(children):
+    for seeds in ([], [0, 0]):
+        with pytest.raises(ConfigurationError, match="must be at least one, each once"):
+            Judge(children, seeds=seeds)
+    with pytest.raises(ConfigurationError, match="must be at least one, each once"):
+        Judge(children, seeds=[0]).on_fresh_seeds([Rule("g")], [5, 5])
+    with pytest.raises(ConfigurationError, match=re.escape("rules has 'Adam'; expected Rules")):
+        Judge(children, seeds=[0]).judge(["Adam"])  # pyright: ignore
+    with pytest.raises(ConfigurationError, match=r"step_sizes=0.1 must be at least one number"):
+        ChildOptions(step_sizes=0.1)  # pyright: ignore
+
+
+def test_the_best_step_size_is_that_of_the_lowest_loss_among_equals():
+    assert _best(torch.tensor([0.5, 0.9, 0.9, 0.9]), torch.tensor([1.0, 3.0, 2.0, 2.0])) == 2
+    assert _best(torch.tensor([0.0, 0.0]), torch.tensor([math.inf, math.inf])) == 0

@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from gar_env.errors import ConfigurationError, FormulaError, GarEnvError
-from gar_env.optimizers import NAMED, TABLE, Grammar, Rule, build_optimizer_rule, register_unary
+from gar_env.optimizers import (
+    NAMED,
+    TABLE,
+    Grammar,
+    Rule,
+    build_optimizer_rule,
+    register_binary,
+    register_operand,
+    register_unary,
+)
 from gar_env.optimizers.formula import GAMMA, HAT, Call, Leaf, canonical, read, write
 from gar_env.optimizers.functions import UNARY
 from gar_env.optimizers.key import values
@@ -65,6 +74,19 @@ def test_what_is_another_function_stays_one(one, other):
 def test_identities_share_a_key(one, other):
     assert Rule(one) != Rule(other)
     assert Rule(one).key == Rule(other).key
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("sqrt(1e-3w) * sign(g)", "sqrt(1e-3w) / sign(sign(g))"),  # at gradients that are 0
+        ("drop(1, 0.3) * sign(g)", "drop(1, 0.3) / sign(g)"),
+        ("clip(g, 1e-5)", "1e-5 * sign(g)"),  # at small ones
+        ("clip(1e-1w, 1e-3) * sign(g)", "clip(sign(g), 1e-3) / sign(1e-4w)"),
+    ],
+)
+def test_functions_that_differ_at_zeros_or_small_gradients_have_keys_of_their_own(one, other):
+    assert Rule(one).key != Rule(other).key
 
 
 def test_a_positive_factor_has_a_key_of_its_own():
@@ -145,6 +167,8 @@ def test_a_rule_is_built_from_a_name_a_formula_or_itself():
         (Call("add", (Leaf("g"),)), "add takes 2 inputs"),
         (Call("clip", (Leaf("g"),)), "clip takes 1 inputs and a constant"),
         (Leaf("number"), "is no operand"),
+        (Leaf("number", -2.0), "must be finite and at least 0"),
+        (Leaf("w", float("nan")), "must be finite and at least 0"),
         (Leaf("gg"), "No operand is called 'gg'"),
         (Call("expp", (Leaf("g"),)), "No binary function is called 'expp'"),
     ],
@@ -163,6 +187,22 @@ def test_ones_own_function_is_read_written_and_offered_by_grammars():
         assert grammar.decode(rule.encode(grammar)) == rule
     finally:
         UNARY._objects.pop("test_tanh")
+
+
+@pytest.mark.parametrize(
+    ("register", "message"),
+    [
+        (lambda: register_unary("test_part", constants=(-1.0,))(torch.exp), "constants=(-1.0,) must be above 0"),
+        (lambda: register_unary("test_part", constants=(2.0,), random=True)(torch.exp), "and below 1"),
+        (lambda: register_binary("test_part", symbol="+")(torch.add), "symbol='+' is another function's"),
+        (lambda: register_binary("test_part", symbol="%")(torch.add), "symbol='%' is another function's, or none of"),
+        (lambda: register_operand("test_part", memory=("mm",))(lambda at, _: at.g), "has 'mm'; running means are m, v"),
+        (lambda: register_operand("2g")(lambda at, _: at.g), "'2g' is no name for a formula"),
+    ],
+)
+def test_parts_that_formulas_could_not_hold_are_refused(register, message):
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        register()
 
 
 def test_equal_parts_are_one_and_draw_once():

@@ -10,6 +10,7 @@ from gar_env.errors import CheckpointError, ConfigurationError
 from gar_env.learner import LearnerStack
 from gar_env.networks import build_network
 from gar_env.optimizers import Grammar, Rule, Semantics, StackedRules
+from gar_env.optimizers.interpreter import Draws, Interpreter, Slab
 from random_rules import random_rules, same
 
 SIZES = (1e-3, 1e-1)
@@ -240,6 +241,101 @@ def test_a_copy_of_an_optimizer_goes_on_like_it():
     optimizer.step()
     other.step()
     assert torch.equal(p, q)
+
+
+def test_a_parameter_that_comes_late_begins_as_any_other():
+    """Its running means are corrected for its own steps: as torch's Adam does."""
+    ends = []
+    for ours in (True, False):
+        old, late = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(4))
+        optimizer = Rule("Adam").to_optimizer([old], lr=0.01) if ours else torch.optim.Adam([old], lr=0.01)
+        for step in range(40):
+            if step == 30:
+                optimizer.add_param_group({"params": [late], "lr": 0.02})
+            old.grad, late.grad = torch.full((3,), 1.0 + step % 3), torch.full((4,), 2.0 - step % 5)
+            optimizer.step()
+        ends.append(torch.cat([old.detach(), late.detach()]))
+    torch.testing.assert_close(*ends, rtol=1e-5, atol=1e-6)
+
+
+def test_a_state_of_other_options_or_shapes_is_refused():
+    def made(*sizes, **options):
+        parameters = [nn.Parameter(torch.ones(size)) for size in sizes]
+        optimizer = Rule("m").to_optimizer([{"params": [p]} for p in parameters], lr=0.1, **options)
+        for p in parameters:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        return optimizer
+
+    state = made(6, 3).state_dict()
+    with pytest.raises(
+        CheckpointError, match=re.escape("The state of parameter 0 has the shape [6], and the parameter")
+    ):
+        made(3, 6).load_state_dict(state)
+    with pytest.raises(CheckpointError, match=r"The state is of betas=\(0.9, 0.999, 0.999\), and here it is"):
+        made(6, 3, semantics=Semantics(betas=(0.5, 0.5, 0.5))).load_state_dict(state)
+    with pytest.raises(CheckpointError, match="The state is of total_steps=None, and here it is 5"):
+        made(6, 3, total_steps=5).load_state_dict(state)
+    other = made(6, 3, seed=9)
+    other.load_state_dict(state)
+    assert other.seed == 0
+
+
+def test_groups_and_types_that_a_rule_does_not_know_are_refused():
+    p = nn.Parameter(torch.ones(2))
+    with pytest.raises(ConfigurationError, match="A parameter group has 'weight_decay', which the rule does not know"):
+        Rule("g").to_optimizer([{"params": [p], "weight_decay": 0.1}], lr=0.1)
+    with pytest.raises(ConfigurationError, match=r"lr=-1\.0 must be above 0"):
+        Rule("g").to_optimizer([{"params": [p], "lr": -1.0}], lr=0.1)
+    Rule("g").to_optimizer([p], lr=torch.tensor(0.1))  # pyright: ignore
+    half = nn.Parameter(torch.ones(2, dtype=torch.float16))
+    half.grad = torch.ones_like(half)
+    with pytest.raises(ConfigurationError, match="half precision, in which epsilon is 0"):
+        Rule("Adam").to_optimizer([half], lr=0.1).step()
+
+
+def test_draws_have_the_type_of_the_gradient_in_both_interpreters():
+    generator = torch.Generator().manual_seed(0)
+    g = torch.randn(2, 64, generator=generator, dtype=torch.float64)
+    rule, found = Rule("exp(noise) * drop(g, 0.3)"), []
+    for way in ("loop", "grouped"):
+        slabs = [Slab(slice(i, i + 1), rule.steps, rule.memory, Draws(0, 64, 64, g.device)) for i in range(2)]
+        found.append(Interpreter(slabs, Semantics(), None, way).updates(g, g, {}, torch.zeros(2, dtype=torch.int64)))
+    assert torch.equal(*found)
+
+
+def test_normal_and_uniform_draws_are_not_of_one_stream():
+    draws = Draws(0, 1000, 1024, torch.device("cpu"))
+    ranks = [draws.of(kind, 0, 0)[:1000].argsort().argsort().double() for kind in ("uniform", "normal")]
+    assert abs(float(torch.corrcoef(torch.stack(ranks))[0, 1])) < 0.1
+
+
+def test_a_stack_of_several_blocks_keeps_every_rules_memory(monkeypatch):
+    monkeypatch.setattr("gar_env.learner.stack.BLOCK_BYTES", 1)
+
+    def made():
+        return LearnerStack(build, [0, 0, 0], rule=StackedRules(["g", "Adam", "gamma + v"]))
+
+    def step(stack, number):
+        stack.move(stack.direction(stack.run(*batch(number, 3)).gradient), torch.tensor([0.1, 0.01, 0.1]))
+
+    stack, other = made(), made()
+    for number in range(3):
+        step(stack, number)
+    other.load_state_dict(stack.state_dict())
+    for number in range(3, 5):
+        step(stack, number)
+        step(other, number)
+    for name, value in stack.parameters.items():
+        assert torch.equal(other.parameters[name], value)
+
+
+def test_rows_of_one_rule_at_different_steps_are_refused():
+    stack = LearnerStack(build, [0, 0], rule=StackedRules(["noise * g"] * 2))
+    one = stack.run(*batch(0, 2))
+    stack.move(stack.direction(one.gradient), torch.ones(2), live=torch.tensor([False, True]))
+    with pytest.raises(ConfigurationError, match="Rows 0 to 1 follow one rule and are at different steps"):
+        stack.direction(stack.run(*batch(1, 2)).gradient)
 
 
 def test_what_an_optimizer_cannot_do_is_refused():

@@ -17,14 +17,14 @@ import gar_env  # noqa: F401 - registers the environments
 from agents.controllers import CONTROLLERS
 from agents.jobs.provenance import fingerprint, provenance
 from agents.jobs.results import Row
-from agents.studies.optimizers.cases import CHILDREN, FRESH, REFERENCES, ROWS, SEARCHED_ON, SEARCHES
+from agents.studies.optimizers.cases import CHILDREN, FRESH, REFERENCES, ROWS, SEARCHED_ON, SEARCHES, TRAINS
 from agents.training.loops import start_session
 from gar_env.optimizers import Grammar, Rule, build_optimizer_rule
 from gar_env.optimizers.children import ChildOptions, Children
 from gar_env.optimizers.screen import THRESHOLD, SharedTrajectory
 
-TRAINS = 0.5
-"""A rule with more accuracy than this trains."""
+FEW, RESAMPLES = 5, 1000
+"""Rules that train, and that do not, to compare signals by; and how often they are drawn again for intervals."""
 
 
 def children_of(child: str, cifar10: str, device: str) -> Children:
@@ -72,7 +72,9 @@ class OptimizerJob:
     def identity(self) -> Row:
         """The run, and a fingerprint of all that could change its result."""
         search = SEARCHES[self.arm] if self.part == "search" else None
-        own = [self.count, fingerprint_of_children(self.child, self.cifar10), str(search)]
+        controller = str(CONTROLLERS[search.agent](**search.agent_options)) if search else ""
+        constants = [list(FRESH), list(SEARCHED_ON), THRESHOLD, TRAINS[self.child], ROWS]
+        own = [self.count, fingerprint_of_children(self.child, self.cifar10), str(search), controller, constants]
         return {
             "part": self.part,
             "child": self.child,
@@ -150,24 +152,21 @@ class OptimizerJob:
         trained = children.train(rules, [self.seed])
         on_step()
         accuracy = torch.tensor([one.validation_accuracy for one in trained])
-        chance = 1 / children.data.outputs
-        trains = accuracy > (TRAINS if self.child != "cifar10" else 2 * chance)
+        trains = accuracy > TRAINS[self.child]
         kept = scores >= THRESHOLD
         top = accuracy >= accuracy[trains].quantile(0.9) if bool(trains.any()) else trains
         return {
             "rules": self.count,
             "kept": float(kept.float().mean()),
             "train": int(trains.sum()),
-            "trains_kept": float(kept[trains].float().mean()),
+            "trains_kept": float(kept[trains].float().mean()) if bool(trains.any()) else None,
             "top": int(top.sum()),
-            "top_kept": float(kept[top].float().mean()),
+            "top_kept": float(kept[top].float().mean()) if bool(top.any()) else None,
             "missed": [str(rules[i]) for i in (trains & ~kept).nonzero().flatten().tolist()][:10],
         }
 
     def _rewards(self, on_step: Callable[[], None]) -> Row:
         """Cheap rewards on one seed, against accuracies on others."""
-        from scipy.stats import spearmanr
-
         children, rules = self._children(), self._random(self.count)
         clock = time.process_time
         begun = clock()
@@ -183,8 +182,9 @@ class OptimizerJob:
         others = [self.seed + 1, self.seed + 2, self.seed + 3]
         target = np.array([one.validation_accuracy for one in children.train(rules, others)])
         on_step()
-        trains = target > TRAINS
-        top = target >= np.quantile(target[trains], 0.9)
+        trains = target > TRAINS[self.child]
+        if trains.sum() < FEW or (~trains).sum() < FEW:
+            return {"rules": self.count, "train": int(trains.sum()), "signals": {}}  # nothing to tell apart
         signals = {
             "validation_accuracy": [one.validation_accuracy for one in whole],
             "validation_loss": [-min(one.validation_loss, 1e9) for one in whole],
@@ -193,19 +193,52 @@ class OptimizerJob:
             "nslr": [one.nslr if math.isfinite(one.nslr) else -1e9 for one in short],
             "alignment": alignment.tolist(),
         }
+        costs = {"validation_loss": "validation_accuracy", "gar": "one_epoch", "nslr": "one_epoch"}
         found = {}
         for name, values in signals.items():
-            array = np.array(values)
-            gaps = array[trains][:, None] - array[~trains][None]
-            chosen = np.argsort(-array, kind="stable")[: int(top.sum())]
-            found[name] = {
-                "auc": float(((gaps > 0) + 0.5 * (gaps == 0)).mean()),
-                "rank_correlation": float(spearmanr(array[trains], target[trains]).statistic),  # pyright: ignore
-                "top_found": float(top[chosen].mean()),
-                "cost": cost.get(name, cost["validation_accuracy" if name == "validation_loss" else "one_epoch"])
-                / cost["validation_accuracy"],
-            }
+            spent = cost[costs.get(name, name)] / cost["validation_accuracy"]
+            found[name] = {**compared(np.array(values), target, trains), "cost": spent}
         return {"rules": self.count, "train": int(trains.sum()), "signals": found}
+
+
+def compared(signal: np.ndarray, target: np.ndarray, trains: np.ndarray) -> dict[str, Any]:
+    """How well a signal tells rules that train from others, and ranks those; ``[value, low, high]``, 95 % bootstrap
+    intervals over rules.
+
+    Args:
+        signal: ``[rules]``.
+        target: Accuracies with other seeds, ``[rules]``.
+        trains: bool ``[rules]``.
+    """
+    from scipy.stats import rankdata, spearmanr
+
+    def area(values: np.ndarray, good: np.ndarray) -> float:
+        count = int(good.sum())
+        return (rankdata(values)[good].sum() - count * (count + 1) / 2) / (count * (len(good) - count))
+
+    def correlation(values: np.ndarray, others: np.ndarray) -> float:
+        return float(spearmanr(values, others).statistic)  # pyright: ignore[reportAttributeAccessIssue]
+
+    generator, areas, correlations = np.random.default_rng(0), [], []
+    inside = np.flatnonzero(trains)
+    for _ in range(RESAMPLES):
+        drawn = generator.integers(len(signal), size=len(signal))
+        if 0 < trains[drawn].sum() < len(drawn):
+            areas.append(area(signal[drawn], trains[drawn]))
+        drawn = generator.choice(inside, len(inside))
+        if len(set(signal[drawn])) > 1 and len(set(target[drawn])) > 1:
+            correlations.append(correlation(signal[drawn], target[drawn]))
+    top = target >= np.quantile(target[trains], 0.9)
+    chosen = np.argsort(-signal, kind="stable")[: int(top.sum())]
+    whole = area(signal, trains), correlation(signal[trains], target[trains])
+    intervals = [
+        np.quantile(values, (0.025, 0.975)).tolist() if values else [math.nan] * 2 for values in (areas, correlations)
+    ]
+    return {
+        "auc": [whole[0], *intervals[0]],
+        "rank_correlation": [whole[1], *intervals[1]],
+        "top_found": float(top[chosen].mean()),
+    }
 
 
 class Curve:
