@@ -228,3 +228,20 @@ def test_the_tables_on_agreement_are_those_of_the_committed_results(name):
     section = (ROOT / "README.md").read_text().split("## Which tasks agree?")[1].split("\n## ")[0]
     quoted = [line for line in section.splitlines() if line.startswith("| ") and name == "sine"]
     assert set(quoted) <= made
+
+
+def test_the_tables_on_optimizers_are_those_of_the_committed_results():
+    from agents.jobs.results import read_rows
+    from agents.studies.optimizers.enumerate import described
+    from agents.studies.optimizers.tables import tables
+    from gar_env.optimizers.table import one_group
+
+    rows = read_rows(ROOT / "examples" / "results" / "optimizers" / "optimizers.jsonl")
+    documentation = (ROOT / "docs" / "optimizer_search.md").read_text().splitlines()
+    made = [line for table in (*tables(rows), described(one_group())) for line in table.markdown().splitlines()]
+    assert len(made) > 100
+    assert set(made) <= set(documentation)
+    section = (ROOT / "README.md").read_text().split("## An optimizer of your own")[1].split("\n## ")[0]
+    quoted = [line for line in section.splitlines() if line.startswith("| ")]
+    assert len(quoted) > 5
+    assert set(quoted) <= set(made)

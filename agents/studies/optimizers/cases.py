@@ -56,6 +56,12 @@ SEARCHED_ON = (0, 1, 2)
 FRESH = tuple(range(100, 108))
 """Seeds that nothing was chosen on."""
 
+TRANSFER = tuple(range(200, 204))
+"""Seeds that the best rule of all searches, chosen on :data:`FRESH`, is tried on at last, there and elsewhere."""
+
+BESIDE = ("Adam", "PowerSign", "Adam * exp(sign(g) * sign(m))")
+"""What stands beside it."""
+
 ROWS = 32
 """Candidates of an episode."""
 

@@ -46,7 +46,7 @@ class OptimizerJob:
     """One run; see :class:`~agents.jobs.job.Job`.
 
     Args:
-        part: ``"rules"``, ``"search"``, ``"references"``, ``"rewards"`` or ``"screen"``.
+        part: ``"rules"``, ``"search"``, ``"references"``, ``"transfer"``, ``"rewards"`` or ``"screen"``.
         child: Of :data:`CHILDREN`.
         arm: A rule, or who searches.
         seed: Of the search, or the first of the children's.
@@ -89,6 +89,7 @@ class OptimizerJob:
         found = {
             "rules": self._rules,
             "references": self._rules,
+            "transfer": self._rules,
             "search": self._search,
             "rewards": self._rewards,
             "screen": self._screen,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from agents.studies.optimizers.cases import CHILDREN, RULES, SEARCHES
+from collections.abc import Sequence
+
+from agents.jobs.results import Row
+from agents.studies.optimizers.cases import BESIDE, CHILDREN, RULES, SEARCHES, TRANSFER
 from agents.studies.optimizers.jobs import OptimizerJob, children_of, references
 from agents.studies.optimizers.study import OptimizersStudy
 from gar_env.errors import ConfigurationError
@@ -45,3 +48,21 @@ def optimizer_jobs(study: OptimizersStudy) -> list[OptimizerJob]:
             count = study.rules if child == "digits" else max(1, study.rules // 3)  # larger networks take longer
             jobs.append(OptimizerJob("screen", child, "screen", SCREENED_ON, count, *more))
     return jobs
+
+
+def transfer_jobs(study: OptimizersStudy, rows: Sequence[Row]) -> list[OptimizerJob]:
+    """The best rule of all searches, and what stands beside it, on seeds that it was not chosen on and on other data.
+
+    Args:
+        study: The study.
+        rows: That there are.
+    """
+    found = [row for row in rows if row["part"] == "search"]
+    if not found:
+        return []
+    best = max(found, key=lambda row: row["validation_accuracy"])["formula"]
+    return [
+        OptimizerJob("transfer", child, rule, TRANSFER[0], len(TRANSFER), study.cifar10, study.device)
+        for child in dict.fromkeys(["digits", *study.children])
+        for rule in (best, *BESIDE)
+    ]

@@ -57,6 +57,12 @@ class OptimizersStudy(Study):
 
         return optimizer_jobs(self)
 
+    def jobs_after(self, rows: Sequence[Row]) -> Sequence[Job]:
+        """See :class:`Study`: the best rule that was found, on other children."""
+        from agents.studies.optimizers.plan import transfer_jobs
+
+        return transfer_jobs(self, rows)
+
     def report(self, rows: Sequence[Row], console: Console) -> None:
         """See :class:`Study`."""
         from agents.measures.tables import show

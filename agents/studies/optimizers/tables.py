@@ -9,7 +9,7 @@ import numpy as np
 from agents.jobs.results import Row
 from agents.measures.intervals import gap, summarise
 from agents.measures.tables import Table
-from agents.studies.optimizers.cases import FRESH, PUBLISHED, REFERENCES, RULES, SEARCHED_ON, SEARCHES, TITLES
+from agents.studies.optimizers.cases import FRESH, PUBLISHED, REFERENCES, RULES, SEARCHED_ON, SEARCHES, TITLES, TRANSFER
 from gar_env.optimizers import build_optimizer_rule
 
 MARKS = (64, 128, 256, 512, 768, 1024)
@@ -19,7 +19,14 @@ MARKS = (64, 128, 256, 512, 768, 1024)
 def tables(rows: Sequence[Row]) -> list[Table]:
     """All that there are rows for."""
     children = list(dict.fromkeys(row["child"] for row in rows if row["part"] == "rules"))
-    found = [*(_rules(rows, child) for child in children), _search(rows), _curves(rows), _rewards(rows), _screen(rows)]
+    found = [
+        *(_rules(rows, child) for child in children),
+        _search(rows),
+        _transfer(rows),
+        _curves(rows),
+        _rewards(rows),
+        _screen(rows),
+    ]
     return [table for table in found if table]
 
 
@@ -73,6 +80,23 @@ def _search(rows: Sequence[Row]) -> Table:
         for row in _of(rows, "references", name):
             measured = summarise(row["accuracies"]).with_interval()
             table.append([_text(name), "", measured, "", f"{row['test_accuracy']:.3f}", "", "", ""])
+    return table
+
+
+def _transfer(rows: Sequence[Row]) -> Table:
+    own = [row for row in rows if row["part"] == "transfer"]
+    children, arms = (list(dict.fromkeys(row[key] for row in own)) for key in ("child", "arm"))
+    title = f"The best rule of all searches on {len(TRANSFER)} more children, and on other data: validation / test"
+    table = Table(title, ["rule", *(TITLES[child] for child in children)])
+    for arm in arms:
+        cells = []
+        for child in children:
+            rows_of = [row for row in own if (row["child"], row["arm"]) == (child, arm)]
+            measured = [
+                f"{summarise(row['accuracies']).with_interval()} / {row['test_accuracy']:.3f}" for row in rows_of
+            ]
+            cells.append(measured[0] if measured else "")
+        table.append([_text(arm), *cells])
     return table
 
 
