@@ -72,7 +72,7 @@ from .optimizers import (
     register_operand as register_operand,
     register_unary as register_unary,
 )
-from .optimizers.judge import (
+from .optimizers.child_rewards import (
     register_child_reward as register_child_reward,
 )
 from .registration import register_environments as register_environments

@@ -53,7 +53,7 @@ from gar_env.data import CORRUPTIONS, DATASETS
 from gar_env.data.tasks import TASK_CORRUPTIONS, TASKS
 from gar_env.networks import NETWORKS
 from gar_env.optimizers.functions import BINARY, OPERANDS, UNARY
-from gar_env.optimizers.judge import CHILD_REWARDS
+from gar_env.optimizers.child_rewards import CHILD_REWARDS
 from gar_env.rewards import REWARDS
 
 found = [row_environments(), CONTROLLERS, REWARDS, NETWORKS, DATASETS, CORRUPTIONS, INSTANCES, TASKS,

@@ -7,7 +7,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from gar_env.errors import ConfigurationError
-from gar_env.optimizers.formula import Call, Leaf, Node, canonical, check_tree, read, write
+from gar_env.optimizers.canonical import canonical
+from gar_env.optimizers.formula import Call, Leaf, Node, check_tree, read, write
 from gar_env.optimizers.functions import MOMENTS, OPERANDS
 from gar_env.optimizers.interpreter import Semantics, Step, program
 from gar_env.optimizers.named import NAMED

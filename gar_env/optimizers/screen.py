@@ -12,7 +12,8 @@ from gar_env.functional import own_surroundings
 from gar_env.learner import LearnerStack
 from gar_env.learner.update_rules import Momentum
 from gar_env.optimizers.children import Children
-from gar_env.optimizers.interpreter import Draws, Interpreter, Slab, flat, remember
+from gar_env.optimizers.draws import Draws
+from gar_env.optimizers.interpreter import Interpreter, Slab, flat, remember
 from gar_env.optimizers.rule import Rule
 from gar_env.registry import shown
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from gar_env.errors import ConfigurationError
 from gar_env.learner import UpdateRule
 from gar_env.learner.update_rules import Memory, Tensors
+from gar_env.optimizers.draws import Draws
 from gar_env.optimizers.functions import MOMENTS
-from gar_env.optimizers.interpreter import Draws, Interpreter, Semantics, Slab, flat
+from gar_env.optimizers.interpreter import Interpreter, Semantics, Slab, flat
 from gar_env.optimizers.rule import Rule, build_optimizer_rule
 
 ROWS = "rows"

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gar_env.errors import CheckpointError, ConfigurationError
-from gar_env.optimizers.interpreter import Draws, Interpreter, Semantics, Slab, filled, flat, remember
+from gar_env.optimizers.draws import Draws
+from gar_env.optimizers.interpreter import Interpreter, Semantics, Slab, filled, flat, remember
 from gar_env.optimizers.rule import Rule, build_optimizer_rule
 from gar_env.registry import check_positive, shown
 

@@ -14,7 +14,8 @@ from gar_env.optimizers import (
     register_operand,
     register_unary,
 )
-from gar_env.optimizers.formula import GAMMA, HAT, Call, Leaf, canonical, read, write
+from gar_env.optimizers.canonical import canonical
+from gar_env.optimizers.formula import GAMMA, HAT, Call, Leaf, read, write
 from gar_env.optimizers.functions import UNARY
 from gar_env.optimizers.key import values
 from random_rules import random_rules, same

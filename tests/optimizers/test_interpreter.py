@@ -10,7 +10,8 @@ from gar_env.errors import CheckpointError, ConfigurationError
 from gar_env.learner import LearnerStack
 from gar_env.networks import build_network
 from gar_env.optimizers import Grammar, Rule, Semantics, StackedRules
-from gar_env.optimizers.interpreter import Draws, Interpreter, Slab
+from gar_env.optimizers.draws import Draws
+from gar_env.optimizers.interpreter import Interpreter, Slab
 from random_rules import random_rules, same
 
 SIZES = (1e-3, 1e-1)
