@@ -70,11 +70,10 @@ class OptimizersStudy(Study):
 
         if self.enumerate:
             from agents.studies.optimizers.enumerate import described, table_of
-            from gar_env.optimizers.table import FILE
+            from gar_env.optimizers.table import FILE, RuleTable
 
-            table = table_of(rows)
-            table.save(self.out / FILE)
-            show(described(table), console, self.markdown)
+            table_of(rows).save(self.out / FILE)
+            show(described(RuleTable.load(self.out / FILE)), console, self.markdown)
             console.print(f"Table: {self.out / FILE}", soft_wrap=True)
             return
         for table in tables(rows):
