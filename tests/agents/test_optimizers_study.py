@@ -34,12 +34,15 @@ def printed(tmp_path_factory):
 
 def test_it_prints_every_table_and_an_optimizer_to_take_away(printed):
     text, rows = printed
-    assert {row["part"] for row in rows} == {"rules", "search", "references", "rewards", "screen"}
+    assert {row["part"] for row in rows} == {"rules", "search", "references", "transfer", "rewards", "screen"}
     for name in (*RULES[:4], *SEARCHES, "alignment", "The screen"):
         assert name in text
     line = re.search(r"Rule\((.*)\)\.to_optimizer\(network.parameters\(\), lr=(.*)\)", text)
     assert line is not None
     best = max((row for row in rows if row["part"] == "search"), key=lambda row: row["validation_accuracy"])
+    moved = {row["arm"]: row for row in rows if row["part"] == "transfer"}
+    assert next(iter(moved)) == best["formula"]
+    assert not {row["seed"] for row in moved.values()} & {*FRESH, *SEARCHED_ON}
     assert Rule(line[1].strip("'")) == Rule(best["formula"])
     assert float(line[2]) == best["step_size"]
 
