@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +21,7 @@ from gar_env.optimizers.interpreter import Semantics
 from gar_env.optimizers.rule import Rule
 from gar_env.optimizers.stacked_rules import StackedRules
 from gar_env.registry import check_positive, shown
-from gar_env.seeding import named_generator
+from gar_env.seeding import lend_to_global, named_generator
 from gar_env.state import plain
 
 STEP_SIZES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -30,7 +31,10 @@ ALIGNED_BATCHES = 10
 """``gar`` and ``nslr`` are of the first so many batches."""
 
 AT_ONCE = 64
-"""Rules that train at once."""
+"""Most rules that train at once."""
+
+PARAMETERS = {"cpu": 2**23, "cuda": 2**27}
+"""Of all networks that train at once, by device: what their passes keep takes many times as much memory."""
 
 COUNTS = ("train_examples", "validation_examples", "test_examples", "batch_size", "epochs", "step_size_epochs")
 
@@ -229,9 +233,16 @@ class Children:
         if not seeds:
             raise ConfigurationError("seeds is empty. Pass one for each child.")
         found: list[Trained] = []
-        for start in range(0, len(rules), AT_ONCE):
-            found += self._train(rules[start : start + AT_ONCE], list(seeds), whole)
+        for start in range(0, len(rules), self.at_once):
+            found += self._train(rules[start : start + self.at_once], list(seeds), whole)
         return found
+
+    @cached_property
+    def at_once(self) -> int:
+        """How many rules train at once; of large networks few, for memory's sake."""
+        with lend_to_global(named_generator(0, "initialisation")):
+            own = sum(p.numel() for p in self.build().parameters())
+        return max(1, min(AT_ONCE, PARAMETERS[self.device.type] // (own * len(self.options.step_sizes))))
 
     @own_surroundings()
     def _train(self, rules: Sequence[Rule], seeds: list[int], whole: bool) -> list[Trained]:

@@ -304,3 +304,10 @@ def test_bad_calls_of_a_judge_are_refused(children):
 def test_the_best_step_size_is_that_of_the_lowest_loss_among_equals():
     assert _best(torch.tensor([0.5, 0.9, 0.9, 0.9]), torch.tensor([1.0, 3.0, 2.0, 2.0])) == 2
     assert _best(torch.tensor([0.0, 0.0]), torch.tensor([math.inf, math.inf])) == 0
+
+
+def test_few_large_networks_train_at_once(children):
+    assert children.at_once == AT_ONCE
+    large = Children(ChildOptions(**{**vars(QUICK), "network": "cnn"}))
+    assert 1 <= large.at_once < 40  # 94,000 parameters, three step sizes
+    assert Children(ChildOptions(**{**vars(QUICK), "network": "wrn-28-10"})).at_once == 1
