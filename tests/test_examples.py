@@ -32,6 +32,9 @@ import numpy as np
 import tyro
 from dataclasses import dataclass
 
+from gar_env.optimizers.child_rewards import CHILD_REWARDS
+from gar_env.optimizers.functions import OPERANDS, UNARY
+
 @dataclass
 class Args:
     env_id: str = "CartPole-v1"
@@ -110,6 +113,9 @@ def test_the_code_on_a_page_runs(page, tmp_path, monkeypatch):
 
 
 def test_the_page_on_extending_runs_from_top_to_bottom_in_short_examples(capsys):
+    from gar_env.optimizers.child_rewards import CHILD_REWARDS
+    from gar_env.optimizers.functions import OPERANDS, UNARY
+
     page = ROOT / "docs" / "extending.md"
     code = blocks(page)
     assert len(code) >= 9
@@ -119,6 +125,8 @@ def test_the_page_on_extending_runs_from_top_to_bottom_in_short_examples(capsys)
         sys.modules[module.__name__] = module
         exec(compile(block, f"{page}, example {number + 1}", "exec"), module.__dict__)
     assert "ok       autoreset NextStep" in capsys.readouterr().out
+    for registry, name in ((UNARY, "tanh"), (OPERANDS, "signal_to_noise"), (CHILD_REWARDS, "thrifty")):
+        registry._objects.pop(name)  # every grammar would offer them from now on
 
 
 def test_a_package_of_ones_own_is_found_by_module_and_name(tmp_path):

@@ -60,7 +60,8 @@ class PlainRun:
         shapes = [p.shape for p in self.network.parameters()]
         parts = [part.view(1, *shape) for part, shape in zip(mean.split(sizes), shapes, strict=True)]
         step = torch.tensor([self.steps])
-        found, self.next_memory = self.rule.direction(dict(zip(self.names, parts, strict=True)), self.memory, step)
+        gradient = dict(zip(self.names, parts, strict=True))
+        found, self.next_memory = self.rule.direction(gradient, self.memory, step, gradient)
         self.direction = torch.cat([found[name].flatten() for name in self.names])
         changes = torch.stack([g @ self.direction for g in gradients])
         v, disagreement = float(changes.var().log()), float(losses.var().log())
