@@ -20,7 +20,8 @@ from torch import Generator
 from agents.jobs.provenance import provenance
 from agents.measures.timing import median_and_quartiles
 from gar_env.optimizers import Grammar, Rule
-from gar_env.optimizers.children import ChildOptions, Children
+from gar_env.optimizers.child_options import ChildOptions
+from gar_env.optimizers.children import Children
 from gar_env.seeding import lend_to_global, named_generator
 
 

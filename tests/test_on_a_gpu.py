@@ -221,7 +221,8 @@ def test_controllers_weigh_tasks_on_a_gpu_and_states_go_on():
 def test_children_train_as_on_the_cpu():
     """The grouped interpreter beside the loop; sums are taken in another order there, so not bit for bit."""
     from gar_env.optimizers import Grammar, Rule
-    from gar_env.optimizers.children import ChildOptions, Children
+    from gar_env.optimizers.child_options import ChildOptions
+    from gar_env.optimizers.children import Children
     from gar_env.optimizers.screen import SharedTrajectory
     from random_rules import random_rules
 

@@ -42,6 +42,11 @@ class BaseConfig:
     def __post_init__(self) -> None:
         check_types(self)
 
+    @property
+    def row_options(self) -> dict[str, Any]:
+        """What :class:`~gar_env.envs.RowVectorEnv` takes, by name."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(BaseConfig)}
+
 
 @dataclass(frozen=True)
 class RowConfig(BaseConfig):

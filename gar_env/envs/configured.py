@@ -41,13 +41,7 @@ class ConfiguredVectorEnv(RowVectorEnv):
 
     def __init__(self, num_envs: int, **options: Any) -> None:
         config = config_from(self.config_class, options)
-        super().__init__(
-            num_envs,
-            autoreset_mode=config.autoreset_mode,
-            output=config.output,
-            device=config.device,
-            render_mode=config.render_mode,
-        )
+        super().__init__(num_envs, **config.row_options)
         self.config: Any = config
         self.evaluator = Evaluator(config.reward, num_envs)
         self.evaluator.check_provided(type(self).__name__, self.provides)

@@ -186,14 +186,14 @@ class Interpreter:
         Raises:
             ConfigurationError: If rows of one slab are at different steps.
         """
+        counts = taken.tolist()
         for slab in self.slabs:
-            if len(set(taken[slab.rows].tolist())) > 1:
+            if len(set(counts[slab.rows])) > 1:
                 raise ConfigurationError(
                     f"Rows {slab.rows.start} to {slab.rows.stop - 1} follow one rule and are at different steps, which "
                     "decays and random numbers depend on. Move them together."
                 )
         sizes = {slab.rows.stop - slab.rows.start for slab in self.slabs}
-        counts = taken.tolist()
         left = {}
         for name, beta in zip(MOMENTS, self.semantics.betas, strict=True):
             if name in memory and self.semantics.bias_correction:

@@ -67,7 +67,7 @@ class Judge:
         CHILD_REWARDS[reward]  # refuses one that there is not
         check_seeds(seeds)
         self.children, self.name, self.seeds, self.screen = children, reward, tuple(seeds), screen
-        self._trajectory: SharedTrajectory | None = None
+        self._trajectories: dict[int, SharedTrajectory] = {}
         self.known: dict[str, Verdict] = {}
         """Verdicts by canonical formula: what is computed alike bit for bit. Equal functions with other roundings
         (:attr:`Rule.key`) may train to other numbers, and are judged apart."""
@@ -125,10 +125,9 @@ class Judge:
             return [Verdict(str(rule), one_group().of(rule)[0], math.nan, None, False) for rule in rules]
         scores = [math.nan] * len(rules)
         if rules and not self.reward.trains:  # paid, and so the mean over children
-            every = [SharedTrajectory(self.children, seed).scores(rules) for seed in self.seeds]
-            scores = torch.stack(every).mean(0).tolist()
+            scores = torch.stack([self.trajectory(seed).scores(rules) for seed in self.seeds]).mean(0).tolist()
         elif rules and self.screen is not None:
-            scores = self.trajectory.scores(rules).tolist()
+            scores = self.trajectory(self.seeds[0]).scores(rules).tolist()
         if not self.reward.trains:
             return [Verdict(str(rule), score, score, None, False) for rule, score in zip(rules, scores, strict=True)]
         kept = [i for i, score in enumerate(scores) if self.screen is None or score >= self.screen]
@@ -139,12 +138,11 @@ class Judge:
             found[i] = found[i]._replace(reward=float(self.reward.of(hidden, self._guess[1])), trained=one)
         return found
 
-    @property
-    def trajectory(self) -> SharedTrajectory:
-        """Of the first seed."""
-        if self._trajectory is None:
-            self._trajectory = SharedTrajectory(self.children, self.seeds[0])
-        return self._trajectory
+    def trajectory(self, seed: int) -> SharedTrajectory:
+        """Of one child; recorded once."""
+        if seed not in self._trajectories:
+            self._trajectories[seed] = SharedTrajectory(self.children, seed)
+        return self._trajectories[seed]
 
     def leaderboard(self, count: int = 10) -> list[Verdict]:
         """The best rules so far, best first; where rules are trained, those that were."""

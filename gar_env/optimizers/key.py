@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -40,9 +41,21 @@ def _probe() -> list[Moment]:
         memory = remember(g, memory, semantics)
         betas = dict(zip(memory, semantics.betas, strict=True))
         means = {name: value / (1 - betas[name] ** (step + 1)) for name, value in memory.items()}
-        uniform, normal = [[numbers(kind)[0] for _ in range(64)] for kind in ("rand", "randn")]
-        found.append(Moment(g, w, means, semantics.epsilon, step, 2 * STEPS, uniform.__getitem__, normal.__getitem__))
+        uniform, normal = (_draws([numbers(kind)[0] for _ in range(64)], kind, step) for kind in ("rand", "randn"))
+        found.append(Moment(g, w, means, semantics.epsilon, step, 2 * STEPS, uniform, normal))
     return found
+
+
+def _draws(first: list[Tensor], kind: str, step: int) -> Callable[[int], Tensor]:
+    """The k-th draw of a step; long formulas have more than the first ones."""
+
+    def draw(k: int) -> Tensor:
+        if k < len(first):
+            return first[k]
+        generator = torch.Generator().manual_seed(1000 * k + step)
+        return getattr(torch, kind)(COORDINATES, generator=generator, dtype=torch.float64)
+
+    return draw
 
 
 def values(rule: Rule) -> Tensor:

@@ -88,11 +88,6 @@ class Rule:
         read_by = {name for one in self._operands for name in OPERANDS[one].memory}
         return tuple(name for name in MOMENTS if name in read_by)
 
-    @property
-    def random(self) -> bool:
-        """Whether it draws random numbers."""
-        return any(step.draw >= 0 for step in self.steps)
-
     @cached_property
     def decays(self) -> bool:
         """Whether it needs to know how long training is."""

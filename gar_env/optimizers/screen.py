@@ -40,7 +40,7 @@ class SharedTrajectory:
         ConfigurationError: If ``steps`` is out of range, or training by momentum is not finite.
 
     Example:
-        >>> from gar_env.optimizers.children import ChildOptions
+        >>> from gar_env.optimizers.child_options import ChildOptions
         >>> scores = SharedTrajectory(Children(ChildOptions()), seed=0).scores([Rule("Adam"), Rule("-g"), Rule("1")])
         >>> [bool(score > THRESHOLD) for score in scores]
         [True, False, False]

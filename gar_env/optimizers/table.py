@@ -16,7 +16,7 @@ from gar_env.errors import ConfigurationError
 from gar_env.optimizers.rule import Rule
 
 FILE = "one_group.npz"
-MEANS = 65_535
+PARTS = 65_535
 """Accuracies are kept as whole numbers of so many parts."""
 
 
@@ -57,7 +57,7 @@ class RuleTable(NamedTuple):
 
     def save(self, path: Path) -> None:
         """Write it, compressed."""
-        whole = np.round(self.accuracies * MEANS).astype(np.uint16)
+        whole = np.round(self.accuracies * PARTS).astype(np.uint16)
         np.savez_compressed(path, keys=self.keys, accuracies=whole, trained=np.packbits(self.trained))
 
     @classmethod
@@ -66,7 +66,7 @@ class RuleTable(NamedTuple):
         with np.load(path, allow_pickle=False) as found:
             keys = found["keys"]
             trained = np.unpackbits(found["trained"])[: len(keys)].astype(bool)
-            return cls(keys, found["accuracies"].astype(np.float32) / MEANS, trained)
+            return cls(keys, found["accuracies"].astype(np.float32) / PARTS, trained)
 
 
 @lru_cache(maxsize=1)

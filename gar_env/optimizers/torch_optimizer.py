@@ -50,12 +50,8 @@ class RuleOptimizer(Optimizer):
         if isinstance(lr, Tensor) and lr.numel() == 1:
             lr = float(lr)
         check_positive("lr", lr)
-        self.rule, self.semantics, self.total_steps, self.seed = (
-            build_optimizer_rule(rule),
-            semantics,
-            total_steps,
-            seed,
-        )
+        self.rule, self.semantics = build_optimizer_rule(rule), semantics
+        self.total_steps, self.seed = total_steps, seed
         self.rule.check_horizon(total_steps)
         super().__init__(params, {"lr": float(lr)})
         for group in self.param_groups:

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from gar_env.errors import ConfigurationError, UnknownNameError
 from gar_env.networks import build_network
 from gar_env.optimizers import Grammar, Rule
+from gar_env.optimizers.child_options import ChildOptions
 from gar_env.optimizers.child_rewards import CHILD_REWARDS, register_child_reward
-from gar_env.optimizers.children import AT_ONCE, ChildOptions, Children, _best
+from gar_env.optimizers.children import AT_ONCE, Children, _best
 from gar_env.optimizers.judge import Judge
 from gar_env.optimizers.screen import THRESHOLD, SharedTrajectory
 from gar_env.seeding import lend_to_global, named_generator

@@ -211,3 +211,11 @@ def test_equal_parts_are_one_and_draw_once():
     assert [step.draw for step in rule.steps] == [-1, 0, -1]
     assert not values(rule).any()
     assert canonical(read("noise + noise")) == read("noise + noise")
+
+
+def test_a_formula_with_many_draws_has_a_key():
+    """More than the probe has at hand; each draw is one of its own."""
+    one, other = (Rule("drop(" * n + "g" + ", 0.01)" * n) for n in (70, 71))
+    assert max(step.draw for step in other.steps) == 70
+    assert one.key != other.key
+    assert one.key == Rule(str(one)).key

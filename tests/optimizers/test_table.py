@@ -7,7 +7,8 @@ import pytest
 import gar_env  # noqa: F401
 from gar_env.errors import ConfigurationError
 from gar_env.optimizers import Grammar, Rule
-from gar_env.optimizers.children import ChildOptions, Children
+from gar_env.optimizers.child_options import ChildOptions
+from gar_env.optimizers.children import Children
 from gar_env.optimizers.table import one_group
 from random_rules import random_rules
 

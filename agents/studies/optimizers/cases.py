@@ -25,7 +25,7 @@ CHILDREN: dict[str, dict[str, Any]] = {
         "validation_examples": 5_000, "test_examples": 10_000, "batch_size": 125, "epochs": 300, "step_size_epochs": 10,
     },
 }  # fmt: skip
-"""By name, what differs from the defaults of :class:`~gar_env.optimizers.children.ChildOptions`."""
+"""By name, what differs from the defaults of :class:`~gar_env.optimizers.child_options.ChildOptions`."""
 
 TITLES = {
     "digits": "digits, fully connected, 32 units",

@@ -20,7 +20,8 @@ from agents.jobs.results import Row
 from agents.studies.optimizers.cases import CHILDREN, FRESH, REFERENCES, ROWS, SEARCHED_ON, SEARCHES, TRAINS
 from agents.training.loops import start_session
 from gar_env.optimizers import Grammar, Rule, build_optimizer_rule
-from gar_env.optimizers.children import ChildOptions, Children
+from gar_env.optimizers.child_options import ChildOptions
+from gar_env.optimizers.children import Children
 from gar_env.optimizers.screen import THRESHOLD, SharedTrajectory
 
 FEW, RESAMPLES = 5, 1000

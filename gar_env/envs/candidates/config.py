@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 from gar_env.envs.config import BaseConfig
 from gar_env.errors import ConfigurationError
 from gar_env.optimizers import Grammar
+from gar_env.optimizers.child_options import ChildOptions
 from gar_env.optimizers.child_rewards import CHILD_REWARDS
-from gar_env.optimizers.children import ChildOptions
 from gar_env.optimizers.judge import check_screen
 from gar_env.optimizers.screen import THRESHOLD
 from gar_env.registry import check_choice, shown

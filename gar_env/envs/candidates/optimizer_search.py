@@ -63,13 +63,7 @@ class OptimizerSearchVectorEnv(RowVectorEnv):
     @own_surroundings()
     def __init__(self, num_envs: int = 16, **options: Any) -> None:
         config = config_from(self.config_class, options)
-        super().__init__(
-            num_envs,
-            autoreset_mode=config.autoreset_mode,
-            output=config.output,
-            device=config.device,
-            render_mode=config.render_mode,
-        )
+        super().__init__(num_envs, **config.row_options)
         self.config: OptimizerSearchConfig = config
         self.grammar = config.grammar
         self.children = Children(config.child, self.device)

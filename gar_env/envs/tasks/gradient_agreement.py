@@ -41,8 +41,8 @@ class GradientAgreementVectorEnv(TaskVectorEnv):
 
     Action: ``Discrete(weight_levels)``, 0 drops the task and the highest keeps it; or with ``weight_levels=0``
     ``Box(-1, 1)``, the weight. Observation, float32 ``[n, 11]``, of the task that the next action is about:
-    :attr:`observation_names`. Reward: the task's weight times how much its signal is above the meta-batch's mean, so
-    0 if it is dropped; ``nslr`` pays all alike. Episode: one meta-training.
+    :attr:`observation_names`. Reward: the task's weight times how much its signal is above ``baseline`` times the
+    meta-batch's mean, so 0 if it is dropped; ``nslr`` pays all alike. Episode: one meta-training.
 
     ``infos``: ``length_ratio`` (the combined update's length over the mean's), ``negative_share`` (of the weights),
     ``uniform_fallback`` (whether the rule said nothing, as of updates that are all 0), ``update_finite``; at the end
