@@ -1,10 +1,12 @@
 """Candidates per CPU minute: update rules trained one at a time, and many at once.
 
-    python benchmarks/optimizers.py [--rules 1 16 64] [--rounds 7] [--candidates 64]
+    python benchmarks/optimizers.py [--rules 1 16 64] [--rounds 7] [--candidates 64] [--child digits]
+    python benchmarks/optimizers.py --device cuda --rules 1 64 1024 --candidates 1024
 
-One thread, one process. Random rules of two groups; a candidate is the paper's: every one of seven step sizes for an
-epoch, the best for four more, and an evaluation on validation and test data. "One at a time": a network of torch, the
-rule as its optimizer, a loop over step sizes. The ratio is taken round by round.
+One thread, one process; CPU seconds, on a GPU seconds until it is done. Random rules of two groups; a candidate is the
+paper's: every one of seven step sizes for an epoch, the best for four more, and an evaluation on validation and test
+data. "One at a time": a network of torch, the rule as its optimizer, a loop over step sizes. The ratio is taken round
+by round.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +22,9 @@ from torch import Generator
 
 from agents.jobs.provenance import provenance
 from agents.measures.timing import median_and_quartiles
+from agents.studies.optimizers.cases import TITLES
+from agents.studies.optimizers.jobs import children_of
 from gar_env.optimizers import Grammar, Rule
-from gar_env.optimizers.child_options import ChildOptions
 from gar_env.optimizers.children import Children
 from gar_env.seeding import lend_to_global, named_generator
 
@@ -36,7 +40,7 @@ def one_at_a_time(children: Children, rule: Rule) -> float:
 
     for lr in options.step_sizes:
         with lend_to_global(named_generator(0, "initialisation")):
-            network = children.build()
+            network = children.build().to(children.device)
         optimizer = rule.to_optimizer(network.parameters(), lr, total_steps=options.total_steps)
         batches = children.batches(0)
         train(network, optimizer, batches, options.step_size_epochs * options.steps_of_epoch)
@@ -57,17 +61,32 @@ def train(network: torch.nn.Module, optimizer: torch.optim.Optimizer, batches, s
         optimizer.step()
 
 
+def seconds(call: Callable[[], object], device: str) -> float:
+    """Of a call: CPU seconds; on a GPU seconds until it is done."""
+    if device == "cpu":
+        start = time.process_time()
+        call()
+        return time.process_time() - start
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rules", nargs="*", type=int, default=[1, 16, 64])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--candidates", type=int, default=64)
+    parser.add_argument("--child", choices=("digits", "digits-cnn"), default="digits")
+    parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     if args.rounds < 2 or min(args.rules, default=0) < 1 or args.candidates < max(args.rules, default=1):
         parser.error("--rounds must be at least 2, --rules at least 1 each, and no more than --candidates.")
     torch.set_num_threads(1)
-    children, grammar, generator = Children(ChildOptions()), Grammar(2), Generator().manual_seed(0)
+    children, grammar, generator = children_of(args.child, "", args.device), Grammar(2), Generator().manual_seed(0)
     rules = [grammar.decode(grammar.random(generator)) for _ in range(args.candidates)]
 
     def together(size: int) -> Callable[[list[Rule]], object]:
@@ -78,18 +97,17 @@ def main() -> None:
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for round_ in range(args.rounds + 1):  # the first warms up
         for name, call in calls.items():
-            some = rules[: max(8, args.candidates // 4)] if name in ("one at a time", "1 at once") else rules
-            start = time.process_time()
-            call(some)
+            some = rules[: max(8, min(16, args.candidates // 4))] if name in ("one at a time", "1 at once") else rules
+            found = seconds(partial(call, some), args.device)
             if round_:
-                taken[name].append((time.process_time() - start) / len(some))
-    print(
-        f"{args.candidates} candidates, digits, fully connected, 32 units; {args.rounds} rounds, median [quartiles]\n"
-    )
-    print("| | candidates per CPU minute | times one at a time |\n| --- | --- | --- |")
-    for name, seconds in taken.items():
-        middle, low, high = median_and_quartiles([60 / one for one in seconds])
-        ratio = median_and_quartiles([a / b for a, b in zip(taken["one at a time"], seconds, strict=True)])
+                taken[name].append(found / len(some))
+    where = "" if args.device == "cpu" else f"{torch.cuda.get_device_name()}; "
+    unit = "CPU minute" if args.device == "cpu" else "minute"
+    print(f"{args.candidates} candidates, {TITLES[args.child]}; {where}{args.rounds} rounds, median [quartiles]\n")
+    print(f"| | candidates per {unit} | times one at a time |\n| --- | --- | --- |")
+    for name, each in taken.items():
+        middle, low, high = median_and_quartiles([60 / one for one in each])
+        ratio = median_and_quartiles([a / b for a, b in zip(taken["one at a time"], each, strict=True)])
         cells = f"{middle:,.0f} [{low:,.0f}, {high:,.0f}]", "{:.1f} [{:.1f}, {:.1f}]".format(*ratio)
         print(f"| {name} | {' | '.join(cells)} |")
     print(f"\n{provenance()}")

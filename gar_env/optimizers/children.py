@@ -8,11 +8,14 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from gar_env.data import load_dataset, normalisation
 from gar_env.errors import ConfigurationError
 from gar_env.functional import own_surroundings
+from gar_env.functional.free_memory import free_memory
 from gar_env.learner import LOSSES, LearnerStack, Rows
 from gar_env.networks import build_network
 from gar_env.optimizers.child_options import ChildOptions
@@ -24,14 +27,20 @@ from gar_env.state import plain
 ALIGNED_BATCHES = 10
 """``gar`` and ``nslr`` are of the first so many batches."""
 
-AT_ONCE = 64
-"""Most rules that train at once."""
+AT_ONCE, AT_ONCE_ON_GPU = 64, 1024
+"""Most rules that train at once: a CPU gains nothing from more."""
 
-PARAMETERS = {"cpu": 2**23, "cuda": 2**27}
-"""Of all networks that train at once, by device: what their passes keep takes many times as much memory."""
+BYTES = 2**31
+"""Of a CPU's memory for all that trains at once; of a GPU's half of what is free."""
 
-EVALUATED = 2**22
-"""Numbers of inputs that are evaluated at a time."""
+COPIES = 5
+"""Of each layer's output that a step of a stack keeps: measured, on convolutions."""
+
+EVALUATED = 2**18
+"""Numbers of one network's layers that an evaluation makes at a time, if that is more than a batch's."""
+
+FEW_CLASSES = 32
+"""Up to so many, torch's cross entropy is several times as fast class by class as example by example."""
 
 
 @plain
@@ -122,7 +131,14 @@ class Children:
         return build_network(self.options.network, self.data.input_shape, self.data.outputs)
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Each example's."""
+        """Each example's, ``[m]``: of batches one behind the other, outputs ``[m, ...]`` and targets ``[m, ...]``."""
+        return self._losses(outputs, targets, self.options.batch_size)
+
+    def _losses(self, outputs: Tensor, targets: Tensor, n: int) -> Tensor:
+        """Likewise, of rows of n examples. A row's bits depend on no other row."""
+        if self.data.loss == "cross_entropy" and outputs.shape[1] <= FEW_CLASSES:
+            rows = outputs.unflatten(0, (-1, n)).transpose(1, 2).contiguous()
+            return F.cross_entropy(rows, targets.reshape(-1, n), reduction="none").flatten()
         return self.loss(targets)(outputs)
 
     def batches(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -153,9 +169,29 @@ class Children:
     @cached_property
     def at_once(self) -> int:
         """How many rules train at once; of large networks few, for memory's sake."""
+        own, each = self._numbers
+        free, on_cpu = free_memory(self.device) // 2, self.device.type == "cpu"
+        rule = 4 * COPIES * (own + self.options.batch_size * each) * len(self.options.step_sizes)
+        fitting = (min(BYTES, free) if on_cpu else free) // rule
+        return max(1, min(fitting, AT_ONCE if on_cpu else AT_ONCE_ON_GPU))
+
+    @cached_property
+    def _numbers(self) -> tuple[int, int]:
+        """Of one network: of its parameters, and of all layers' outputs of an example."""
         with lend_to_global(named_generator(0, "initialisation")):
-            own = sum(p.numel() for p in self.build().parameters())
-        return max(1, min(AT_ONCE, PARAMETERS[self.device.type] // (own * len(self.options.step_sizes))))
+            network = self.build()
+        found = 0
+
+        def count(*call: Any) -> None:
+            nonlocal found
+            found += sum(tensor.numel() for tensor in tree_leaves(call[2]) if isinstance(tensor, Tensor))
+
+        for module in network.modules():
+            if not any(module.children()):
+                module.register_forward_hook(count)
+        with torch.no_grad():
+            network.eval()(self.train_data[0][:1].cpu())
+        return sum(p.numel() for p in network.parameters()), found
 
     @own_surroundings()
     def _train(self, rules: Sequence[Rule], seeds: list[int], whole: bool) -> list[Trained]:
@@ -234,11 +270,12 @@ class Children:
     def _evaluated(self, stack: LearnerStack, data: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Accuracies and mean losses ``[R]``; 0 and infinite where they are not finite."""
         inputs, targets = data
-        size = max(1, EVALUATED // max(1, len(stack) * inputs[0].numel()))
+        size = max(self.options.batch_size, EVALUATED // self._numbers[1])  # whoever shares the stack
         outputs = torch.cat([stack.outputs(part[None]) for part in inputs.split(size)], 1)
         n = len(targets)
-        kind = self.loss(targets.repeat(len(stack), *(1,) * (targets.ndim - 1)))
-        losses = kind(outputs.flatten(0, 1)).view(len(stack), n).mean(1)
+        each = targets.repeat(len(stack), *(1,) * (targets.ndim - 1))
+        losses = self._losses(outputs.flatten(0, 1), each, n).view(len(stack), n).mean(1)
+        kind = self.loss(each)
         right = kind.accuracy(outputs.flatten(0, 1)).float().view(len(stack), n).mean(1)
         finite = losses.isfinite() & ~stack.diverged
         return torch.where(finite, right, 0), torch.where(finite, losses, math.inf)

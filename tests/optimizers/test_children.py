@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from gar_env.errors import ConfigurationError, UnknownNameError
 from gar_env.networks import build_network
 from gar_env.optimizers import Grammar, Rule
-from gar_env.optimizers.child_options import ChildOptions
+from gar_env.optimizers.child_options import STEP_SIZES, ChildOptions
 from gar_env.optimizers.child_rewards import CHILD_REWARDS, register_child_reward
 from gar_env.optimizers.children import AT_ONCE, Children, _best
 from gar_env.optimizers.judge import Judge
@@ -307,8 +307,25 @@ def test_the_best_step_size_is_that_of_the_lowest_loss_among_equals():
     assert _best(torch.tensor([0.0, 0.0]), torch.tensor([math.inf, math.inf])) == 0
 
 
-def test_few_large_networks_train_at_once(children):
+def test_few_large_networks_train_at_once(children, monkeypatch):
+    """By what a step keeps: parameters, and the outputs of all layers, which of convolutions are far more."""
     assert children.at_once == AT_ONCE
-    large = Children(ChildOptions(**{**vars(QUICK), "network": "cnn"}))
-    assert 1 <= large.at_once < 40  # 94,000 parameters, three step sizes
+    few = Children(ChildOptions(**{**vars(QUICK), "network": "cnn", "step_sizes": STEP_SIZES})).at_once
+    assert 20 < few < AT_ONCE
+    large = {**vars(QUICK), "network": "cnn", "step_sizes": STEP_SIZES, "batch_size": 300}
+    assert 5 < Children(ChildOptions(**large)).at_once < few / 2
     assert Children(ChildOptions(**{**vars(QUICK), "network": "wrn-28-10"})).at_once == 1
+
+
+@pytest.mark.parametrize("rows", [1, 9])
+def test_losses_are_those_of_torchs_cross_entropy(children, rows):
+    """They are computed class by class, and of each row alone."""
+    n = children.options.batch_size
+    outputs, targets = torch.randn(rows * n, 10, requires_grad=True), torch.randint(10, (rows * n,))
+    found, expected = children.losses(outputs, targets), F.cross_entropy(outputs, targets, reduction="none")
+    torch.testing.assert_close(found, expected)
+    weights = torch.rand(rows * n)
+    ours, theirs = (torch.autograd.grad((one * weights).sum(), outputs)[0] for one in (found, expected))
+    torch.testing.assert_close(ours, theirs)
+    alone = torch.cat([children.losses(outputs[at : at + n], targets[at : at + n]) for at in range(0, rows * n, n)])
+    assert torch.equal(found, alone)
