@@ -250,6 +250,7 @@ class Children:
                 nslr = -one.losses.mean(1)
             moved = stack.direction(one.gradient)
             stack.move(moved, step_sizes)
+            del one  # what it keeps of its pass must not lie beside the next one's
         accuracy, loss_ = self._evaluated(stack, self.validation_data)
         shape = len(rules), sizes
         worst = -math.inf
