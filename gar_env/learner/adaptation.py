@@ -313,7 +313,7 @@ class Adapter:
     def _run(self, parameters: Parameters, x: Tensor) -> Tensor:
         """Outputs ``[N, n, ...]`` of inputs ``[N, n, ...]``."""
         if self.way == "layers":
-            return Stacked(parameters, {}, True, [], exact=False)(self.network, "", x)
+            return Stacked(parameters, {}, True, [], exact=False, keeping=False)(self.network, "", x)
         if self.way == "vmap":
 
             def call(own: Parameters, inputs: Tensor) -> Tensor:

@@ -73,17 +73,17 @@ class Passes:
             if self.way == "layers":
                 stacked = Stacked(values, buffers, True, generators)
                 losses = self._losses(stacked(self.module, "", x), t)
-                outputs = [kept.output for kept in stacked.kept]
+                kept, stacked.kept = stacked.kept, []  # a circle would keep it all until the next garbage collection
             else:
-                stacked, outputs = None, []
+                kept = None
                 buffers.update({name: b.clone() for name, b in buffers.items()})
                 losses = self._losses(self._by_vmap(values, buffers, x), t)
-            wanted = [*leaves.values(), *outputs]
+            wanted = [*leaves.values(), *(call.output for call in kept or ())]
             found = torch.autograd.grad(losses.mean(1).sum(), wanted, allow_unused=True, materialize_grads=True)
         gradient = dict(zip(leaves, found, strict=False))
-        if stacked is None:
+        if kept is None:
             return losses.detach(), gradient, self._changes_by_vmap(parameters, before, x, t)
-        calls = list(zip(stacked.kept, found[len(leaves) :], strict=True))
+        calls = list(zip(kept, found[len(leaves) :], strict=True))
         return losses.detach(), gradient, lambda direction: _changes_by_layers(calls, direction)
 
     @torch.no_grad()
@@ -92,7 +92,8 @@ class Passes:
     ) -> Tensor:
         """What the networks return; nothing is changed."""
         if self.way == "layers":
-            return Stacked(parameters, dict(buffers), training, copied(generators))(self.module, "", x)
+            stacked = Stacked(parameters, dict(buffers), training, copied(generators), keeping=False)
+            return stacked(self.module, "", x)
         self.module.train(training)
         try:
             return self._by_vmap(parameters, {name: b.clone() for name, b in buffers.items()}, x)

@@ -55,7 +55,8 @@ class Stacked:
         training: Whether the networks are in training mode.
         generators: One of each row, for dropout.
         exact: Whether a row's numbers are bit for bit those of the row alone, on a CPU; it costs a little.
-        kept: What each layer with parameters left, if anybody asks for it.
+        keeping: Whether predicted changes may be asked for.
+        kept: What each layer with parameters left for them. Take it away after the pass: it may refer to it.
     """
 
     parameters: Mapping[str, Tensor]
@@ -63,6 +64,7 @@ class Stacked:
     training: bool
     generators: list[torch.Generator]
     exact: bool = True
+    keeping: bool = True
     kept: list[Kept] = field(default_factory=list)
 
     def __call__(self, module: nn.Module, path: str, x: Tensor) -> Tensor:
@@ -87,7 +89,7 @@ class Stacked:
 
     def keep(self, path: str, output: Tensor, tangent: Callable[..., Tensor], *names: str) -> Tensor:
         """Remember a layer's call; ``tangent`` takes its parameters' directions, in order."""
-        if not self.exact:
+        if not self.keeping:
             return output
         full = [f"{path}.{name}" if path else name for name in names]
         there = [name if name in self.parameters else None for name in full]

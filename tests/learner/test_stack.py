@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 from typing import Any
 
@@ -460,3 +461,46 @@ def test_inputs_that_a_layer_by_itself_refuses_are_refused(
             build()(torch.randn(4, *shape))
         with pytest.raises((RuntimeError, ValueError)):
             stack.outputs(torch.randn(rows, 4, *shape), training=True)
+
+
+class Scaled(nn.Module):
+    """A layer whose rule remembers the pass that it is part of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(17))
+
+
+@register_stacked_layer(Scaled)
+def scaled(stacked: Any, module: nn.Module, path: str, x: Tensor) -> Tensor:
+    def apply(scale: Tensor | None) -> Tensor:
+        return x * stacked.own(path, "scale")[0][:, None] if scale is None else x * scale[:, None]
+
+    return stacked.keep(path, apply(*stacked.own(path, "scale")), apply, "scale")
+
+
+def scaled_mlp() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 17), Scaled(), nn.Linear(17, CLASSES))
+
+
+@pytest.mark.parametrize("build", [*NETWORKS.values(), scaled_mlp], ids=[*NETWORKS, "closure"])
+def test_a_pass_leaves_nothing_behind(build):
+    """Without waiting for the garbage collector, for which tensors of gigabytes are a few small objects."""
+    stack, (x, t) = LearnerStack(build, seeds=[0, 1, 2]), batches(3, 1)
+
+    def step() -> int:
+        one = stack.run(x[0], t[0])
+        direction = stack.direction(one.gradient)
+        stack.predicted_changes(one, direction)
+        stack.move(direction, torch.full((3,), 0.1))
+        stack.outputs(x[0])
+        del one, direction
+        return sum(issubclass(type(found), Tensor) for found in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        step()
+        assert step() == step()
+    finally:
+        gc.enable()
