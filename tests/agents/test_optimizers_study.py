@@ -1,5 +1,6 @@
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,9 +8,9 @@ import torch
 
 from agents.cli.main import main
 from agents.studies.optimizers import enumerate as enumeration
-from agents.studies.optimizers.cases import FRESH, RULES, SEARCHED_ON, SEARCHES
+from agents.studies.optimizers.cases import EQUAL, FRESH, RULES, SEARCHED_ON, SEARCHES
 from agents.studies.optimizers.enumerate import EnumerateJob, functions, table_of
-from agents.studies.optimizers.jobs import OptimizerJob, compared
+from agents.studies.optimizers.jobs import Curve, OptimizerJob, compared
 from agents.studies.optimizers.plan import optimizer_jobs
 from agents.studies.optimizers.study import OptimizersStudy
 from agents.studies.optimizers.tables import exported, tables
@@ -136,19 +137,47 @@ def test_a_part_repeats():
 
 def test_a_search_is_held_against_random_ones():
     def row(arm, seed, fresh):
-        curve = [[32, 0.9, 32, 10, 0.2]]
+        curve = [[32, 0.9, 32, 10, 0.2], [64, 0.9, 64, 30, 0.2], [96, 0.95, 96, 110 if arm == "random" else 40, 0.2]]
         return {
             "part": "search", "arm": arm, "seed": seed, "child": "digits", "validation_accuracy": fresh,
             "search_accuracy": 0.97, "test_accuracy": fresh, "curve": curve, "search_cpu_seconds": 1.0,
             "formula": "g", "step_size": 0.1,
+            "early_formula": "m", "early_validation_accuracy": fresh - 0.01, "early_test_accuracy": fresh,
         }  # fmt: skip
 
     rows = [row("random", s, 0.90 + 0.01 * s) for s in range(3)] + [row("evolution", s, 0.95) for s in (5, 6)]
-    (table,) = tables(rows)  # 32 proposals are too few for a curve
-    lines = {line[0]: line for line in table}
-    assert lines["random"][3] == ""
-    assert lines["evolution"][3].startswith("+0.040 [+0.03")
-    assert lines["evolution"][7] == "2"
+    found, equal, curve, by_cost = ({line[0]: line for line in table} for table in tables(rows))
+    assert found["random"][3] == ""
+    assert found["evolution"][3].startswith("+0.040 [+0.03")
+    assert found["evolution"][7] == "2"
+    assert equal["evolution"][1].startswith("0.940")
+    assert equal["evolution"][2].startswith("+0.040 [+0.03")
+    assert equal["random"][5:] == ["110", "96"]
+    assert equal["evolution"][5:] == ["40", "96"]  # it ended before
+    assert curve["random"][1:] == ["0.900 (30)"]
+    assert by_cost["random"][1:] == ["0.950 (3)", "0.950 (3)", "0.950 (3)"]
+    assert by_cost["evolution"][1:] == ["0.950 (2)", "", ""]
+
+
+def test_a_search_is_told_at_equal_cost_too():
+    """The best rule of the first episode after which enough rules had been trained, not of a later one."""
+
+    class Env:
+        def __init__(self):
+            self.verdicts, self.config, self.trained = [SimpleNamespace(reward=0.5)], SimpleNamespace(longest=1), 0
+
+        def metrics(self):
+            return {"best_reward": 0.5, "judged": 32.0, "trained": float(self.trained)}
+
+        def leaderboard(self, count):
+            return [SimpleNamespace(rule=f"rule after {self.trained}", reward=0.5)]
+
+    env = Env()
+    curve = Curve(env, lambda: None)
+    for env.trained in (EQUAL - 1, EQUAL + 3, EQUAL + 9):
+        curve.on_step()
+    assert curve.early == f"rule after {EQUAL + 3}"
+    assert [point[3] for point in curve.points] == [EQUAL - 1, EQUAL + 3, EQUAL + 9]
 
 
 def test_signals_are_compared_by_hand():

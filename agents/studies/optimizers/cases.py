@@ -65,6 +65,9 @@ BESIDE = ("Adam", "PowerSign", "Adam * exp(sign(g) * sign(m))")
 ROWS = 32
 """Candidates of an episode."""
 
+EQUAL = 100
+"""Rules trained at which searches are compared once more: training is nearly all that they cost."""
+
 
 @dataclass(frozen=True)
 class Search:

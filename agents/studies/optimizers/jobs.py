@@ -17,7 +17,7 @@ import gar_env  # noqa: F401 - registers the environments
 from agents.controllers import CONTROLLERS
 from agents.jobs.provenance import fingerprint, provenance
 from agents.jobs.results import Row
-from agents.studies.optimizers.cases import CHILDREN, FRESH, REFERENCES, ROWS, SEARCHED_ON, SEARCHES, TRAINS
+from agents.studies.optimizers.cases import CHILDREN, EQUAL, FRESH, REFERENCES, ROWS, SEARCHED_ON, SEARCHES, TRAINS
 from agents.training.loops import start_session
 from gar_env.optimizers import Grammar, Rule, build_optimizer_rule
 from gar_env.optimizers.child_options import ChildOptions
@@ -74,7 +74,7 @@ class OptimizerJob:
         """The run, and a fingerprint of all that could change its result."""
         search = SEARCHES[self.arm] if self.part == "search" else None
         controller = str(CONTROLLERS[search.agent](**search.agent_options)) if search else ""
-        constants = [list(FRESH), list(SEARCHED_ON), THRESHOLD, TRAINS[self.child], ROWS]
+        constants = [list(FRESH), list(SEARCHED_ON), THRESHOLD, TRAINS[self.child], ROWS, EQUAL]
         own = [self.count, fingerprint_of_children(self.child, self.cifar10), str(search), controller, constants]
         return {
             "part": self.part,
@@ -126,7 +126,8 @@ class OptimizerJob:
         session.run(self.steps * env.unwrapped.config.longest, curve)
         searched = time.process_time() - begun
         best = env.unwrapped.leaderboard(1)[0]
-        (fresh,) = children.train([Rule(best.rule)], FRESH)
+        early = curve.early or best.rule
+        fresh, fresh_early = children.train([Rule(best.rule), Rule(early)], FRESH)
         env.close()
         return {
             "formula": best.rule,
@@ -135,6 +136,9 @@ class OptimizerJob:
             "test_accuracy": fresh.test_accuracy,
             "step_size": fresh.step_size,
             "accuracies": list(fresh.accuracies),
+            "early_formula": early,
+            "early_validation_accuracy": fresh_early.validation_accuracy,
+            "early_test_accuracy": fresh_early.test_accuracy,
             "curve": curve.points,
             "search_cpu_seconds": round(searched, 2),
         }
@@ -246,6 +250,8 @@ def compared(signal: np.ndarray, target: np.ndarray, trains: np.ndarray) -> dict
 class Curve:
     """What a search has come to after each episode: proposals, best reward, rules judged and trained, mean reward.
 
+    ``early`` is the best rule when :data:`EQUAL` rules had been trained; None before.
+
     Args:
         env: The environment.
         on_episode: Called after each.
@@ -254,6 +260,7 @@ class Curve:
     def __init__(self, env: Any, on_episode: Callable[[], None]) -> None:
         self.env, self.on_episode, self.steps = env, on_episode, 0
         self.points: list[list[float]] = []
+        self.early: str | None = None
 
     def on_step(self) -> None:
         """Called by the session."""
@@ -263,6 +270,8 @@ class Curve:
         known, paid = self.env.metrics(), [one.reward for one in self.env.verdicts]
         proposed = ROWS * (len(self.points) + 1)
         self.points.append([proposed, known["best_reward"], known["judged"], known["trained"], float(np.mean(paid))])
+        if self.early is None and known["trained"] >= EQUAL:
+            self.early = self.env.leaderboard(1)[0].rule
         self.on_episode()
 
     def at_rest(self) -> None:

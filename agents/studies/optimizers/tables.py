@@ -9,11 +9,24 @@ import numpy as np
 from agents.jobs.results import Row
 from agents.measures.intervals import gap, summarise
 from agents.measures.tables import Table
-from agents.studies.optimizers.cases import FRESH, PUBLISHED, REFERENCES, RULES, SEARCHED_ON, SEARCHES, TITLES, TRANSFER
+from agents.studies.optimizers.cases import (
+    EQUAL,
+    FRESH,
+    PUBLISHED,
+    REFERENCES,
+    RULES,
+    SEARCHED_ON,
+    SEARCHES,
+    TITLES,
+    TRANSFER,
+)
 from gar_env.optimizers import build_optimizer_rule
 
 MARKS = (64, 128, 256, 512, 768, 1024)
 """Proposals at which the best so far is told."""
+
+TRAINED = (32, 64, 96, 128, 192)
+"""Likewise rules trained."""
 
 
 def tables(rows: Sequence[Row]) -> list[Table]:
@@ -22,8 +35,10 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     found = [
         *(_rules(rows, child) for child in children),
         _search(rows),
+        _equal(rows),
         _transfer(rows),
         _curves(rows),
+        _curves_by_cost(rows),
         _rewards(rows),
         _screen(rows),
     ]
@@ -83,6 +98,26 @@ def _search(rows: Sequence[Row]) -> Table:
     return table
 
 
+def _equal(rows: Sequence[Row]) -> Table:
+    title = f"The best rule of each search when {EQUAL} rules had been trained (fewer if it ended), on fresh children"
+    table = Table(title, ["search", "fresh children", "over random", "test", "over random", "trained", "proposals"])
+    names = "early_validation_accuracy", "early_test_accuracy"
+    plain = {name: [row[name] for row in _of(rows, "search", "random")] for name in names}
+    for arm in SEARCHES:
+        own = _of(rows, "search", arm)
+        if not own:
+            continue
+        cells = []
+        for name in names:
+            fresh = [row[name] for row in own]
+            over = gap(fresh, plain[name]).with_interval("+.3f") if plain[name] and arm != "random" else ""
+            cells += [summarise(fresh).with_interval(), over]
+        ends = [next((p for p in row["curve"] if p[3] >= EQUAL), row["curve"][-1]) for row in own]
+        counts = [f"{np.mean([end[place] for end in ends]):.0f}" for place in (3, 0)]
+        table.append([arm, *cells, *counts])
+    return table
+
+
 def _transfer(rows: Sequence[Row]) -> Table:
     own = [row for row in rows if row["part"] == "transfer"]
     children, arms = (list(dict.fromkeys(row[key] for row in own)) for key in ("child", "arm"))
@@ -111,6 +146,24 @@ def _curves(rows: Sequence[Row]) -> Table:
             for mark in marks:
                 points = [next(point for point in curve if point[0] >= mark) for curve in curves]
                 cells.append(f"{np.mean([p[1] for p in points]):.3f} ({np.mean([p[3] for p in points]):.0f})")
+            table.append([arm, *cells])
+    return table
+
+
+def _curves_by_cost(rows: Sequence[Row]) -> Table:
+    most = max((row["curve"][-1][3] for row in rows if row["part"] == "search"), default=0)
+    marks = [mark for mark in TRAINED if mark <= most]
+    table = Table(
+        "Best so far, where it was chosen, by rules trained; runs that got there", ["search", *map(str, marks)]
+    )
+    for arm in SEARCHES:
+        curves = [row["curve"] for row in _of(rows, "search", arm)]
+        if curves and marks:
+            cells = []
+            for mark in marks:
+                points = [next((point for point in curve if point[3] >= mark), None) for curve in curves]
+                there = [point[1] for point in points if point is not None]
+                cells.append(f"{np.mean(there):.3f} ({len(there)})" if there else "")
             table.append([arm, *cells])
     return table
 
