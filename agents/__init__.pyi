@@ -10,9 +10,11 @@ from .policies import (
     FixedAugmentation as FixedAugmentation,
     FixedPolicy as FixedPolicy,
     InvertedSoftmax as InvertedSoftmax,
+    Keep as Keep,
     LinearSoftmax as LinearSoftmax,
     OnlineAugmentation as OnlineAugmentation,
     SmallLoss as SmallLoss,
+    Softmax as Softmax,
 )
 from .reinforce import (
     Reinforce as Reinforce,

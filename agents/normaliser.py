@@ -10,15 +10,16 @@ from torch import Tensor
 from agents.peers import Peers
 from gar_env.registry import check_choice
 
-Normalisation = Literal["step", "running", "none"]
-NORMALISATIONS = ("step", "running", "none")
+Normalisation = Literal["step", "running", "size", "none"]
+NORMALISATIONS = ("step", "running", "size", "none")
 
 
 class Normaliser:
-    """Minus mean, over standard deviation.
+    """Minus mean, over standard deviation; or over mean size alone, which leaves every sign as it is.
 
     Args:
-        kind: ``"step"``: of the rewards of one step. ``"running"``: of all steps so far. ``"none"``: not at all.
+        kind: ``"step"``: of the rewards of one step. ``"running"``: of all steps so far. ``"size"``: over the mean
+            absolute reward of the step. ``"none"``: not at all.
         peers: Whose rewards count too.
 
     Raises:
@@ -34,6 +35,9 @@ class Normaliser:
         """Rewards ``[n]`` on their scale; ``count`` is how many there are in all processes."""
         if self.kind == "none":
             return rewards
+        if self.kind == "size":
+            size = self.peers.summed(rewards.abs().sum(dtype=torch.float64)) / count
+            return rewards / size.clamp_min(torch.finfo(torch.float32).tiny).to(rewards)
         largest = self.peers.largest(rewards.abs().max() if len(rewards) else rewards.new_zeros(()))
         mean = self.peers.summed(rewards.sum(dtype=torch.float64)) / count
         spread = self.peers.summed((rewards - mean).square().sum(dtype=torch.float64))

@@ -88,10 +88,13 @@ class Reinforce:
         policy: What to learn; its logits are the only parameters.
         reward_timing: Of the environment: ``"next_step"`` rewards pay the actions before the last.
         normalise: ``"step"``: minus mean, over standard deviation, within each step (the paper's for GAR).
-            ``"running"``: by mean and deviation over all steps so far. ``"none"``: raw. Signals that are equal in all
-            slots, such as NSLR, are erased by ``"step"``.
+            ``"running"``: by mean and deviation over all steps so far. ``"size"``: over the mean size within each step,
+            signs as they are (for :class:`agents.policies.Keep`). ``"none"``: raw. Signals that are equal in all slots,
+            such as NSLR, are erased by ``"step"``.
         aggregate: Rewarded steps per policy update.
         step_size: Of Adam.
+        half_after: Updates after which the step size is half of that, a third after twice as many, and so on; ``None``:
+            it stays.
         gradient_clip: Largest entry of the policy gradient, taken as a mean over slots and steps; ``None`` for any.
             (Adam does not see the factor between sum and mean.)
         seed: Of the actions.
@@ -115,6 +118,7 @@ class Reinforce:
         normalise: Normalisation = "step",
         aggregate: int = 1,
         step_size: float = 0.1,
+        half_after: float | None = None,
         gradient_clip: float | None = None,
         seed: int = 0,
         distributed: bool = False,
@@ -124,6 +128,8 @@ class Reinforce:
         if type(aggregate) is not int or aggregate < 1:
             raise ConfigurationError(f"aggregate={shown(aggregate)} must be at least 1, and a whole number.")
         check_positive("step_size", step_size)
+        if half_after is not None:
+            check_positive("half_after", half_after)
         if gradient_clip is not None:
             check_positive("gradient_clip", gradient_clip)
         check_positive("timeout", timeout)
@@ -140,6 +146,7 @@ class Reinforce:
         self.reward_timing = reward_timing
         self.aggregate = aggregate
         self.gradient_clip = gradient_clip
+        self.step_size, self.half_after = step_size, half_after
         self.optimizer = torch.optim.Adam([policy.logits], lr=step_size)
         self.generator = named_generator(seed, "policy", policy.logits.device)
         self._unpaid: deque[Unpaid] = deque()
@@ -297,6 +304,9 @@ class Reinforce:
                 bound = self.gradient_clip * self._rows
                 gradient = gradient.clamp(-bound, bound)
             self.policy.logits.grad = -gradient
+            if self.half_after is not None:
+                taken = float(self.optimizer.state[self.policy.logits].get("step", 0))
+                self.optimizer.param_groups[0]["lr"] = self.step_size / (1 + taken / self.half_after)
             self.optimizer.step()
             self._gradient = torch.zeros_like(self._gradient)
             self._collected = self._rows = 0

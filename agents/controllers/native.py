@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 from gymnasium.spaces import Discrete
@@ -12,35 +13,60 @@ from gymnasium.vector import VectorEnv
 from agents.agent import Agent
 from agents.controllers.registry import register_controller
 from agents.normaliser import Normalisation
-from agents.policies import DropSpoiled, FixedPolicy, InvertedSoftmax, KeepHighest, LinearSoftmax, SmallLoss
+from agents.policies import (
+    DropSpoiled,
+    FixedPolicy,
+    InvertedSoftmax,
+    Keep,
+    KeepHighest,
+    LinearSoftmax,
+    SmallLoss,
+    Softmax,
+)
 from agents.reinforce import Reinforce
 from gar_env.errors import ConfigurationError
+from gar_env.registry import check_choice
+
+POLICIES = ("inverted", "softmax", "keep")
 
 
 @register_controller("reinforce")
 @dataclass(frozen=True)
 class ReinforceOptions:
-    """REINFORCE with the inverted softmax; it does not look at observations.
+    """REINFORCE with one logit per choice; it does not look at observations.
 
     Args:
-        normalise: "step" within each step, "running" over all steps, or "none". "step" erases a reward that all slots
-            share, such as nslr.
+        policy: "inverted": the inverted softmax (the paper's), which leaves out at most one choice. "softmax": the
+            ordinary one, which may settle on one choice. "keep": a chance to keep each choice, which turns down any
+            number of them and crowns none.
+        normalise: "step" within each step, "running" over all steps, "size" over mean size without centring, or "none".
+            "step" erases a reward that all slots share, such as nslr. "auto": "size" for "keep", else "step".
         aggregate: Rewarded steps per policy update.
         step_size: Of Adam.
+        half_after: Updates after which the step size is half of that; by default it stays.
+        floor: Of "softmax": share of the draws that are uniform, in [0, 1).
     """
 
-    normalise: Normalisation = "step"
+    policy: Literal["inverted", "softmax", "keep"] = "inverted"
+    normalise: Literal["auto", "step", "running", "size", "none"] = "auto"
     aggregate: int = 1
     step_size: float = 0.1
+    half_after: float | None = None
+    floor: float = 0.1
 
     def build(self, env: VectorEnv, seed: int) -> Agent:
         """A controller with one logit per choice."""
+        check_choice("policy", self.policy, POLICIES)
+        k = _choices(env, "reinforce")
+        kinds = {"inverted": InvertedSoftmax, "softmax": partial(Softmax, floor=self.floor), "keep": Keep}
+        usual: Normalisation = "size" if self.policy == "keep" else "step"
         return Reinforce(
-            InvertedSoftmax(_choices(env, "reinforce")),
+            kinds[self.policy](k),
             reward_timing=getattr(env.unwrapped, "reward_timing", "same_step"),
-            normalise=self.normalise,
+            normalise=usual if self.normalise == "auto" else self.normalise,
             aggregate=self.aggregate,
             step_size=self.step_size,
+            half_after=self.half_after,
             seed=seed,
         )
 

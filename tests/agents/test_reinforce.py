@@ -201,7 +201,7 @@ def test_rewards_that_are_nan_are_refused():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Reinforce(InvertedSoftmax(3), normalise="batch"), "Choose one of step, running, none"),
+        (lambda: Reinforce(InvertedSoftmax(3), normalise="batch"), "Choose one of step, running, size, none"),
         (lambda: Reinforce(InvertedSoftmax(3), aggregate=0), "aggregate=0 must be at least 1"),
         (lambda: Reinforce(InvertedSoftmax(3), reward_timing="now"), "Choose one of same_step, next_step"),
         (lambda: InvertedSoftmax(1), "num_choices=1: a policy needs at least 2 choices"),
