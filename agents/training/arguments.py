@@ -24,7 +24,7 @@ from agents.training.config import (
 from gar_env.errors import ConfigurationError
 from gar_env.registry import known_names_only, shown, trusted_names
 
-BY_NAME = ("dataset", "network", "reward", "instances", "rule", "tasks")
+BY_NAME = ("dataset", "network", "reward", "instances", "rule", "tasks", "target")
 """Options that may be objects in code; on a command line they are named."""
 
 
@@ -117,7 +117,7 @@ def _for_command_line(kind: Any) -> Any:
     for field in dataclasses.fields(kind):
         if field.name in SET_HERE:
             continue
-        hint = str if field.name in BY_NAME else hints[field.name]
+        hint = (str | None if field.default is None else str) if field.name in BY_NAME else hints[field.name]
         if field.default_factory is not dataclasses.MISSING:
             default = dataclasses.field(default_factory=field.default_factory)
         else:

@@ -8,6 +8,7 @@ from gar_env.data.inputs import Inputs
 from gar_env.data.load import load_dataset
 from gar_env.data.pool import Pool, make_pool
 from gar_env.data.splits import Splits, make_splits
+from gar_env.data.target import Target, read_target
 
 __all__ = [
     "CORRUPTIONS",
@@ -18,6 +19,7 @@ __all__ = [
     "Normalisation",
     "Pool",
     "Splits",
+    "Target",
     "in_batches",
     "load_dataset",
     "make_pool",
@@ -25,6 +27,7 @@ __all__ = [
     "normalisation",
     "parse_corruptions",
     "parse_shares",
+    "read_target",
     "register_corruption",
     "register_dataset",
 ]

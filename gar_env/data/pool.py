@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from gar_env.data.corruptions import CORRUPTIONS, parse_shares
 from gar_env.data.dataset import Dataset
 from gar_env.data.inputs import Inputs
+from gar_env.data.target import put_sources_aside
 from gar_env.errors import ConfigurationError
 from gar_env.registry import shown
 
@@ -51,15 +52,20 @@ def _draw(members: Tensor, n: int, generator: Generator) -> Tensor:
     return members[torch.randint(len(members), (n,), generator=generator, device=members.device)]
 
 
-def put_aside(n: int, heldout_share: float, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Shuffle ``n`` examples and put a share of them aside.
+def put_aside(
+    dataset: Dataset, heldout_share: float, target_shares: dict[str, float] | None, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """Shuffle all training examples, and put a share of them, or of some sources, aside.
 
     Returns:
         ``(held out, the others)``, int64.
 
     Raises:
-        ConfigurationError: If the share is out of range, or too small to hold an example.
+        ConfigurationError: If a share is out of range, or too small to hold an example.
     """
+    if target_shares:
+        return put_sources_aside(dataset, target_shares, generator)
+    n = len(dataset.x_train)
     if not isinstance(heldout_share, int | float) or not 0 <= heldout_share < 1:
         raise ConfigurationError(f"heldout_share={shown(heldout_share)} must be at least 0 and below 1.")
     order = torch.randperm(n, generator=generator)
@@ -69,7 +75,14 @@ def put_aside(n: int, heldout_share: float, generator: Generator) -> tuple[Tenso
     return order[:num_heldout], order[num_heldout:]
 
 
-def make_pool(dataset: Dataset, generator: Generator, *, corrupt: str = "", heldout_share: float = 0.0) -> Pool:
+def make_pool(
+    dataset: Dataset,
+    generator: Generator,
+    *,
+    corrupt: str = "",
+    heldout_share: float = 0.0,
+    target_shares: dict[str, float] | None = None,
+) -> Pool:
     """All training data in one pool, random shares of it corrupted.
 
     Args:
@@ -77,11 +90,12 @@ def make_pool(dataset: Dataset, generator: Generator, *, corrupt: str = "", held
         generator: Named generator ``labels``, on the CPU.
         corrupt: For example ``"symmetric_noise(0.4)"``; several shares are disjoint.
         heldout_share: Share of the training data that is put aside, clean.
+        target_shares: Instead, of sources by name: :func:`gar_env.data.read_target`.
 
     Raises:
         ConfigurationError: If ``corrupt`` cannot be read, or a share is out of range.
     """
-    heldout, members = put_aside(len(dataset.x_train), heldout_share, generator)
+    heldout, members = put_aside(dataset, heldout_share, target_shares, generator)
     wanted, start = [], 0
     for name, share in parse_shares(corrupt):
         rows = members[start : start + max(1, round(share * len(members)))]

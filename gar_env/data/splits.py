@@ -62,6 +62,7 @@ def make_splits(
     num_splits: int = 10,
     corrupt: str | None = None,
     heldout_share: float = 0.0,
+    target_shares: dict[str, float] | None = None,
 ) -> Splits:
     """Cut the training data into splits and corrupt some of them.
 
@@ -74,6 +75,7 @@ def make_splits(
         corrupt: For example ``"0:label_noise, 3:easy(0.5)"``, see :data:`~gar_env.data.CORRUPTIONS`. Default:
             ``"0:label_noise"``, and for ``"group"`` nothing: your own sources are left as they are.
         heldout_share: Share of the training data that is put aside, clean, in no split.
+        target_shares: Instead, of sources by name: :func:`gar_env.data.read_target`.
 
     Raises:
         ConfigurationError: If the kind is unknown, a split would be empty, or a corrupted split is not there.
@@ -82,7 +84,7 @@ def make_splits(
         Mueller, Biedenkapp & Hutter (2021), section 6: ten equal parts of CIFAR-10, one with random labels.
     """
     check_choice("splits", kind, KINDS)
-    heldout, order = put_aside(len(dataset.x_train), heldout_share, generator)
+    heldout, order = put_aside(dataset, heldout_share, target_shares, generator)
     owner, names = _owners(dataset, order, kind, num_splits)
     if len(names) < 2:
         raise ConfigurationError(f"splits={kind!r} gives {len(names)} split; a controller needs at least 2.")

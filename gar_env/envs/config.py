@@ -15,7 +15,7 @@ from gar_env.errors import ConfigurationError
 from gar_env.learner import TrainingOptions, check_schedule
 from gar_env.networks.build import NetworkBuilder
 from gar_env.registry import check_choice, did_you_mean, shown
-from gar_env.rewards import RewardSignal
+from gar_env.rewards import REWARDS, Need, RewardSignal
 
 SLOTS = ("batch_size", "num_envs", "num_env", "n_envs", "batch", "num_slots", "slots")
 """What people call the number of slots, where it has another name."""
@@ -127,6 +127,11 @@ class SlotConfig(SharedConfig):
             training data as they are) - both are normal training steps too - or ``"heldout"`` (a clean held-out
             batch, which is not trained on).
         heldout_share: Share of the training data held out; ``None`` is 0.1 where something needs it, else 0.
+        target: Instead, what held-out batches are drawn from: shares of sources, ``"english(0.1), french"`` or
+            ``"each(0.05)"``, which are not trained on; or a sample of one's own, a path or a data set, which may be
+            small. If ``reference`` is left out it is ``"heldout"`` then, unless the reward itself reads held-out
+            batches: :func:`gar_env.data.read_target`.
+        target_batch_size: Examples in a held-out batch; ``None`` is as many as there are slots.
 
     Raises:
         ConfigurationError: If an option is unknown, out of range, or contradicts another.
@@ -140,6 +145,8 @@ class SlotConfig(SharedConfig):
     network: str | NetworkBuilder = "fc_bn"
     reference: str | None = None
     heldout_share: float | None = None
+    target: str | Dataset | None = None
+    target_batch_size: int | None = None
 
     default_reference: ClassVar[str] = "policy"
     references: ClassVar[tuple[str, ...]] = ("policy", "uniform", "heldout")
@@ -156,13 +163,28 @@ class SlotConfig(SharedConfig):
                     f"reference={self.reference!r} has no meaning with reward_timing='next_step', where the next "
                     "controlled batch is the reference. Leave it out, or use reward_timing='same_step'."
                 )
-        if self.heldout_share == 0 and self.resolved_reference == "heldout":
+        if self.target_batch_size is not None and self.target_batch_size < 1:
+            raise ConfigurationError(f"target_batch_size={self.target_batch_size} must be at least 1.")
+        if self.target is not None and self.heldout_share:
+            raise ConfigurationError(
+                f"heldout_share={self.heldout_share} and target={shown(self.target)} both say what is held out. Leave "
+                "one of them out."
+            )
+        if self.heldout_share == 0 and self.target is None and self.resolved_reference == "heldout":
             raise ConfigurationError("reference='heldout' needs heldout_share above 0, for example 0.1.")
 
     @property
     def resolved_reference(self) -> str | None:
         """The reference batch in force; ``None`` with ``"next_step"`` timing."""
-        return (self.reference or self.default_reference) if self.reward_timing == "same_step" else None
+        usual = self.default_reference if self.target is None or self._reads_heldout else "heldout"
+        return (self.reference or usual) if self.reward_timing == "same_step" else None
+
+    @property
+    def _reads_heldout(self) -> bool:
+        """Whether the reward looks at a held-out batch by itself."""
+        named = REWARDS[self.reward] if isinstance(self.reward, str) else self.reward
+        needs = getattr(named, "needs", None)
+        return isinstance(needs, Need) and Need.HELDOUT_GRADIENT in needs
 
     @property
     def trains_on_reference(self) -> bool:

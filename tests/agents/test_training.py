@@ -164,7 +164,7 @@ def test_the_resolved_configuration_is_kept_and_a_finished_run_stays(tmp_path, c
     assert saved["env_options"]["momentum"] == 0.5
     assert saved["env_options"]["step_size"] == 0.1, "defaults are resolved"
     assert saved["env_options"]["autoreset_mode"] == "SameStep", "what the run decides is in it"
-    assert saved["agent_options"]["normalise"] == "step"
+    assert saved["agent_options"]["normalise"] == "auto"
     assert saved["provenance"]["torch"]
     before = metrics(tmp_path)
     main(["train", "--resume", str(tmp_path)])

@@ -192,7 +192,7 @@ class AugmentVectorEnv(SlotVectorEnv):
     def make_pool(self, seed: int) -> Pool:
         """See :class:`SlotVectorEnv`."""
         generator = named_generator(seed, "labels")
-        return make_pool(self._training_data, generator, corrupt=self.config.corrupt, heldout_share=self.heldout_share)
+        return make_pool(self._training_data, generator, corrupt=self.config.corrupt, **self.put_aside)
 
     def begin(self) -> None:
         """See :class:`SlotVectorEnv`."""

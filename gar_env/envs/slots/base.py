@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gar_env.data import Batch, Pool, in_batches, load_dataset, make_pool, normalisation
+from gar_env.data import Batch, Pool, in_batches, load_dataset, make_pool, normalisation, read_target
 from gar_env.envs.config import SlotConfig
 from gar_env.envs.fitting import check_network
 from gar_env.envs.shared import SharedNetworkEnv
@@ -72,9 +72,16 @@ class SlotVectorEnv(SharedNetworkEnv):
         self._network_fits = False  # not known yet
         self.reference = config.resolved_reference
         needs_heldout = self.reference == "heldout" or Need.HELDOUT_GRADIENT in self.signal.needs
-        share = config.heldout_share if config.heldout_share is not None else 0.1 * needs_heldout
-        if needs_heldout and share == 0:
+        usual = 0.1 * (needs_heldout and config.target is None)
+        share = config.heldout_share if config.heldout_share is not None else usual
+        if needs_heldout and share == 0 and config.target is None:
             raise ConfigurationError(f"reward={self.evaluator.name!r} needs heldout_share above 0, for example 0.1.")
+        if config.target is not None and not needs_heldout:
+            raise ConfigurationError(
+                f"target={shown(config.target)} is what held-out batches are drawn from, and reward="
+                f"{self.evaluator.name!r} with reference={self.reference!r} reads none. Leave reference out, use "
+                "'heldout', or a reward such as 'validation_gar'."
+            )
         self.heldout_share = share
         self.dataset = load_dataset(
             config.dataset,
@@ -82,6 +89,7 @@ class SlotVectorEnv(SharedNetworkEnv):
             image_size=config.image_size,
             image_background=config.image_background,
         )
+        self.target = None if config.target is None else read_target(config.target, self.dataset)
         left = len(self.dataset.x_train) - int(share * len(self.dataset.x_train))
         if self.num_envs > left:
             raise ConfigurationError(
@@ -146,7 +154,12 @@ class SlotVectorEnv(SharedNetworkEnv):
 
     def make_pool(self, seed: int) -> Pool:
         """Cut and corrupt the data of one episode, on the CPU; depends on ``seed`` alone."""
-        return make_pool(self.dataset, named_generator(seed, "labels"), heldout_share=self.heldout_share)
+        return make_pool(self.dataset, named_generator(seed, "labels"), **self.put_aside)
+
+    @property
+    def put_aside(self) -> dict[str, Any]:
+        """What :func:`~gar_env.data.make_pool` and :func:`~gar_env.data.make_splits` are to put aside, by name."""
+        return {"heldout_share": self.heldout_share, "target_shares": self.target.shares if self.target else None}
 
     def step_loss(self, losses: Tensor | None) -> Tensor:
         """The loss of a step or of a reference, scalar: of its batch.
@@ -160,7 +173,7 @@ class SlotVectorEnv(SharedNetworkEnv):
         """A pass over a batch that is not trained on."""
         return self.learner.run(batch.examples, batch.weights, aside=True, backward=backward, loss_scale=loss_scale)
 
-    left_out = (*SharedNetworkEnv.left_out, "dataset", "pool", "device_inputs")
+    left_out = (*SharedNetworkEnv.left_out, "dataset", "pool", "device_inputs", "target")
     packed = ("_unpaid",)
 
     resumable = False
@@ -183,7 +196,10 @@ class SlotVectorEnv(SharedNetworkEnv):
     def _identity(self) -> dict[str, Any]:
         data = self.dataset
         sizes = [len(data.x_train), len(data.x_test), *data.input_shape, data.outputs]
-        return {**super()._identity(), "data": sizes, "data_fingerprint": data.fingerprint}
+        own = {"data": sizes, "data_fingerprint": data.fingerprint}
+        if self.target:
+            own["target"] = self.target.dataset.fingerprint if self.target.dataset else self.target.shares
+        return {**super()._identity(), **own}
 
     def _load(self, state: Mapping[str, Any]) -> None:
         super()._load({name: value for name, value in state.items() if name != "_unpaid"})
@@ -251,8 +267,16 @@ class SlotVectorEnv(SharedNetworkEnv):
         return self.learner.run(batch.examples, batch.weights, record=record, loss_scale=scale)
 
     def _look_at_heldout(self) -> Pass:
-        examples = self.pool.draw_heldout(self.num_envs, self.data_generator)
-        return self.learner.run(self.gather(examples).examples, aside=True)
+        size = self.config.target_batch_size or self.num_envs
+        sample = self.target and self.target.dataset
+        if not sample:
+            batch = self.gather(self.pool.draw_heldout(size, self.data_generator)).examples
+        else:
+            n, device = len(sample.x_train), self.data_generator.device
+            rows = torch.randint(n, (size,), generator=self.data_generator, device=device).cpu()
+            drawn = (sample.x_train[rows].to(self.device), sample.y_train[rows].to(self.device))
+            batch = Batch(self.normalise(drawn[0]), drawn[1])
+        return self.learner.run(batch, aside=True)
 
     def gather(self, examples: Tensor) -> SlotBatch:
         """These examples, by their numbers in the pool, int64 ``[m]``."""

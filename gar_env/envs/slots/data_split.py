@@ -84,7 +84,7 @@ class DataSplitVectorEnv(SlotVectorEnv):
             kind=config.splits,
             num_splits=config.num_splits,
             corrupt=config.corrupt,
-            heldout_share=self.heldout_share,
+            **self.put_aside,
         )
 
     def begin(self) -> None:
