@@ -3,6 +3,7 @@
 from agents.studies.agreement.study import AgreementStudy
 from agents.studies.controllers.study import ControllersStudy
 from agents.studies.invariances.study import InvariancesStudy
+from agents.studies.mixture.study import MixtureStudy
 from agents.studies.optimizers.study import OptimizersStudy
 from agents.studies.rewards.study import RewardsStudy
 from agents.studies.step_size.study import StepSizeStudy
@@ -19,6 +20,7 @@ STUDIES: dict[str, type[Study]] = {
         Table2Study,
         StepSizeStudy,
         AgreementStudy,
+        MixtureStudy,
         OptimizersStudy,
         ControllersStudy,
         InvariancesStudy,

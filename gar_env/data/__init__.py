@@ -9,6 +9,7 @@ from gar_env.data.load import load_dataset
 from gar_env.data.pool import Pool, make_pool
 from gar_env.data.splits import Splits, make_splits
 from gar_env.data.target import Target, read_target
+from gar_env.data.text import token_dataset
 
 __all__ = [
     "CORRUPTIONS",
@@ -30,4 +31,5 @@ __all__ = [
     "read_target",
     "register_corruption",
     "register_dataset",
+    "token_dataset",
 ]

@@ -44,6 +44,7 @@ class Dataset:
         group_train: int64 ``[n]``, the source each training example came from, if the data have sources.
         groups: One name per source.
         mirrored_is_same: Whether a mirrored image keeps its label, as photographs do and digits do not.
+        group_test: Likewise of each test example, if it is known: what is learned of each source.
 
     Raises:
         DatasetFormatError: If a shape, a type, a label or a name does not fit, or there are fewer than two classes.
@@ -58,6 +59,7 @@ class Dataset:
     group_train: Tensor | None = None
     groups: tuple[str, ...] = ()
     mirrored_is_same: bool = True
+    group_test: Tensor | None = None
 
     def __repr__(self) -> str:
         sizes = f"{len(self.x_train):,} + {len(self.x_test):,} {self.kind} {list(self.input_shape)}"
@@ -94,6 +96,8 @@ class Dataset:
             )
         if self.group_train is not None:
             self._check_labels("group_train", self.group_train, len(self.x_train), len(self.groups), "groups")
+        if self.group_test is not None:
+            self._check_labels("group_test", self.group_test, len(self.x_test), len(self.groups), "groups")
 
     def _check_inputs(self, name: str, inputs: Any) -> None:
         plain = isinstance(inputs, Tensor) and not inputs.is_meta and inputs.layout is torch.strided
@@ -253,6 +257,7 @@ class Dataset:
             x_test=self.x_test.to(device),
             y_test=self.y_test.to(device),
             group_train=None if self.group_train is None else self.group_train.to(device),
+            group_test=None if self.group_test is None else self.group_test.to(device),
         )
 
 

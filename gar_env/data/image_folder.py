@@ -40,7 +40,8 @@ def load_image_folder(root: str | Path, image_size: int | None = None, backgroun
     test = laid_out(root / "test", images_below(root / "test"), depths=(1,))
     if not train or not test:
         raise DatasetFormatError(
-            f"{root / ('test' if train else 'train')} holds no images. An image folder looks like {LAYOUT}."
+            f"{root / ('test' if train else 'train')} holds no images. An image folder looks like {LAYOUT}. Of text, "
+            "pass sequence_length."
         )
     classes = tuple(sorted({label for _, label, _ in train}))
     strange = sorted({label for _, label, _ in test} - set(classes))

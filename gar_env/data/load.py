@@ -1,4 +1,4 @@
-"""One string or path names a data set: a registered name, an ``.npz`` file or an image folder."""
+"""One string or path names a data set: a registered name, an ``.npz`` file, a folder of images or of text."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from gar_env.data.dataset import Dataset
 from gar_env.data.image_files import fingerprint
 from gar_env.data.image_folder import load_image_folder
 from gar_env.data.npz import load_npz
+from gar_env.data.text import load_text_folder
 from gar_env.errors import ConfigurationError, DatasetFormatError, DatasetNotFoundError, GarEnvError
 from gar_env.functional import own_surroundings
 from gar_env.registry import shown
@@ -29,15 +30,18 @@ def load_dataset(
     download: bool = False,
     image_size: int | None = None,
     image_background: str = "white",
+    sequence_length: int | None = None,
 ) -> Dataset:
     """Load a data set into memory; the last few are kept, so that several environments share one copy.
 
     Args:
         name: A registered name (``"digits"``, ``"cifar10"``, ``"module:name"``), the path of an ``.npz``
-            file, or of an image folder. A data set is returned as it is.
+            file, or of a folder of images or of text. A data set is returned as it is.
         download: Whether torchvision may fetch what is not there.
         image_size: Height and width to resize an image folder to; refused for the others.
         image_background: ``"white"`` or ``"black"``, under transparent images of a folder.
+        sequence_length: Of a folder of text, the bytes of a sequence: with it a folder is read as text
+            (:func:`gar_env.data.text.load_text_folder`); refused for the others.
 
     Raises:
         UnknownNameError: If the name is no data set, file or folder.
@@ -71,6 +75,11 @@ def load_dataset(
         )
     if image_size is not None and (not is_path or name.endswith(".npz")):
         raise ConfigurationError(f"image_size={image_size} goes with an image folder; {name!r} is none. Leave it out.")
+    if sequence_length is not None and (not is_path or name.endswith(".npz") or image_size is not None):
+        found = "image_size goes with one of images" if image_size is not None else f"{name!r} is no folder"
+        raise ConfigurationError(
+            f"sequence_length={shown(sequence_length)} goes with a folder of text, and {found}. Leave it out."
+        )
     if not is_path:
         return _named(name, download)
     if not _exists(path):
@@ -81,7 +90,7 @@ def load_dataset(
     if not path.is_dir() and not path.is_file():
         raise DatasetNotFoundError(f"{path} is neither a file nor a folder.")
     try:
-        return _at_path(str(path), fingerprint(path), image_size, image_background)
+        return _at_path(str(path), fingerprint(path), image_size, image_background, sequence_length)
     except OSError as error:
         if isinstance(error, GarEnvError):
             raise
@@ -133,7 +142,9 @@ def _load_named(name: str, download: bool) -> Dataset:
     return found
 
 
-def _load_path(path: str, fingerprint: str, image_size: int | None, background: str) -> Dataset:
+def _load_path(path: str, fingerprint: str, image_size: int | None, background: str, length: int | None) -> Dataset:
+    if length is not None:
+        return load_text_folder(path, length)
     return load_image_folder(path, image_size, background) if Path(path).is_dir() else load_npz(path)
 
 

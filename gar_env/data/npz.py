@@ -14,7 +14,7 @@ from gar_env.errors import DatasetFormatError, DatasetNotFoundError
 from gar_env.functional.free_memory import free_memory
 
 REQUIRED = ("x_train", "y_train", "x_test", "y_test")
-OPTIONAL = ("group_train", "classes")
+OPTIONAL = ("group_train", "group_test", "classes")
 
 
 def load_npz(path: str | Path) -> Dataset:
@@ -24,7 +24,8 @@ def load_npz(path: str | Path) -> Dataset:
     channels; vectors, floating point ``[n, ...]``; or tokens, integers ``[n, T]``, bytes (uint8) too. And ``y_train``,
     ``y_test``: labels, integers ``[n]``; tokens, integers ``[n, T]``; or numbers, floating point ``[n]`` or ``[n, k]``;
     see :class:`gar_env.data.Dataset`. Optionally ``group_train`` ``[n]``, integers or strings that name the source of
-    each training example, and ``classes``, the names of classes or of the vocabulary. Other arrays are not read.
+    each training example, ``group_test`` likewise, and ``classes``, the names of classes or of the vocabulary. Other
+    arrays are not read.
 
     Raises:
         DatasetNotFoundError: If there is no such file.
@@ -64,6 +65,17 @@ def load_npz(path: str | Path) -> Dataset:
         names, group_train = np.unique(arrays["group_train"], return_inverse=True)
         groups = _strings(path, "group_train", names)
         group_train = torch.from_numpy(group_train.astype(np.int64))
+    group_test = None
+    if "group_test" in arrays:
+        places = {name: i for i, name in enumerate(groups)}
+        tested = _strings(path, "group_test", np.ravel(arrays["group_test"]))
+        strange = sorted(set(tested) - set(groups))
+        if strange:
+            raise DatasetFormatError(
+                f"{path}: group_test names {strange[0]!r}, which no training example is of. Known: "
+                f"{', '.join(groups) or 'none'}."
+            )
+        group_test = torch.tensor([places[name] for name in tested], dtype=torch.int64)
     return Dataset(
         path.stem,
         _inputs(path, "x_train", arrays["x_train"]),
@@ -73,6 +85,7 @@ def load_npz(path: str | Path) -> Dataset:
         classes,
         group_train,
         groups,
+        group_test=group_test,
     )
 
 

@@ -119,6 +119,7 @@ class SlotConfig(SharedConfig):
         download: Whether torchvision may fetch the data.
         image_size: Height and width to resize an image folder to.
         image_background: ``"white"`` or ``"black"``, under transparent images of a folder.
+        sequence_length: Bytes in a sequence: with it a folder is read as text, one sub-folder a source.
         inputs: Of images: ``"unit"`` [0, 1], ``"symmetric"`` [-1, 1] or ``"standardised"``. Vectors are standardised
             with the last, and else taken as they are, as tokens always are.
         network: A name, or a function ``(input_shape, num_outputs) -> nn.Module``:
@@ -141,6 +142,7 @@ class SlotConfig(SharedConfig):
     download: bool = False
     image_size: int | None = None
     image_background: str = "white"
+    sequence_length: int | None = None
     inputs: str = "symmetric"
     network: str | NetworkBuilder = "fc_bn"
     reference: str | None = None

@@ -14,6 +14,7 @@ from gar_env.networks.few_shot import conv4, tanh_mlp
 from gar_env.networks.layered import layered, widths_of
 from gar_env.networks.paper import CNN_BN, FC, FC_BN
 from gar_env.networks.small import SmallCNN
+from gar_env.networks.transformer import Transformer
 from gar_env.networks.wide_resnet import WideResNet
 from gar_env.registry import Registry, did_you_mean, shown
 
@@ -28,7 +29,10 @@ register_network("cnn_bn")(CNN_BN)
 register_network("cnn")(SmallCNN)
 
 
-EXAMPLES = ("wrn-16-2", "wrn-28-10", "mlp-100", "mlp-100-50", "tanh-64-64", "cpcpcrcs-20-50-500", "conv4-64")
+EXAMPLES = (
+    *("wrn-16-2", "wrn-28-10", "mlp-100", "mlp-100-50", "tanh-64-64", "cpcpcrcs-20-50-500", "conv4-64"),
+    "transformer-96-2",
+)
 IMAGES_ONLY = ("cnn", "cnn_bn")
 
 
@@ -38,9 +42,10 @@ def build_network(network: str | NetworkBuilder, input_shape: tuple[int, ...], n
     Args:
         network: ``"fc"``, ``"fc_bn"``, ``"cnn_bn"``, ``"cnn"``, ``"wrn-d-k"`` with any published depth and width
             (``"wrn-28-10"``), ``"mlp-w"`` and ``"cpcpcrcs-w-w-w"`` (:func:`~gar_env.networks.layered.layered`),
-            ``"tanh-w"``, ``"conv4-w"`` and ``"conv4-w-strided"`` (:mod:`gar_env.networks.few_shot`), a name registered
-            with :func:`register_network`, ``"module:name"``, or a function ``(input_shape, num_outputs) ->
-            nn.Module``.
+            ``"tanh-w"``, ``"conv4-w"`` and ``"conv4-w-strided"`` (:mod:`gar_env.networks.few_shot`),
+            ``"transformer-w-d"`` of a width and number of blocks
+            (:class:`~gar_env.networks.transformer.Transformer`), a name registered with :func:`register_network`,
+            ``"module:name"``, or a function ``(input_shape, num_outputs) -> nn.Module``.
         input_shape: Of one input; of an image ``(channels, height, width)``.
         num_outputs: How many logits, or other numbers.
 
@@ -69,6 +74,8 @@ def build_network(network: str | NetworkBuilder, input_shape: tuple[int, ...], n
         four = re.fullmatch(r"conv4-(\d{1,4})(-strided)?", network)
         if four and int(four[1]):
             return conv4(sides, num_outputs, channels=int(four[1]), strided=four[2] is not None)
+        if words := re.fullmatch(r"transformer-([1-9]\d{0,4})-([1-9]\d{0,2})", network):
+            return Transformer(sides, num_outputs, width=int(words[1]), blocks=int(words[2]))
         if re.fullmatch(r"tanh(-[1-9]\d{0,4})+", network):
             return tanh_mlp(sides, num_outputs, [int(width) for width in network.split("-")[1:]])
         if wide:
@@ -78,7 +85,8 @@ def build_network(network: str | NetworkBuilder, input_shape: tuple[int, ...], n
         if network not in NETWORKS and ":" not in network:
             raise UnknownNameError(
                 f"No network is called {shown(network)}.{did_you_mean(network, [*NETWORKS, *EXAMPLES])}\n"
-                f"Known: {', '.join(NETWORKS)}, wrn-d-k, mlp-w, tanh-w, cpcpcrcs-w-w-w, conv4-w."
+                f"Known: {', '.join(NETWORKS)}, wrn-d-k, mlp-w, tanh-w, cpcpcrcs-w-w-w, conv4-w, "
+                "transformer-w-d."
             )
         network = NETWORKS[network]
     if isinstance(network, nn.Module):

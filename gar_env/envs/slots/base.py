@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
@@ -88,6 +89,7 @@ class SlotVectorEnv(SharedNetworkEnv):
             download=config.download,
             image_size=config.image_size,
             image_background=config.image_background,
+            sequence_length=config.sequence_length,
         )
         self.target = None if config.target is None else read_target(config.target, self.dataset)
         left = len(self.dataset.x_train) - int(share * len(self.dataset.x_train))
@@ -312,6 +314,32 @@ class SlotVectorEnv(SharedNetworkEnv):
             ResetNeededError: Before the first :meth:`reset`.
         """
         self._check_started("evaluate")
-        test = in_batches(self.dataset.x_test, self.dataset.y_test, self.normalise, self.device)
-        accuracy, loss = self.learner.evaluate(test)
+        accuracy, loss = self._measured(self.dataset.x_test, self.dataset.y_test)
         return {"test_accuracy": accuracy, "test_loss": loss}
+
+    @own_surroundings()
+    def evaluate_sources(self) -> dict[str, dict[str, float]]:
+        """As :meth:`evaluate`, of each source's test examples by themselves; of tokens also ``bits_per_token``.
+
+        Raises:
+            ConfigurationError: If it is not known which source a test example is of.
+            ResetNeededError: Before the first :meth:`reset`.
+        """
+        self._check_started("evaluate_sources")
+        data, found = self.dataset, {}
+        if data.group_test is None:
+            raise ConfigurationError(
+                f"{data.name} does not say which sources its test examples are of: group_test of "
+                "gar_env.data.Dataset, or an array of that name in the .npz."
+            )
+        for i, name in enumerate(data.groups):
+            rows = (data.group_test == i).nonzero().flatten()
+            if len(rows):
+                accuracy, loss = self._measured(data.x_test[rows], data.y_test[rows])
+                found[name] = {"test_accuracy": accuracy, "test_loss": loss}
+                if data.loss == "token_cross_entropy":
+                    found[name]["bits_per_token"] = loss / math.log(2)
+        return found
+
+    def _measured(self, inputs: Tensor, targets: Tensor) -> tuple[float, float]:
+        return self.learner.evaluate(in_batches(inputs, targets, self.normalise, self.device))

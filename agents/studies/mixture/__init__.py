@@ -1,0 +1,1 @@
+"""Learned mixtures of text sources."""
