@@ -5,6 +5,9 @@ from .agent import (
 from .checks import (
     check_agent as check_agent,
 )
+from .mixture import (
+    LearnedMixture as LearnedMixture,
+)
 from .policies import (
     DropSpoiled as DropSpoiled,
     FixedAugmentation as FixedAugmentation,

@@ -227,6 +227,24 @@ class Reinforce:
             if over.all():
                 self._unpaid.clear()
 
+    @property
+    def waiting(self) -> int:
+        """How many steps' actions wait for their rewards."""
+        return len(self._unpaid)
+
+    def learn_oldest(self, rewards: Any) -> None:
+        """Pay the actions that have waited longest, ``[n]``; ``None`` forgets them: for loops that draw ahead.
+
+        Raises:
+            ConfigurationError: If none wait.
+            RewardError: As :meth:`learn`.
+        """
+        if not self._unpaid:
+            raise ConfigurationError("No actions wait for rewards: act() comes first.")
+        paid = self._unpaid.popleft()
+        if rewards is not None:
+            self._add(self._as_numbers(rewards), paid, None)
+
     def _told(self, ended: Any, infos: dict[str, Any]) -> tuple[Tensor | None, Tensor | None]:
         """Whose actions counted, and whose rewards do; ``None`` for all.
 

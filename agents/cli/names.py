@@ -56,8 +56,8 @@ NAMES = {
 }
 
 PATTERNS = {
-    "networks": ("wrn-d-k", "mlp-w-w", "tanh-w-w", "cpcpcrcs-w-w-w", "conv4-w", "conv4-w-strided"),
-    "data sets": ("FILE.npz", "IMAGE_FOLDER"),
+    "networks": ("wrn-d-k", "mlp-w-w", "tanh-w-w", "cpcpcrcs-w-w-w", "conv4-w", "conv4-w-strided", "transformer-w-d"),
+    "data sets": ("FILE.npz", "IMAGE_FOLDER", "TEXT_FOLDER"),
     "instance sets": ("FILE.csv",),
     "tasks": ("a data set", "FILE.npz", "IMAGE_FOLDER"),
     "agreement rules": ("damped(0.1)", "torchjd:NAME"),

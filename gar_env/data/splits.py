@@ -49,9 +49,14 @@ class Splits(Pool):
         Returns:
             int64 ``[n]``, indices into ``inputs`` and ``targets``.
         """
-        # float64: a float32 uniform times a size above 2**24 could round up to the size itself.
-        share = torch.rand(len(splits), generator=generator, device=splits.device, dtype=torch.float64)
-        return self.members[self.starts[splits] + (share * self.sizes[splits]).long()]
+        return self.members[draw_places(splits, self.starts, self.sizes, generator)]
+
+
+def draw_places(splits: Tensor, starts: Tensor, sizes: Tensor, generator: Generator) -> Tensor:
+    """One place for each entry of ``splits``, uniformly from that split, int64 ``[n]``: from ``starts[split]`` on."""
+    # float64: a float32 uniform times a size above 2**24 could round up to the size itself.
+    share = torch.rand(len(splits), generator=generator, device=splits.device, dtype=torch.float64)
+    return starts[splits] + (share * sizes[splits]).long()
 
 
 def make_splits(
