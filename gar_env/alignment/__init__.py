@@ -21,6 +21,7 @@ from gar_env.alignment.direction import Direction, dot, gradient, trainable_para
 from gar_env.alignment.engine import Alignment
 from gar_env.alignment.in_backward import NoGradientError, Paid, aligning
 from gar_env.alignment.norms import example_lengths
+from gar_env.alignment.pairs import pair_products
 from gar_env.alignment.rerun import FiniteDifferenceTape
 from gar_env.alignment.row_gradients import align_rows
 from gar_env.alignment.rules import register_example_gradients, register_output_tangent
@@ -45,6 +46,7 @@ __all__ = [
     "dot",
     "example_lengths",
     "gradient",
+    "pair_products",
     "record",
     "register_example_gradients",
     "register_output_tangent",

@@ -55,8 +55,7 @@ def example_lengths(tape: Tape) -> Tensor:
                 x = read(call.x, str(unit)).square().sum(1)
                 squares.append(sizes * (x * ("weight" in unit.parameters) + ("bias" in unit.parameters)))
                 continue
-            gradients = call.gradients if isinstance(call, ExampleGradients) else _gradients(unit, call)
-            for local, g in gradients.items():
+            for local, g in example_gradients(unit, call).items():
                 name = unit.parameters[local]
                 if users.count(name) == 1:
                     squares.append(g.flatten(1).square().sum(1))
@@ -66,21 +65,29 @@ def example_lengths(tape: Tape) -> Tensor:
     return torch.stack(squares).sum(0).sqrt() * (tape.n / tape.loss_scale)
 
 
-def _gradients(unit: Unit, call: object) -> dict[str, Tensor]:
-    """Each example's gradients of a layer's parameters, ``{name inside the layer: [n, *shape]}``."""
+def example_gradients(unit: Unit, call: object, rows: Tensor | None = None) -> dict[str, Tensor]:
+    """Each example's gradients of a layer's parameters, ``{name inside the layer: [n, *shape]}``; of some rows."""
     layer = unit.module
+    chosen = slice(None) if rows is None else rows
+    if isinstance(call, ExampleGradients):
+        return {name: g[chosen] for name, g in call.gradients.items()}
     if isinstance(call, Deferred):
-        x, delta = read(call.x, str(unit)), call.delta
+        x, delta = read(call.x, str(unit))[chosen], call.delta[chosen]
         found: dict[str, Tensor] = {}
         if type(layer) is nn.Linear:
             found["weight"] = torch.einsum("n...o,n...i->noi", delta, x)
             found["bias"] = delta.flatten(1, -2).sum(1) if delta.ndim > 2 else delta
+        elif type(layer) is nn.Embedding:
+            flat, places = delta.reshape(len(x), -1, delta.shape[-1]), x.reshape(len(x), -1, 1)
+            flat = flat if layer.padding_idx is None else flat * (places != layer.padding_idx)
+            weight = delta.new_zeros(len(x), *layer.weight.shape)
+            found["weight"] = weight.scatter_add_(1, places.expand_as(flat), flat)
         elif isinstance(layer, CONVOLUTIONS) and can_materialise(layer, x):
             found["weight"] = example_weight_gradients(layer, x, delta)
             found["bias"] = delta.flatten(2).sum(2)
         if found:
             return {name: g for name, g in found.items() if name in unit.parameters}
     raise UnsupportedLayerError(
-        f"The per-example gradients of {unit} cannot be made: lengths are known for linear layers, convolutions with "
-        "zero padding in full precision, and normalisation layers. Use a signal that needs no lengths."
+        f"The per-example gradients of {unit} cannot be made: they are known for linear layers, embeddings, "
+        "convolutions with zero padding in full precision, and normalisation layers. Use a signal that needs none."
     )

@@ -102,7 +102,7 @@ class Learner:
             weights: ``[n]``: the loss is the mean of ``w_i l_i``, and so is the tape's.
             record: Whether to record a tape.
             aside: A batch that is not trained on: gradient and outputs are in the pass; ``.grad`` and buffers stay as
-                they are.
+                they are. It may be recorded too.
             backward: Whether to go backward at all; only of a pass aside is it left out.
             loss_scale: What the gradient is multiplied by; the tape is not.
 
@@ -111,7 +111,7 @@ class Learner:
         """
         loss, state = losses_of(batch, weights, self.loss), self.generator.get_state()
         if aside:
-            return self._aside(batch, loss, state, backward=backward, loss_scale=loss_scale)
+            return self._aside(batch, loss, state, record=record, backward=backward, loss_scale=loss_scale)
         if record and self.remembers:
             buffers = {name: b.clone() for name, b in self.network.named_buffers()}
             self.origin = Origin(batch, weights, loss_scale, state, buffers, {})
@@ -129,7 +129,22 @@ class Learner:
         return Pass(batch, weights, loss_scale, losses.detach(), state, tape, last_layer=last and last.seen)
 
     @own_surroundings()
-    def _aside(self, batch: Batch, loss: Loss, state: Tensor, *, backward: bool, loss_scale: float) -> Pass:
+    def _aside(
+        self, batch: Batch, loss: Loss, state: Tensor, *, record: bool, backward: bool, loss_scale: float
+    ) -> Pass:
+        if record:
+            seen: list[Tensor] = []
+
+            def losses_of_outputs(outputs: Any) -> Tensor:
+                seen.append(outputs.detach().float())
+                return loss(outputs.float())
+
+            with preserve(self.network), lend_to_global(self.generator), self.autocast():
+                tape = self.alignment.record(self._laid_out(batch), losses_of_outputs, loss_scale=loss_scale)
+                found = self.gradient()
+            return Pass(
+                batch, loss.weights, loss_scale, tape.losses.detach(), state, tape, outputs=seen[-1], gradient=found
+            )
         with preserve(self.network), lend_to_global(self.generator), torch.set_grad_enabled(backward):
             with self.autocast():
                 outputs = self.network(self._laid_out(batch)).float()

@@ -1,6 +1,7 @@
 """Reward signals by name, one idea per file."""
 
 from gar_env.rewards.controls import NegativeLoss, OwnLoss, RandomReward, SameBatchGAR
+from gar_env.rewards.distinct import DistinctGAR
 from gar_env.rewards.evaluator import Collected, Evaluator, Trained
 from gar_env.rewards.exact import LeaveOneOut, MetaGradient
 from gar_env.rewards.finite_difference import FiniteDifferenceDDS, LossDecrease
@@ -32,6 +33,7 @@ __all__ = [
     "AgreementReward",
     "Collected",
     "CosineGAR",
+    "DistinctGAR",
     "Evaluator",
     "Evidence",
     "FinalLogLossDecrease",

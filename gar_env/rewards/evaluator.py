@@ -103,6 +103,11 @@ class Evaluator:
         """Whether the pass over what was trained on is to be recorded."""
         return bool(self.signal.needs & (Need.TAPE | Need.ALIGNMENT))
 
+    @property
+    def reads_next_tape(self) -> bool:
+        """Whether the pass over the next batch is to be recorded."""
+        return Need.NEXT_PASS in self.signal.needs
+
     def begin(self, learner: Learner, seed: int) -> None:
         """A new episode: tell its learner what to keep of its passes."""
         self.learner = learner
@@ -203,7 +208,8 @@ class Evaluator:
         alignment = self._alignment(trained.tape, evidence.next_gradient or {}, collected) if trained.tape else None
         tape = trained.tape if Need.TAPE in self.signal.needs else None
         n = self.num_envs if trained.slots is None else len(trained.slots)
-        evidence = replace(evidence, n=n, tape=tape, alignment=alignment, paid=passed, repeat=repeat)
+        after = following if self.reads_next_tape else None
+        evidence = replace(evidence, n=n, tape=tape, alignment=alignment, paid=passed, following=after, repeat=repeat)
         paid = self.rewards(evidence, step=step)
         if isinstance(trained.tape, FiniteDifferenceTape):
             self.alignment_error = trained.tape.error

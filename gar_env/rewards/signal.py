@@ -39,6 +39,9 @@ class Need(Flag):
     STEP = auto()
     """The whole step can be taken again, the optimizer's update included, and the next loss computed after it."""
 
+    NEXT_PASS = auto()
+    """The next batch as it was passed, with its tape: examples, losses at theta_{t+1}."""
+
     RUN = auto()
     """How far training runs have come: only where rows are runs."""
     TASKS = auto()
@@ -94,6 +97,7 @@ class Evidence:
         next_gradient: With :attr:`Need.NEXT_GRADIENT`. Loss gradient alone: no weight decay, momentum or clipping.
         heldout_gradient: With :attr:`Need.HELDOUT_GRADIENT`.
         paid: With :attr:`Need.PASS` or :attr:`Need.LAST_LAYER`: the paid batch, its losses ``[n]`` and last layer.
+        following: With :attr:`Need.NEXT_PASS`; ``None`` if the next batch was too small for a pass.
         repeat: With :attr:`Need.PARAMETERS` or, for repeated steps, :attr:`Need.STEP`.
         run: With :attr:`Need.RUN`.
         tasks: With :attr:`Need.TASKS`.
@@ -107,6 +111,7 @@ class Evidence:
     next_gradient: Mapping[str, Tensor] | None = None
     heldout_gradient: Mapping[str, Tensor] | None = None
     paid: Pass | None = None
+    following: Pass | None = None
     repeat: Repeat | None = None
     run: RunEvidence | None = None
     tasks: TaskEvidence | None = None
@@ -119,6 +124,7 @@ NEEDED_FOR = {
     "next_gradient": Need.NEXT_GRADIENT,
     "heldout_gradient": Need.HELDOUT_GRADIENT,
     "paid": Need.PASS | Need.LAST_LAYER,
+    "following": Need.NEXT_PASS,
     "repeat": Need.PARAMETERS | Need.STEP,
     "run": Need.RUN,
     "tasks": Need.TASKS,

@@ -171,9 +171,12 @@ class SlotVectorEnv(SharedNetworkEnv):
         """
         return torch.zeros((), device=self.device) if losses is None else losses.mean()
 
-    def look_at(self, batch: SlotBatch, *, backward: bool = True, loss_scale: float = 1.0) -> Pass:
+    def look_at(
+        self, batch: SlotBatch, *, backward: bool = True, loss_scale: float = 1.0, record: bool = False
+    ) -> Pass:
         """A pass over a batch that is not trained on."""
-        return self.learner.run(batch.examples, batch.weights, aside=True, backward=backward, loss_scale=loss_scale)
+        options: dict[str, Any] = {"backward": backward, "loss_scale": loss_scale, "record": record}
+        return self.learner.run(batch.examples, batch.weights, aside=True, **options)
 
     left_out = (*SharedNetworkEnv.left_out, "dataset", "pool", "device_inputs", "target")
     packed = ("_unpaid",)
@@ -251,9 +254,9 @@ class SlotVectorEnv(SharedNetworkEnv):
             return aside, aside.losses.mean(), aside.gradient
         batch = self.reference_batch(actions)
         if self.config.trains_on_reference:
-            passed = self._pass(batch)
+            passed = self._pass(batch, record=self.evaluator.reads_next_tape)
             return passed, self.step_loss(passed and passed.losses), self.learner.gradient()  # zeros if there is none
-        passed = self._pass(batch, aside=True)
+        passed = self._pass(batch, record=self.evaluator.reads_next_tape, aside=True)
         return passed, self.step_loss(passed and passed.losses), passed.gradient if passed else self.learner.gradient()
 
     def _pass(self, batch: SlotBatch, *, record: bool = False, aside: bool = False) -> Pass | None:
@@ -265,7 +268,7 @@ class SlotVectorEnv(SharedNetworkEnv):
         # the losses all the same.
         scale = m / self.num_envs
         if aside:
-            return self.look_at(batch, loss_scale=scale)
+            return self.look_at(batch, loss_scale=scale, record=record)
         return self.learner.run(batch.examples, batch.weights, record=record, loss_scale=scale)
 
     def _look_at_heldout(self) -> Pass:
@@ -278,7 +281,7 @@ class SlotVectorEnv(SharedNetworkEnv):
             rows = torch.randint(n, (size,), generator=self.data_generator, device=device).cpu()
             drawn = (sample.x_train[rows].to(self.device), sample.y_train[rows].to(self.device))
             batch = Batch(self.normalise(drawn[0]), drawn[1])
-        return self.learner.run(batch, aside=True)
+        return self.learner.run(batch, aside=True, record=self.evaluator.reads_next_tape)
 
     def gather(self, examples: Tensor) -> SlotBatch:
         """These examples, by their numbers in the pool, int64 ``[m]``."""

@@ -211,11 +211,13 @@ class DataWeightVectorEnv(SlotVectorEnv):
         self._examples = self.pool.draw_uniformly(self.num_envs, self.data_generator)
         self._batch = self.gather(self._examples)
 
-    def look_at(self, batch: SlotBatch, *, backward: bool = True, loss_scale: float = 1.0) -> Pass:
+    def look_at(
+        self, batch: SlotBatch, *, backward: bool = True, loss_scale: float = 1.0, record: bool = False
+    ) -> Pass:
         """See :class:`SlotVectorEnv`; how the network answers to the batch to be weighed next is what slots observe."""
         shown = batch is self._batch
         with self._inputs_of_last if shown and self._inputs_of_last else nullcontext():
-            side = super().look_at(batch, backward=backward, loss_scale=loss_scale)
+            side = super().look_at(batch, backward=backward, loss_scale=loss_scale, record=record)
         if shown:
             assert side.outputs is not None
             self._logits, self._losses = side.outputs, side.losses
