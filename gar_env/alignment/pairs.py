@@ -64,7 +64,7 @@ def pair_products(tape: Tape, other: Tape, rows: Tensor, others: Tensor) -> Tens
     users = [name for unit in tape.units for name in unit.parameters.values() for _ in unit.calls]
     total = torch.zeros(len(rows), dtype=working_dtype(tape.losses), device=tape.losses.device)
     shared: list[tuple[Unit, Unit]] = []
-    for unit, theirs in units:
+    for unit, theirs in units if len(rows) else ():
         if not unit.calls:
             continue
         once = len(unit.calls) == len(theirs.calls) == 1 and all(users.count(n) == 1 for n in unit.parameters.values())

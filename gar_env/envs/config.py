@@ -125,8 +125,12 @@ class SlotConfig(SharedConfig):
         network: A name, or a function ``(input_shape, num_outputs) -> nn.Module``:
             :func:`gar_env.networks.build_network`.
         reference: For ``"same_step"``: ``"policy"`` (the actions just taken, on fresh examples), ``"uniform"`` (the
-            training data as they are) - both are normal training steps too - or ``"heldout"`` (a clean held-out
-            batch, which is not trained on).
+            training data as they are) - both are normal training steps too - ``"heldout"`` (a clean held-out
+            batch, which is not trained on), or ``"other_half"``: no next step, each slot is paid by the gradient of a
+            random other half of the same batch, at the same parameters.
+        reference_weights: How much an example of the reference counts: ``"all"``; ``"agree"``, where its label is the
+            network's own answer; ``"mae"``, by its label's probability; or a registered one. Other than ``"all"``, the
+            reference is not trained on: :mod:`gar_env.envs.slots.reference_weights`.
         heldout_share: Share of the training data held out; ``None`` is 0.1 where something needs it, else 0.
         target: Instead, what held-out batches are drawn from: shares of sources, ``"english(0.1), french"`` or
             ``"each(0.05)"``, which are not trained on; or a sample of one's own, a path or a data set, which may be
@@ -146,12 +150,13 @@ class SlotConfig(SharedConfig):
     inputs: str = "symmetric"
     network: str | NetworkBuilder = "fc_bn"
     reference: str | None = None
+    reference_weights: str = "all"
     heldout_share: float | None = None
     target: str | Dataset | None = None
     target_batch_size: int | None = None
 
     default_reference: ClassVar[str] = "policy"
-    references: ClassVar[tuple[str, ...]] = ("policy", "uniform", "heldout")
+    references: ClassVar[tuple[str, ...]] = ("policy", "uniform", "heldout", "other_half")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -165,6 +170,11 @@ class SlotConfig(SharedConfig):
                     f"reference={self.reference!r} has no meaning with reward_timing='next_step', where the next "
                     "controlled batch is the reference. Leave it out, or use reward_timing='same_step'."
                 )
+        if self.reference_weights != "all" and self.reward_timing == "next_step":
+            raise ConfigurationError(
+                f"reference_weights={self.reference_weights!r} weighs a reference batch, and with "
+                "reward_timing='next_step' there is none but the next controlled batch. Use 'same_step'."
+            )
         if self.target_batch_size is not None and self.target_batch_size < 1:
             raise ConfigurationError(f"target_batch_size={self.target_batch_size} must be at least 1.")
         if self.target is not None and self.heldout_share:
@@ -191,7 +201,7 @@ class SlotConfig(SharedConfig):
     @property
     def trains_on_reference(self) -> bool:
         """Whether the reference batch is a normal training step too."""
-        return self.resolved_reference not in (None, "heldout")
+        return self.resolved_reference not in (None, "heldout", "other_half") and self.reference_weights == "all"
 
     @property
     def sgd_steps(self) -> int:

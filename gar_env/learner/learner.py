@@ -94,6 +94,7 @@ class Learner:
         aside: bool = False,
         backward: bool = True,
         loss_scale: float = 1.0,
+        weigh: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Pass:
         """Forward and backward of the mean loss, in training mode. The gradient waits for :meth:`update`.
 
@@ -105,13 +106,16 @@ class Learner:
                 they are. It may be recorded too.
             backward: Whether to go backward at all; only of a pass aside is it left out.
             loss_scale: What the gradient is multiplied by; the tape is not.
+            weigh: Of a pass aside: from outputs, detached, and targets to weights ``[n]`` that losses are multiplied by
+                for the gradient and the tape; the pass's own losses are not.
 
         Raises:
             ConfigurationError: If the network's output does not fit the targets.
         """
         loss, state = losses_of(batch, weights, self.loss), self.generator.get_state()
         if aside:
-            return self._aside(batch, loss, state, record=record, backward=backward, loss_scale=loss_scale)
+            own: dict[str, Any] = {"record": record, "backward": backward, "loss_scale": loss_scale, "weigh": weigh}
+            return self._aside(batch, loss, state, **own)
         if record and self.remembers:
             buffers = {name: b.clone() for name, b in self.network.named_buffers()}
             self.origin = Origin(batch, weights, loss_scale, state, buffers, {})
@@ -130,30 +134,37 @@ class Learner:
 
     @own_surroundings()
     def _aside(
-        self, batch: Batch, loss: Loss, state: Tensor, *, record: bool, backward: bool, loss_scale: float
+        self,
+        batch: Batch,
+        loss: Loss,
+        state: Tensor,
+        *,
+        record: bool,
+        backward: bool,
+        loss_scale: float,
+        weigh: Callable[[Tensor, Tensor], Tensor] | None,
     ) -> Pass:
-        if record:
-            seen: list[Tensor] = []
+        seen: list[tuple[Tensor, Tensor]] = []
 
-            def losses_of_outputs(outputs: Any) -> Tensor:
-                seen.append(outputs.detach().float())
-                return loss(outputs.float())
+        def losses_of_outputs(outputs: Any) -> Tensor:
+            outputs = outputs.float()
+            losses = loss(outputs)
+            seen.append((outputs.detach(), losses.detach()))
+            return losses if weigh is None else losses * weigh(seen[-1][0], batch.targets)
 
-            with preserve(self.network), lend_to_global(self.generator), self.autocast():
-                tape = self.alignment.record(self._laid_out(batch), losses_of_outputs, loss_scale=loss_scale)
-                found = self.gradient()
-            return Pass(
-                batch, loss.weights, loss_scale, tape.losses.detach(), state, tape, outputs=seen[-1], gradient=found
-            )
+        tape, found = None, {}
         with preserve(self.network), lend_to_global(self.generator), torch.set_grad_enabled(backward):
             with self.autocast():
-                outputs = self.network(self._laid_out(batch)).float()
-                losses = loss(outputs)
-            found: dict[str, Tensor] = {}
+                if record:
+                    tape = self.alignment.record(self._laid_out(batch), losses_of_outputs, loss_scale=loss_scale)
+                else:
+                    losses = losses_of_outputs(self.network(self._laid_out(batch)))
+            if backward and not record:
+                (losses.mean() * loss_scale).backward()  # pyright: ignore[reportPossiblyUnboundVariable]
             if backward:
-                (losses.mean() * loss_scale).backward()
                 found = self.gradient()
-        return Pass(batch, loss.weights, loss_scale, losses.detach(), state, outputs=outputs.detach(), gradient=found)
+        outputs, own = seen[-1]
+        return Pass(batch, loss.weights, loss_scale, own, state, tape, outputs=outputs, gradient=found)
 
     def record_again(self, origin: Origin) -> Tape:
         """The tape of an earlier pass, recorded at the parameters that it was recorded at; nothing else changes.

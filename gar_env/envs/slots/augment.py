@@ -68,7 +68,7 @@ class AugmentConfig(SlotConfig):
     backend: str = "torch"
 
     default_reference: ClassVar[str] = "plain"
-    references: ClassVar[tuple[str, ...]] = ("plain", "policy", "heldout")
+    references: ClassVar[tuple[str, ...]] = ("plain", "policy", "heldout", "other_half")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -15,6 +15,7 @@ from gar_env.data import Batch, Pool, in_batches, load_dataset, make_pool, norma
 from gar_env.envs.config import SlotConfig
 from gar_env.envs.fitting import check_network
 from gar_env.envs.shared import SharedNetworkEnv
+from gar_env.envs.slots.reference_weights import REFERENCE_WEIGHTS
 from gar_env.errors import CheckpointError, ConfigurationError
 from gar_env.functional import own_surroundings
 from gar_env.learner import Learner, Pass, Start
@@ -98,6 +99,19 @@ class SlotVectorEnv(SharedNetworkEnv):
                 f"A batch of {self.num_envs} examples is larger than the training data: {self.dataset.name} has "
                 f"{left}{' beside the held-out part' if share else ''}. Lower num_envs (batch_size)."
             )
+        if self.reference == "other_half" and self.evaluator.signal.needs & (Need.STEP | Need.NEXT_LOSS):
+            raise ConfigurationError(
+                f"reward={self.evaluator.name!r} reads the step that follows, and reference='other_half' pays before "
+                "it. Use another reference, or a reward that reads gradients, such as 'gar'."
+            )
+        if self.reference == "other_half" and self.num_envs < 2:
+            raise ConfigurationError("reference='other_half' halves the batch, and num_envs is 1. Use 2 at least.")
+        self._weigh = REFERENCE_WEIGHTS[config.reference_weights] if config.reference_weights != "all" else None
+        if self._weigh is not None and not self.dataset.has_labels:
+            raise ConfigurationError(
+                f"reference_weights={config.reference_weights!r} reads labels, and {self.dataset.name} has none. Use "
+                "'all'."
+            )
         self.normalise = normalisation(self.dataset.x_train.to(self.device), config.inputs)
         self.device_inputs: Tensor | None = None
         """The data set's inputs on a GPU, once for all episodes; on the CPU the data set's own are used."""
@@ -171,14 +185,15 @@ class SlotVectorEnv(SharedNetworkEnv):
         """
         return torch.zeros((), device=self.device) if losses is None else losses.mean()
 
-    def look_at(
-        self, batch: SlotBatch, *, backward: bool = True, loss_scale: float = 1.0, record: bool = False
-    ) -> Pass:
-        """A pass over a batch that is not trained on."""
-        options: dict[str, Any] = {"backward": backward, "loss_scale": loss_scale, "record": record}
+    def look_at(self, batch: SlotBatch, **options: Any) -> Pass:
+        """A pass over a batch that is not trained on; ``options`` are of :meth:`gar_env.learner.Learner.run`."""
         return self.learner.run(batch.examples, batch.weights, aside=True, **options)
 
-    left_out = (*SharedNetworkEnv.left_out, "dataset", "pool", "device_inputs", "target")
+    def whole(self, batch: SlotBatch) -> SlotBatch:
+        """What the batch that is trained on was chosen from, an example for each slot: what halves are taken of."""
+        return batch
+
+    left_out = (*SharedNetworkEnv.left_out, "dataset", "pool", "device_inputs", "target", "_chosen", "_weigh")
     packed = ("_unpaid",)
 
     resumable = False
@@ -227,6 +242,11 @@ class SlotVectorEnv(SharedNetworkEnv):
     def take(self, actions: Tensor) -> tuple[Tensor, Tensor | None]:
         """See :class:`SharedNetworkEnv`."""
         start = self.evaluator.start()
+        if self.reference == "other_half":
+            trained, loss = self._train(actions, start)
+            rewards = self._pay_by_halves(trained, loss)
+            self.learner.update()
+            return loss, rewards
         if self.config.reward_timing == "same_step":
             trained, loss = self._train(actions, start)
             self.learner.update()
@@ -241,7 +261,7 @@ class SlotVectorEnv(SharedNetworkEnv):
 
     def _train(self, actions: Tensor, start: Start | None) -> tuple[Trained, Tensor]:
         """The pass over the batch that the actions call for; its gradient is left waiting for the update."""
-        batch = self.batch(actions)
+        batch = self._chosen = self.batch(actions)
         passed = self._pass(batch, record=self.evaluator.reads_tape)
         if passed is None:  # no gradient waits, so the update leaves the parameters alone
             return Trained(None, torch.zeros(0, dtype=torch.int64, device=self.device)), self.step_loss(None)
@@ -268,7 +288,7 @@ class SlotVectorEnv(SharedNetworkEnv):
         # the losses all the same.
         scale = m / self.num_envs
         if aside:
-            return self.look_at(batch, loss_scale=scale, record=record)
+            return self.look_at(batch, loss_scale=scale, record=record, weigh=self._weigh)
         return self.learner.run(batch.examples, batch.weights, record=record, loss_scale=scale)
 
     def _look_at_heldout(self) -> Pass:
@@ -281,7 +301,7 @@ class SlotVectorEnv(SharedNetworkEnv):
             rows = torch.randint(n, (size,), generator=self.data_generator, device=device).cpu()
             drawn = (sample.x_train[rows].to(self.device), sample.y_train[rows].to(self.device))
             batch = Batch(self.normalise(drawn[0]), drawn[1])
-        return self.learner.run(batch, aside=True, record=self.evaluator.reads_next_tape)
+        return self.learner.run(batch, aside=True, record=self.evaluator.reads_next_tape, weigh=self._weigh)
 
     def gather(self, examples: Tensor) -> SlotBatch:
         """These examples, by their numbers in the pool, int64 ``[m]``."""
@@ -295,6 +315,23 @@ class SlotVectorEnv(SharedNetworkEnv):
         if self.config.trains_on_reference:
             self.learner.update()
         return rewards
+
+    def _pay_by_halves(self, trained: Trained, loss: Tensor) -> Tensor:
+        """Pay each slot by the mean gradient of a random half of the same batch that it is not in, at theta_t."""
+        batch, n = self.whole(self._chosen), self.num_envs
+        first = torch.zeros(n, dtype=torch.bool, device=self.device)
+        order = torch.randperm(n, generator=self.evaluator.generator, device=self.device)
+        first[order[: n // 2]] = True
+        paid = []
+        for half in (~first, first):
+            share = half.to(torch.float32) * (n / half.sum())
+
+            def weigh(outputs: Tensor, targets: Tensor, share: Tensor = share) -> Tensor:
+                return share if self._weigh is None else share * self._weigh(outputs, targets)
+
+            aside = self.look_at(batch, record=self.evaluator.reads_next_tape, weigh=weigh)
+            paid.append(self._pay(trained, loss, aside.gradient, Collected(), aside))
+        return torch.where(first, *paid)
 
     def _pay(
         self, trained: Trained, loss: Tensor, gradient: dict[str, Tensor], collected: Collected, following: Pass | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +30,8 @@ class DataWeightConfig(SlotConfig):
     """Options of ``GAR/DataWeight-v0``: those of :class:`~gar_env.envs.config.SlotConfig`, and what is weighed.
 
     ``reference`` is ``"policy"``: the next batch, each example with the weight of the slot whose observation was
-    nearest; ``"uniform"``: the next batch as it is drawn; or ``"heldout"``. None is trained on, so an episode has one
+    nearest; ``"uniform"``: the next batch as it is drawn; ``"heldout"``; or ``"other_half"`` of the batch itself, what
+    was dropped too. None is trained on, so an episode has one
     SGD step per environment step. With label noise, ``"uniform"`` pays a controller that drops wrong labels to take
     them back: once the network is not fitted to them, they are most of that batch's gradient. ``"policy"`` finds random
     mistakes, which cancel out; systematic ones (``"asymmetric_noise"``) agree with each other, and need ``"heldout"``.
@@ -211,13 +212,15 @@ class DataWeightVectorEnv(SlotVectorEnv):
         self._examples = self.pool.draw_uniformly(self.num_envs, self.data_generator)
         self._batch = self.gather(self._examples)
 
-    def look_at(
-        self, batch: SlotBatch, *, backward: bool = True, loss_scale: float = 1.0, record: bool = False
-    ) -> Pass:
+    def whole(self, batch: SlotBatch) -> SlotBatch:
+        """See :class:`SlotVectorEnv`: the batch as it was drawn, what was dropped too."""
+        return self._batch
+
+    def look_at(self, batch: SlotBatch, **options: Any) -> Pass:
         """See :class:`SlotVectorEnv`; how the network answers to the batch to be weighed next is what slots observe."""
         shown = batch is self._batch
         with self._inputs_of_last if shown and self._inputs_of_last else nullcontext():
-            side = super().look_at(batch, backward=backward, loss_scale=loss_scale, record=record)
+            side = super().look_at(batch, **options)
         if shown:
             assert side.outputs is not None
             self._logits, self._losses = side.outputs, side.losses

@@ -1,0 +1,38 @@
+"""How much each example of a reference batch counts, by how the network answers to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from gar_env.registry import Registry
+
+Weigh = Callable[[Tensor, Tensor], Tensor]
+"""From outputs ``[n, classes]``, detached, and labels int64 ``[n]`` to weights ``[n]``."""
+
+REFERENCE_WEIGHTS: Registry[Weigh] = Registry("reference weight")
+register_reference_weight = REFERENCE_WEIGHTS.register
+
+
+@register_reference_weight("all")
+def everything(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Every example alike."""
+    return torch.ones_like(labels, dtype=outputs.dtype)
+
+
+@register_reference_weight("agree")
+def agree(outputs: Tensor, labels: Tensor) -> Tensor:
+    """1 where the label is the network's own answer, else 0: wrong labels, which it does not yet believe, are out."""
+    return (outputs.argmax(1) == labels).to(outputs.dtype)
+
+
+@register_reference_weight("mae")
+def probability(outputs: Tensor, labels: Tensor) -> Tensor:
+    """The label's probability: the gradient is that of ``-p(label)``, the mean absolute error.
+
+    Source:
+        Ghosh, Kumar & Sastry (2017), "Robust Loss Functions under Label Noise".
+    """
+    return outputs.softmax(1).gather(1, labels[:, None])[:, 0]
