@@ -22,5 +22,8 @@ from .policies import (
 from .reinforce import (
     Reinforce as Reinforce,
 )
+from .value_regression import (
+    ValueRegression as ValueRegression,
+)
 
 DISTRIBUTION: str

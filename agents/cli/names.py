@@ -26,6 +26,7 @@ NAMES = {
         ),
         *("reinforce-linear", "reps", "sb3-a2c", "sb3-dqn", "sb3-maskable-ppo", "sb3-ppo", "schedule"),
         *("small-loss", "step-size-controller", "trivial-augment", "uniform", "uniform-augment"),
+        "value-regression",
     ),
     "rewards": (
         *("agreement", "agreement_others", "cosine_gar", "dds_finite_difference", "distinct_gar"),

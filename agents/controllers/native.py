@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from agents.policies import (
     Softmax,
 )
 from agents.reinforce import Reinforce
+from agents.value_regression import ValueRegression
 from gar_env.errors import ConfigurationError
 from gar_env.registry import check_choice
 
@@ -175,6 +177,38 @@ class SmallLossOptions:
         """A controller that never learns."""
         _check_weighs(env, "small-loss")
         return SmallLoss(self.drop_share, ramp=self.ramp)
+
+
+@register_controller("value-regression")
+@dataclass(frozen=True)
+class ValueRegressionOptions:
+    """Predicts each example's reward from what its slot shows, and drops what is predicted too low.
+
+    Args:
+        threshold: Of predictions, in root mean squares of the rewards.
+        explore: Chance that an example is kept whatever is predicted, in [0, 1].
+        warmup: Steps at the start of an episode in which all is kept.
+        step_size: Of Adam.
+        hidden: Units of the one hidden layer.
+        memory: Last examples to learn from.
+        batch_size: Of them in each update, one a step.
+    """
+
+    threshold: float = -0.15
+    explore: float = 0.05
+    warmup: int = 0
+    step_size: float = 3e-3
+    hidden: int = 32
+    memory: int = 4096
+    batch_size: int = 256
+
+    def build(self, env: VectorEnv, seed: int) -> Agent:
+        """A controller that learns from every example, of pay_dropped=True of dropped ones too."""
+        _check_weighs(env, "value-regression")
+        space: Any = env.single_observation_space
+        return ValueRegression(
+            space.shape[0], keep=_choices(env, "value-regression") - 1, seed=seed, **dataclasses.asdict(self)
+        )
 
 
 @register_controller("keep-highest")

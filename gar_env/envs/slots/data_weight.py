@@ -14,14 +14,16 @@ from torch import Tensor
 
 from gar_env.data import Pool, make_pool, parse_shares
 from gar_env.envs.config import SlotConfig
-from gar_env.envs.features import PROGRESS, RUNNING, Feature, squashed
+from gar_env.envs.features import PROGRESS, RUNNING, Feature, RunningSize, squashed
+from gar_env.envs.outcome import Infos, Outcome
 from gar_env.envs.single import SingleAgentEnv
 from gar_env.envs.slots.base import SlotBatch, SlotVectorEnv
 from gar_env.envs.slots.nearest import nearest_rows
 from gar_env.errors import ConfigurationError
-from gar_env.learner import Pass
+from gar_env.learner import Pass, Start
 from gar_env.networks import LastLinearInputs
 from gar_env.registry import shown
+from gar_env.rewards import Trained
 from gar_env.seeding import named_generator
 
 
@@ -42,11 +44,20 @@ class DataWeightConfig(SlotConfig):
             them as corrupted.
         weight_levels: 2: drop or keep. More: action ``a`` is the weight ``a / (weight_levels - 1)``, and the tape that
             signals read is of the weighted losses.
+        keep_all_steps: Steps at the start in which all examples count, whatever the actions are; slots are paid by
+            their actions all the same, and a controller learns before it can lock the network in.
+        keep_bonus: What keeping is paid beside the signal, in root mean squares of its rewards so far (times the
+            weight): without it a signal that is noise has a controller drop half of the data.
+        pay_dropped: Whether ``infos["reward_if_kept"]`` says what each example is paid, or would have been, had it been
+            kept: rewards are then read from one more pass over the batch as it was drawn. With ``"same_step"``.
         penultimate: Whether slots also observe the input of the network's last linear layer, as ``x / (1 + |x|)``.
     """
 
     corrupt: str = "symmetric_noise(0.4)"
     weight_levels: int = 2
+    keep_all_steps: int = 0
+    keep_bonus: float = 0.0
+    pay_dropped: bool = False
     penultimate: bool = False
 
     # Small and without momentum: an overshooting step makes the next gradient point back, clean examples are paid less
@@ -61,6 +72,10 @@ class DataWeightConfig(SlotConfig):
         parse_shares(self.corrupt)
         if self.weight_levels < 2:
             raise ConfigurationError(f"weight_levels={self.weight_levels} must be at least 2: drop and keep.")
+        if self.keep_all_steps < 0:
+            raise ConfigurationError(f"keep_all_steps={self.keep_all_steps} must be at least 0.")
+        if self.pay_dropped and self.reward_timing == "next_step":
+            raise ConfigurationError("pay_dropped needs reward_timing='same_step'.")
 
     @property
     def trains_on_reference(self) -> bool:
@@ -164,6 +179,9 @@ class DataWeightVectorEnv(SlotVectorEnv):
         classes = len(self.dataset.classes)
         self._class_losses = torch.full((classes,), float(self.running_loss), device=self.device)
         self._inputs_of_last = LastLinearInputs(self.learner.network) if config.penultimate else None
+        self._before: tuple[Tensor, bool] | None = None
+        self._if_kept = torch.zeros(self.num_envs, device=self.device)
+        self._size_of_rewards = RunningSize(self.device)
         self._drawn = False  # whether the batch to be weighed next has been drawn: a reference batch is that batch
 
     def acted(self, actions: Tensor) -> None:
@@ -173,8 +191,64 @@ class DataWeightVectorEnv(SlotVectorEnv):
         if self.dashboard:
             self.dashboard.usage = self.metrics()
 
+    def load(self) -> None:
+        """See :class:`SlotVectorEnv`."""
+        super().load()
+        if self.config.pay_dropped and self.evaluator.repeats:
+            raise ConfigurationError(
+                f"reward={self.evaluator.name!r} takes the step again, and pay_dropped pays what was not in it. Leave "
+                "pay_dropped out."
+            )
+
+    @property
+    def _keeps_all(self) -> bool:
+        """Whether all count in this step, whatever the actions."""
+        return self.steps < self.config.keep_all_steps
+
+    def take(self, actions: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See :class:`SlotVectorEnv`."""
+        config, kept_all = self.config, self._keeps_all
+        late = config.reward_timing == "next_step"
+        paid_for, whole = (self._before if late else (actions, kept_all)) or (actions, kept_all)
+        loss, rewards = super().take(actions)
+        self._before = actions, kept_all
+        if rewards is None:
+            return loss, rewards
+        weights = paid_for / (config.weight_levels - 1)
+        if config.pay_dropped:
+            self._if_kept = rewards
+        if self.evaluator.reads_examples and (whole or config.pay_dropped):
+            rewards = rewards * weights
+        if config.keep_bonus:
+            rewards = rewards + config.keep_bonus * self._size_of_rewards.of(rewards) * weights
+        return loss, rewards
+
+    def _train(self, actions: Tensor, start: Start | None) -> tuple[Trained, Tensor]:
+        if not self.config.pay_dropped:
+            return super()._train(actions, start)
+        drawn = self.look_at(self._batch, record=self.evaluator.reads_tape)
+        self._chosen = self.batch(actions)
+        passed = self._pass(self._chosen)
+        return Trained(drawn, None, start), self.step_loss(passed and passed.losses)
+
+    def advance(self, actions: Tensor, live: Tensor) -> Outcome:
+        """See :class:`SharedNetworkEnv`."""
+        outcome = super().advance(actions, live)
+        if not self.config.pay_dropped:
+            return outcome
+        return outcome._replace(
+            infos={**outcome.infos, "reward_if_kept": (self._if_kept, bool(self._if_kept.isfinite().all()))}
+        )
+
+    def blank_infos(self) -> Infos:
+        """See :meth:`RowVectorEnv.blank_infos`."""
+        own = {"reward_if_kept": (math.nan, False)} if self.config.pay_dropped else {}
+        return super().blank_infos() | own
+
     def batch(self, actions: Tensor) -> SlotBatch:
         """The examples that are kept, with their weights."""
+        if self._keeps_all:
+            actions = torch.full_like(actions, self.config.weight_levels - 1)
         weights = actions / (self.config.weight_levels - 1)
         slots = actions.nonzero().flatten()
         inputs, targets = self._batch.inputs[slots], self._batch.targets[slots]
