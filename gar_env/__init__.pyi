@@ -82,5 +82,12 @@ from .rewards import (
     RewardSignal as RewardSignal,
     register_reward as register_reward,
 )
+from .rewards.reference_weights import (
+    register_reference_weight as register_reference_weight,
+)
+from .values import (
+    Values as Values,
+    value as value,
+)
 
 __version__: str

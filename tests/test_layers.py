@@ -8,11 +8,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT_LAYERS = (
     "errors", "registry", "seeding", "state", "functional", "data", "networks", "augment", "alignment", "agreement",
-    "learner", "optimizers", "rewards", "checks", "envs", "registration", "command",
+    "learner", "optimizers", "rewards", "values", "checks", "envs", "registration", "command",
 )  # fmt: skip
 AGENT_LAYERS = (
-    "files", "container", "agent", "checks", "policies", "peers", "normaliser", "reinforce", "sb3", "step_sizes",
-    "optimizer_search", "controllers", "jobs", "measures", "training", "studies", "cli",
+    "files", "container", "agent", "checks", "policies", "peers", "normaliser", "reinforce", "mixture",
+    "value_regression", "sb3", "step_sizes", "optimizer_search", "controllers", "jobs", "measures", "training",
+    "studies", "cli",
 )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from agents.cli.augment import augment
 from agents.cli.names import NAMES, PATTERNS
 from agents.cli.plot import plot_run
+from agents.cli.value import value
 from agents.studies import STUDIES, Study, run_study
 from gar_env import __version__
 from gar_env.errors import ConfigurationError, GarEnvError
@@ -76,8 +77,8 @@ def run_train(args: list[str]) -> None:
     whole = ("steps", "diverged")
     names = {name: training.in_words(name) for name in finished}
     width = max(map(len, names.values()), default=0) + 2
-    for name, value in finished.items():
-        text = "none" if math.isnan(value) else f"{value:.0f}" if name in whole else f"{value:.4f}"
+    for name, found in finished.items():
+        text = "none" if math.isnan(found) else f"{found:.0f}" if name in whole else f"{found:.4f}"
         console.print(f"{names[name]:<{width}}{text}", highlight=False)
     for row in training.found[:5]:
         console.print("  ".join(f"{name} {value}" for name, value in row.items()), highlight=False, soft_wrap=True)
@@ -129,6 +130,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "list": list_all,
     "check": check,
     "augment": augment,
+    "value": value,
     **STUDIES,
     "plot": plot,
 }

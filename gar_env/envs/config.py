@@ -130,7 +130,7 @@ class SlotConfig(SharedConfig):
             random other half of the same batch, at the same parameters.
         reference_weights: How much an example of the reference counts: ``"all"``; ``"agree"``, where its label is the
             network's own answer; ``"mae"``, by its label's probability; or a registered one. Other than ``"all"``, the
-            reference is not trained on: :mod:`gar_env.envs.slots.reference_weights`.
+            reference is not trained on: :mod:`gar_env.rewards.reference_weights`.
         heldout_share: Share of the training data held out; ``None`` is 0.1 where something needs it, else 0.
         target: Instead, what held-out batches are drawn from: shares of sources, ``"english(0.1), french"`` or
             ``"each(0.05)"``, which are not trained on; or a sample of one's own, a path or a data set, which may be

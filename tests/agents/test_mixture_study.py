@@ -91,7 +91,7 @@ def test_a_job_tells_other_data_and_lengths_apart(text):
     one, other = MixtureJob("uniform", 0, text, 10), MixtureJob("uniform", 0, text, 12)
     assert one.identity != other.identity
     assert one.steps == 10
-    assert MixtureJob("reference of all, keep", 0, text, 10).steps == 5
+    assert MixtureJob("distinct_gar, keep", 0, text, 10).steps == 5
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 import gar_env  # noqa: F401 - registers the environments
-from gar_env.envs.slots.reference_weights import REFERENCE_WEIGHTS, register_reference_weight
 from gar_env.errors import ConfigurationError, UnknownNameError
+from gar_env.rewards.reference_weights import REFERENCE_WEIGHTS, register_reference_weight
 
 N = 12
 

@@ -15,13 +15,13 @@ from gar_env.data import Batch, Pool, in_batches, load_dataset, make_pool, norma
 from gar_env.envs.config import SlotConfig
 from gar_env.envs.fitting import check_network
 from gar_env.envs.shared import SharedNetworkEnv
-from gar_env.envs.slots.reference_weights import REFERENCE_WEIGHTS
 from gar_env.errors import CheckpointError, ConfigurationError
 from gar_env.functional import own_surroundings
 from gar_env.learner import Learner, Pass, Start
 from gar_env.networks import build_network
 from gar_env.registry import shown
 from gar_env.rewards import Collected, Evidence, Need, Trained
+from gar_env.rewards.reference_weights import REFERENCE_WEIGHTS
 from gar_env.seeding import named_generator
 from gar_env.state import as_data, from_data, plain
 
