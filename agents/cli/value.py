@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-import torch
 from rich.console import Console
-from rich.progress import Progress
 
 from gar_env.errors import CheckpointError
 
@@ -48,6 +46,9 @@ def value(
         download: Whether torchvision may fetch the data.
         out: Folder of values.csv, doubtful.html and the state to go on from.
     """
+    import torch
+    from rich.progress import Progress
+
     from agents.files import read_regular, write_whole
     from agents.measures.tables import Table, show
     from gar_env.data import load_dataset
