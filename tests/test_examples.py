@@ -102,6 +102,7 @@ def blocks(page):
         "docs/clients.md",
         "docs/gradient_agreement.md",
         "docs/optimizer_search.md",
+        "docs/own_data.md",
         "docs/rewards.md",
         "docs/step_size.md",
     ],

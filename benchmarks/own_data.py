@@ -1,0 +1,248 @@
+"""What people's own data come to: weights of examples, values of labels, other people's agents on a noisy source.
+
+    python benchmarks/own_data.py weights [--seeds 0 1 2 3 4] [--corrupt "symmetric_noise(0.4)" ""]
+    python benchmarks/own_data.py values [--seeds 0 1 2 3 4] [--mistakes random next weak]
+    python benchmarks/own_data.py agents [--seeds 0 1 ... 19] [--pays heldout policy distinct]
+
+One thread; a line for each run as it comes, then a table with 95 % bootstrap intervals over seeds. ``weights`` and
+``values`` are on 6,000 images of Fashion-MNIST (Debian's ``dataset-fashion-mnist`` holds it) with the network ``cnn``;
+``agents`` on the digits, one split of ten with random labels, Stable-Baselines3's PPO, A2C and DQN with the settings of
+``gar-env train``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.stats import rankdata
+from torch import Tensor
+
+import gar_env  # noqa: F401 - registers the environments
+from agents import train
+from agents.controllers import CONTROLLERS
+from agents.controllers.native import KeepAllOptions, OracleOptions, ValueRegressionOptions
+from agents.jobs.provenance import provenance
+from agents.measures.intervals import summarise
+from agents.measures.tables import Table
+from agents.training.loops import start_session
+from gar_env.data import Dataset, load_dataset
+from gar_env.networks import build_network
+from gar_env.values import value
+
+EXAMPLES, TESTED = 6000, 4000
+STEPS, EPOCH = 552, 46
+"""Twelve epochs of 128, and steps after which accuracy is looked at: at the ends of the last three."""
+
+FOLDS, FOLD_EPOCHS = 4, 6
+"""Of cross-validated probabilities, as cleanlab reads them."""
+
+Line = tuple[str, dict[str, float]]
+"""What was run, and what it came to."""
+
+
+def fashion(seed: int | None = None) -> Dataset:
+    """Some of it, chosen by the seed; the same for all by default."""
+    data = load_dataset("fashion_mnist")
+    generator = torch.Generator().manual_seed(seed or 0)
+    tests = torch.randperm(len(data.x_test), generator=torch.Generator().manual_seed(0))[:TESTED]
+    some = data.taking(torch.randperm(len(data.x_train), generator=generator)[:EXAMPLES])
+    return replace(some, x_test=data.x_test[tests], y_test=data.y_test[tests])
+
+
+def weights(args: argparse.Namespace) -> Iterator[Line]:
+    """Final accuracies, and means of those after the last three epochs."""
+    learned = {"reference": "other_half", "reference_weights": "mae", "pay_dropped": True, "keep_all_steps": 2 * 47}
+    arms: dict[str, tuple[Any, dict[str, Any]]] = {
+        "keep-all": (KeepAllOptions(), {"reward": "random"}),
+        "value-regression": (ValueRegressionOptions(), learned),
+        "oracle": (OracleOptions(), {"reward": "random"}),
+    }
+    data = fashion()
+    for corrupt in args.corrupt:
+        for seed in args.seeds:
+            for name, (options, more) in arms.items():
+                if name == "oracle" and not corrupt:
+                    continue
+                env = gymnasium.make_vec(
+                    "GAR/DataWeight-v0", num_envs=128, num_steps=STEPS, dataset=data, corrupt=corrupt, network="cnn",
+                    step_size=0.1, momentum=0.0, output="torch", **more,
+                )  # fmt: skip
+                slots: Any = env.unwrapped
+                accuracies: list[float] = []
+
+                def look(*_: Any, slots: Any = slots, accuracies: list[float] = accuracies) -> None:
+                    if slots.steps in (STEPS - 2 * EPOCH, STEPS - EPOCH):
+                        accuracies.append(slots.evaluate()["test_accuracy"])
+
+                final = train(env, options.build(env, seed), seed=seed, on_step=look)
+                accuracies.append(float(final["test_accuracy"][0]))
+                found = {"final": accuracies[-1], "last three": sum(accuracies) / 3, **slots.metrics()}
+                yield f"{corrupt or 'clean'}, {name}", found
+
+
+def mistaken(kind: str, seed: int) -> tuple[Dataset, np.ndarray]:
+    """Wrong labels, and which are right: 40 % at random, 35 % the next class, or up to 30 % a weak model's."""
+    generator = torch.Generator().manual_seed(seed)
+    whole = load_dataset("fashion_mnist")
+    data = whole.taking(torch.randperm(len(whole.x_train), generator=generator)[:EXAMPLES])
+    labels = data.y_train.clone()
+    order = torch.randperm(EXAMPLES, generator=generator)
+    if kind == "random":
+        bad = order[: int(0.4 * EXAMPLES)]
+        labels[bad] = (labels[bad] + torch.randint(1, 10, (len(bad),), generator=generator)) % 10
+    elif kind == "next":
+        bad = order[: int(0.35 * EXAMPLES)]
+        labels[bad] = (labels[bad] + 1) % 10
+    else:
+        answers = weak_answers(whole, data, seed)
+        wrong = (answers != labels).nonzero().flatten()
+        bad = wrong[torch.randperm(len(wrong), generator=generator)][: int(0.3 * EXAMPLES)]
+        labels[bad] = answers[bad]
+    return replace(data, y_train=labels), (labels == data.y_train).numpy()
+
+
+def weak_answers(whole: Dataset, data: Dataset, seed: int) -> Tensor:
+    """Of a network that saw 300 other images for a moment."""
+    others = whole.taking(torch.randperm(len(whole.x_train), generator=torch.Generator().manual_seed(seed + 99))[:300])
+    torch.manual_seed(seed)
+    network = build_network("fc", data.input_shape, 10)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    for _ in range(60):
+        rows = torch.randint(300, (64,))
+        F.cross_entropy(network(others.x_train[rows].float() / 127.5 - 1), others.y_train[rows]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    with torch.no_grad():
+        return network(data.x_train.float() / 127.5 - 1).argmax(1)
+
+
+def cross_validated(data: Dataset, seed: int) -> np.ndarray:
+    """The label's probability by a network that did not train on the example: cleanlab's self-confidence."""
+    order = torch.randperm(len(data.x_train), generator=torch.Generator().manual_seed(seed))
+    inputs, found = data.x_train.float() / 127.5 - 1, torch.zeros(len(order))
+    for fold in range(FOLDS):
+        held = order[fold::FOLDS]
+        rest = torch.cat([order[other::FOLDS] for other in range(FOLDS) if other != fold])
+        torch.manual_seed(seed)
+        network = build_network("cnn", data.input_shape, 10)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1, weight_decay=5e-4)
+        for _ in range(FOLD_EPOCHS):
+            for rows in rest[torch.randperm(len(rest))].split(128):
+                F.cross_entropy(network(inputs[rows]), data.y_train[rows]).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        network.eval()
+        with torch.no_grad():
+            chances = torch.cat([network(inputs[rows]).softmax(1) for rows in held.split(1000)])
+        found[held] = chances[torch.arange(len(held)), data.y_train[held]]
+    return found.numpy()
+
+
+def area(values: np.ndarray, good: np.ndarray) -> float:
+    """Under the curve: whether higher values are right labels."""
+    ranks = rankdata(values)
+    return float((ranks[good].sum() - good.sum() * (good.sum() + 1) / 2) / (good.sum() * (~good).sum()))
+
+
+def values(args: argparse.Namespace) -> Iterator[Line]:
+    """Areas under the curve."""
+    for kind in args.mistakes:
+        for seed in args.seeds:
+            data, good = mistaken(kind, seed)
+            found = value("cnn", data, seed=seed)
+            yield (
+                kind,
+                {
+                    "rank": area(found.rank, good),
+                    "alignment": area(found.alignment, good),
+                    "margin (AUM)": area(found.margin, good),
+                    "error (EL2N)": area(-found.error, good),
+                    "loss": area(-found.loss, good),
+                    "cross-validated (cleanlab)": area(cross_validated(data, seed), good),
+                    "systematic": float(found.systematic),
+                },
+            )
+
+
+class Drawn:
+    """How often the noisy split was drawn after learning.
+
+    Args:
+        slots: The environment.
+    """
+
+    def __init__(self, slots: Any) -> None:
+        self.slots, self.steps, self.share = slots, 0, float("nan")
+        self._before: Tensor | None = None
+
+    def on_step(self) -> None:
+        """Called by the session: the last hundred steps of two episodes of 300 count."""
+        self.steps += 1
+        if self.steps == 500:
+            self._before = self.slots.decisions.clone()
+        elif self.steps == 599 and self._before is not None:
+            drawn = self.slots.decisions - self._before
+            self.share = float(drawn[0] / drawn.sum())
+
+    def at_rest(self) -> None:
+        """Called by the session."""
+
+
+def agents(args: argparse.Namespace) -> Iterator[Line]:
+    """Shares of the noisy split after learning."""
+    pays: dict[str, dict[str, Any]] = {
+        "heldout": {"reference": "heldout"},
+        "policy": {"reference": "policy"},
+        "distinct": {"reference": "policy", "reward": "distinct_gar"},
+    }
+    for name in ("sb3-ppo", "sb3-a2c", "sb3-dqn"):
+        for what in args.pays:
+            for seed in args.seeds:
+                options = {"num_steps": 300, "autoreset_mode": "SameStep", **pays[what]}
+                env = gymnasium.make_vec("GAR/DataSplit-v0", num_envs=128, **options)
+                controller: Any = CONTROLLERS[name]()
+                session, drawn = start_session(env, controller.build, seed), Drawn(env.unwrapped)
+                session.run(600, drawn)
+                env.close()
+                yield f"{name}, {what}", {"share": drawn.share, "below 0.05": float(drawn.share < 0.05)}
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Line]]] = {
+    "weights": weights,
+    "values": values,
+    "agents": agents,
+}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--seeds", nargs="*", type=int)
+    parser.add_argument("--corrupt", nargs="*", default=["symmetric_noise(0.4)", "", "asymmetric_noise(0.35)"])
+    parser.add_argument("--mistakes", nargs="*", choices=("random", "next", "weak"), default=["random", "next", "weak"])
+    parser.add_argument("--pays", nargs="*", choices=("heldout", "policy", "distinct"), default=["heldout", "policy"])
+    args = parser.parse_args()
+    args.seeds = args.seeds or list(range(20 if args.part == "agents" else 5))
+    torch.set_num_threads(1)
+    found: dict[str, list[dict[str, float]]] = {}
+    for name, numbers in PARTS[args.part](args):
+        found.setdefault(name, []).append(numbers)
+        print(name, {key: round(number, 3) for key, number in numbers.items()}, flush=True)
+    keys = list(dict.fromkeys(key for runs in found.values() for key in runs[0]))
+    table = Table(args.part, ["", *keys, "runs"])
+    for name, runs in found.items():
+        cells = [summarise([run[key] for run in runs]).with_interval() for key in keys]
+        table.append([name, *cells, str(len(runs))])
+    print(f"\n{table.markdown()}\n\n{provenance()}")
+
+
+if __name__ == "__main__":
+    main()
