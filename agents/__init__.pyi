@@ -5,6 +5,9 @@ from .agent import (
 from .checks import (
     check_agent as check_agent,
 )
+from .domain_weights import (
+    DomainWeights as DomainWeights,
+)
 from .mixture import (
     LearnedMixture as LearnedMixture,
 )

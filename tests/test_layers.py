@@ -12,8 +12,8 @@ ENVIRONMENT_LAYERS = (
 )  # fmt: skip
 AGENT_LAYERS = (
     "files", "container", "agent", "checks", "policies", "peers", "normaliser", "reinforce", "mixture",
-    "value_regression", "sb3", "step_sizes", "optimizer_search", "controllers", "jobs", "measures", "training",
-    "studies", "cli",
+    "domain_weights", "value_regression", "sb3", "step_sizes", "optimizer_search", "controllers", "jobs", "measures",
+    "training", "studies", "cli",
 )  # fmt: skip
 
 

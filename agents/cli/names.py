@@ -10,6 +10,7 @@ NAMES = {
     ),
     "controllers": (
         *(
+            "domain-weights",
             "evolution",
             "keep-all",
             "keep-highest",

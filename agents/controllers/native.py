@@ -13,6 +13,7 @@ from gymnasium.vector import VectorEnv
 
 from agents.agent import Agent
 from agents.controllers.registry import register_controller
+from agents.domain_weights import DomainWeights
 from agents.normaliser import Normalisation
 from agents.policies import (
     DropSpoiled,
@@ -177,6 +178,26 @@ class SmallLossOptions:
         """A controller that never learns."""
         _check_weighs(env, "small-loss")
         return SmallLoss(self.drop_share, ramp=self.ramp)
+
+
+@register_controller("domain-weights")
+@dataclass(frozen=True)
+class DomainWeightsOptions:
+    """Weights of sources by their mean reward: DoGE's rule, and with an average DGA's.
+
+    Args:
+        step_size: Of the weights' logarithms, rewards being over their root mean square.
+        average: Decay of a running mean of the weights, in [0, 1).
+        floor: Share of the draws that are uniform, in [0, 1).
+    """
+
+    step_size: float = 0.1
+    average: float = 0.0
+    floor: float = 0.05
+
+    def build(self, env: VectorEnv, seed: int) -> Agent:
+        """A controller with one weight per choice."""
+        return DomainWeights(_choices(env, "domain-weights"), seed=seed, **dataclasses.asdict(self))
 
 
 @register_controller("value-regression")

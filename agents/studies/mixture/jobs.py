@@ -12,7 +12,7 @@ import numpy as np
 
 import gar_env  # noqa: F401 - registers the environments
 from agents.agent import Agent, train
-from agents.controllers.native import ReinforceOptions
+from agents.controllers.native import DomainWeightsOptions, ReinforceOptions
 from agents.jobs.provenance import fingerprint, fingerprint_of, provenance
 from agents.jobs.results import Row
 from agents.policies import FixedPolicy
@@ -45,7 +45,7 @@ class Arm:
         avoids: Whether it never draws from unwanted sources, which it is told.
     """
 
-    agent: ReinforceOptions | None = None
+    agent: ReinforceOptions | DomainWeightsOptions | None = None
     options: dict[str, Any] = field(default_factory=dict)
     target: bool = False
     avoids: bool = False
@@ -58,6 +58,8 @@ ARMS: dict[str, Arm] = {
     "oracle": Arm(options=PLAIN, avoids=True),
     "target, softmax": Arm(SOFTMAX, SMALL, target=True),
     "target, keep": Arm(KEEP, SMALL, target=True),
+    "target, DoGE's weights": Arm(DomainWeightsOptions(), SMALL, target=True),
+    "target, DGA's weights": Arm(DomainWeightsOptions(average=0.9), SMALL, target=True),
     "gar, softmax": Arm(SOFTMAX, {"reference": "policy"}),
     "distinct_gar, keep": Arm(KEEP, {"reference": "policy", "reward": "distinct_gar"}),
 }
