@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from agents.policies import Softmax
 from agents.reinforce import Reinforce
 from gar_env.alignment import Alignment, Tape, align, aligning, gradient
 from gar_env.data.splits import draw_places
-from gar_env.errors import CheckpointError, ConfigurationError
+from gar_env.errors import CheckpointError, ConfigurationError, NonFiniteGradientError
 from gar_env.functional import preserve
 from gar_env.registry import shown
 from gar_env.seeding import named_generator
@@ -93,11 +94,17 @@ class LearnedMixture(Sampler[list[int]]):
         self.sizes = torch.tensor([len(one) for one in rows])
         self.starts = self.sizes.cumsum(0) - self.sizes
         self.length = -(-len(self.rows) // batch_size) if length is None else length
+        if type(self.length) is not int or self.length < 1:
+            raise ConfigurationError(f"length={shown(length)} must be at least 1 batch.")
         self.agent = agent or Reinforce(Softmax(len(rows)), step_size=0.02, seed=seed)
         space = self.agent.policy.action_space
         slots: Any = SimpleNamespace(num_envs=batch_size, single_action_space=space, unwrapped=None)
         if getattr(space, "n", None) != len(rows):
             raise ConfigurationError(f"The agent chooses in {space}, and there are {len(rows)} sources.")
+        if getattr(self.agent.policy, "observes", False):
+            raise ConfigurationError(
+                f"{type(self.agent.policy).__name__} looks at observations, and there are none. Use Softmax or Keep."
+            )
         self.agent.begin(slots)
         self.generator = named_generator(seed, "data")
         self._alignment: Alignment | None = None
@@ -105,18 +112,23 @@ class LearnedMixture(Sampler[list[int]]):
         """Of the batches that were recorded and wait to be paid, in the order in which they were drawn."""
 
     def draw(self) -> Tensor:
-        """The numbers of the next batch's examples, int64 ``[n]``."""
+        """The numbers of the next batch's examples, int64 ``[n]``. Batches are recorded in the order of their draws."""
         splits = self.agent.act(None).cpu()
         return self.rows[draw_places(splits, self.starts, self.sizes, self.generator)]
 
     def __iter__(self) -> Iterator[list[int]]:
-        """An epoch: ``length`` batches."""
+        """An epoch: ``length`` batches. Those of another one that were drawn and not recorded are forgotten."""
+        self.forget()
         for _ in range(self.length):
             yield self.draw().tolist()
 
     def __len__(self) -> int:
         """Batches of an epoch."""
         return self.length
+
+    def forget(self) -> None:
+        """Forget batches that were drawn and will not be recorded: an epoch that was left early, say."""
+        self.agent.forget(self.agent.waiting - len(self._tapes))
 
     @property
     def probabilities(self) -> dict[str, float]:
@@ -166,23 +178,27 @@ class LearnedMixture(Sampler[list[int]]):
                 does to the network stays: gradients, running statistics.
 
         Returns:
-            What the examples of the last batch are paid, ``[n]``; ``None`` if none was to be.
+            What the examples of the last batch are paid, ``[n]``; ``None`` if none was to be, or a gradient is not
+            finite: then the batches teach nothing, as where a ``GradScaler`` skips their step.
 
         Raises:
             ConfigurationError: If nothing was recorded since the last call.
-            AlignmentError: As :func:`gar_env.alignment.aligning`.
+            AlignmentError: As :func:`gar_env.alignment.aligning`; the batches are forgotten.
         """
         if not self._tapes or self._alignment is None:
             raise ConfigurationError("pay() comes after record(): no batch waits to be paid.")
         network, tapes, rewards = self._alignment.network, list(self._tapes), None
         waiting = [tape for tape in tapes if tape is not None]
         found: dict[int, Tensor] = {}
-        if waiting:
-            found = _aligned(network, waiting, loss)
-        self._tapes.clear()
-        for tape in tapes:
-            rewards = None if tape is None else found[id(tape)]
-            self.agent.learn_oldest(rewards)
+        try:
+            found = _aligned(network, waiting, loss) if waiting else {}
+        except NonFiniteGradientError:
+            pass
+        finally:
+            self._tapes.clear()
+            for tape in tapes:
+                rewards = found.get(id(tape))
+                self.agent.learn_oldest(rewards)
         return rewards
 
     def state_dict(self) -> dict[str, Any]:
@@ -193,9 +209,14 @@ class LearnedMixture(Sampler[list[int]]):
         """
         if self._tapes:
             raise CheckpointError("A recorded batch waits to be paid. Take the state after pay().")
-        sizes = dict(zip(self.names, self.sizes.tolist(), strict=True))
         agent = copy.deepcopy(self.agent.state_dict())
-        return {"sources": sizes, "agent": agent, "generator": self.generator.get_state()}
+        return {"sources": self._identity, "agent": agent, "generator": self.generator.get_state()}
+
+    @property
+    def _identity(self) -> list[Any]:
+        """Names and sizes, in order, and a fingerprint of the examples' numbers."""
+        digest = hashlib.blake2b(self.rows.numpy().tobytes(), digest_size=8).hexdigest()
+        return [[list(pair) for pair in zip(self.names, self.sizes.tolist(), strict=True)], digest]
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a :meth:`state_dict` of a mixture of the same sources; batches drawn ahead are forgotten.
@@ -203,12 +224,14 @@ class LearnedMixture(Sampler[list[int]]):
         Raises:
             CheckpointError: If its sources are others.
         """
-        sizes = dict(zip(self.names, self.sizes.tolist(), strict=True))
-        if state["sources"] != sizes:
-            raise CheckpointError(f"The state is of the sources {state['sources']}; here they are {sizes}.")
+        if not isinstance(state, Mapping) or set(state) != {"sources", "agent", "generator"}:
+            raise CheckpointError(f"This is no state of a mixture: {shown(state)}.")
+        (sources, numbers), (ours, own) = state["sources"], self._identity
+        if sources != ours or numbers != own:
+            what = f"the sources {sources}" if sources != ours else "other examples of the same sources"
+            raise CheckpointError(f"The state is of {what}; here they are {ours}. Build the mixture as it was built.")
         self.agent.load_state_dict(state["agent"])
-        while self.agent.waiting:
-            self.agent.learn_oldest(None)
+        self.agent.forget(self.agent.waiting)
         self.generator.set_state(state["generator"])
         self._tapes.clear()
 

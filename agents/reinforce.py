@@ -245,6 +245,11 @@ class Reinforce:
         if rewards is not None:
             self._add(self._as_numbers(rewards), paid, None)
 
+    def forget(self, count: int) -> None:
+        """The last ``count`` actions will never be paid."""
+        for _ in range(count):
+            self._unpaid.pop()
+
     def _told(self, ended: Any, infos: dict[str, Any]) -> tuple[Tensor | None, Tensor | None]:
         """Whose actions counted, and whose rewards do; ``None`` for all.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -62,12 +63,19 @@ class ValueRegression:
         check_positive("step_size", step_size)
         wrong = [
             f"{name}={shown(value)}"
-            for name, value, least in (("hidden", hidden, 1), ("memory", memory, 1), ("batch_size", batch_size, 1))
+            for name, value, least in (
+                *(("hidden", hidden, 1), ("memory", memory, 1), ("batch_size", batch_size, 1)),
+                *(("num_features", num_features, 1), ("keep", keep, 1)),
+            )
             if type(value) is not int or value < least
         ]
-        if wrong or not 0 <= explore <= 1 or type(warmup) is not int or warmup < 0:
-            found = wrong[0] if wrong else f"explore={shown(explore)}, warmup={shown(warmup)}"
-            raise ConfigurationError(f"{found}: sizes must be at least 1, explore in [0, 1], warmup at least 0.")
+        numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in (threshold, explore))
+        fits = numbers and math.isfinite(threshold) and 0 <= explore <= 1 and type(warmup) is int and warmup >= 0
+        if wrong or not fits:
+            found = wrong[0] if wrong else f"threshold={shown(threshold)}, explore={shown(explore)}, warmup={warmup!r}"
+            raise ConfigurationError(
+                f"{found}: sizes and keep must be at least 1, threshold finite, explore in [0, 1], warmup at least 0."
+            )
         self.keep, self.threshold, self.explore, self.warmup = keep, threshold, explore, warmup
         self.batch_size, self.num_features = batch_size, num_features
         with own_surroundings(), lend_to_global(named_generator(seed, "initialisation")):
@@ -121,7 +129,7 @@ class ValueRegression:
             if "reward_valid" in infos:
                 known = known & torch.as_tensor(infos["reward_valid"]).to("cpu", torch.bool)
         if not bool(known.any()):
-            return
+            return self._end(ended)
         seen, values = self._shown[known], given[known]
         self.square += float(values.double().square().sum())
         self.count += len(values)
@@ -138,6 +146,12 @@ class ValueRegression:
             self.optimizer.zero_grad()
             loss.backward()
         self.optimizer.step()
+        self._end(ended)
+
+    def _end(self, ended: Any) -> None:
+        """What is remembered is of a network whose episode is over."""
+        if ended is not None and bool(torch.as_tensor(ended).all()):
+            self.filled = self.place = self.steps = 0
 
     def state_dict(self) -> dict[str, Any]:
         """All that its next actions and updates depend on."""

@@ -116,6 +116,11 @@ def test_errors_and_ranks_by_hand():
     assert found.rank_by_margin[:4].argsort().tolist() == [1, 2, 0, 3]
     assert sorted(found.rank.tolist()) == list(range(8))
     assert found.rank[1] == 0
+    assert found.suggested[4:].tolist() == [-1] * 4
+    assert np.isnan(found.loss[4:]).all()
+    assert sorted(found.most_doubtful(8).tolist()) == [0, 1, 2, 3], "what was never seen is not doubted"
+    found.label[0] += 1
+    assert found.label[0] != data.y_train[0], "a copy"
 
 
 def test_it_goes_on_from_a_state_bit_for_bit():
@@ -173,7 +178,7 @@ def test_a_page_of_other_data_is_refused_and_vectors_have_numbers(tmp_path):
     data = Dataset("vectors", vectors, labels, vectors[:4], labels[:4], ("no", "yes"))
     found = value("mlp-8", data, epochs=1, batch_size=16)
     assert "<code>" in found.page(tmp_path / "page.html", data, count=3).read_text()
-    with pytest.raises(ConfigurationError, match="digits has 256 examples, and these are values of 64"):
+    with pytest.raises(ConfigurationError, match="digits has 256 examples, and these are values of 64, or"):
         found.page(tmp_path / "page.html", small())
     assert found.entropy == 1.0, "of two classes there is one other answer"
 
@@ -186,6 +191,7 @@ def test_a_page_of_other_data_is_refused_and_vectors_have_numbers(tmp_path):
         ({"batch_size": 512}, ConfigurationError, "digits has 256 training examples, fewer than batch_size=512"),
         ({"reference_weights": "some"}, UnknownNameError, "No reference weight is called 'some'"),
         ({"step_size": 0.0}, ConfigurationError, "step_size=0.0"),
+        ({"epoch": 1}, ConfigurationError, "There is no option 'epoch'. Did you mean 'epochs'?"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, error, message):
@@ -197,5 +203,7 @@ def test_examples_without_labels_are_refused():
     data = Dataset("numbers", torch.randn(9, 3), torch.randn(9, 1), torch.randn(2, 3), torch.randn(2, 1))
     with pytest.raises(ConfigurationError, match="numbers has no label for each example"):
         value("fc", data)
+    with pytest.raises(ConfigurationError, match=r"The network returned \[128, 12\] for 128 examples; expected"):
+        value(lambda shape, outputs: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 12)), small())
     with pytest.raises(ConfigurationError, match=r"No epoch has been trained yet. Call epoch\(\) first"):
         _ = Valuation("fc", small()).values

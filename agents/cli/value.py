@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gar_env.errors import CheckpointError
+from gar_env.errors import CheckpointError, ConfigurationError
 
 STATE, TABLE, PAGE = "state.pt", "values.csv", "doubtful.html"
 
@@ -54,6 +54,8 @@ def value(
     from gar_env.data import load_dataset
     from gar_env.values import Valuation, ValueOptions
 
+    if pictures < 1:
+        raise ConfigurationError(f"pictures={pictures} must be at least 1.")
     console = Console()
     data = load_dataset(dataset, download=download, image_size=image_size)
     options = ValueOptions(

@@ -6,8 +6,10 @@ import hashlib
 import os
 import re
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -37,26 +39,39 @@ class Target:
     dataset: Dataset | None = None
 
 
-def read_target(target: str | os.PathLike[str] | Dataset, dataset: Dataset) -> Target:
+def read_target(
+    target: str | os.PathLike[str] | Dataset,
+    dataset: Dataset,
+    *,
+    image_background: str = "white",
+    of_folders: Mapping[str, Any] | None = None,
+) -> Target:
     """What ``target`` says, for training on ``dataset``.
 
     Args:
         target: Names of sources, each with the share to put aside: ``"english(0.1), french"`` (0.1 if none is said), or
             ``"each(0.05)"``; a path or name as of :func:`load_dataset`; or a data set.
-        dataset: What is trained on.
+        dataset: What is trained on. Classes of a target that are called as some of these are numbered alike.
+        image_background: Of a folder of images.
+        of_folders: ``image_size`` and ``sequence_length`` of :func:`load_dataset`, for folders.
 
     Raises:
         ConfigurationError: If it cannot be read, or is data of another kind, shape or vocabulary.
         GarEnvError: Whatever loading it raises.
 
     Warns:
-        UserWarning: If examples of a sample of one's own are in the training data too.
+        UserWarning: If examples of a sample of one's own are in the training data too; of text that is seen where
+            sequences are cut alike.
     """
     if isinstance(target, str):
+        if not target.strip():
+            raise ConfigurationError("target is empty. Pass names of sources, the path of a sample, or a data set.")
         shares = _shares(target, dataset)
         if shares is not None:
             return Target(shares)
-    found = load_dataset(target)
+    folder = not isinstance(target, Dataset) and Path(target).expanduser().is_dir()
+    found = load_dataset(target, image_background=image_background, **(of_folders or {} if folder else {}))
+    found = _numbered_alike(found, dataset)
     _check_alike(found, dataset)
     common = _overlap(found, dataset)
     if common:
@@ -70,9 +85,14 @@ def read_target(target: str | os.PathLike[str] | Dataset, dataset: Dataset) -> T
 
 def _shares(text: str, dataset: Dataset) -> dict[str, float] | None:
     """Shares by source; ``None`` if the text names none."""
+    known = (*dataset.groups, EACH)
     items = [re.fullmatch(r"(.+?)\s*(?:\(\s*(\d*\.?\d+)\s*\))?", piece.strip()) for piece in text.split(",")]
     names = [item[1] for item in items if item]
-    known = (*dataset.groups, EACH)
+    odd = next((name for name in names if any(name != own and name.startswith(f"{own}(") for own in known)), None)
+    if odd is not None and odd not in known:
+        raise ConfigurationError(
+            f"target={shown(text)}: {shown(odd)} has no share that can be read. Write 'name(0.1)'."
+        )
     if not any(name in known for name in names):
         sources = any(item and item[2] for item in items)
         if sources:
@@ -129,18 +149,29 @@ def _check_alike(target: Dataset, dataset: Dataset) -> None:
                 f"target {target.name} has {what} {ours.dtype} {list(ours.shape[1:])} an example, and the training "
                 f"data {dataset.name} {theirs.dtype} {list(theirs.shape[1:])}. They must be alike."
             )
+    if target.has_labels and set(target.classes) <= set(dataset.classes):
+        return  # numbered alike
     if dataset.classes and int(target.y_train.max()) >= len(dataset.classes):
         raise ConfigurationError(
             f"target {target.name} has labels up to {int(target.y_train.max())}, and the training data {dataset.name} "
             f"{len(dataset.classes)} classes. Number them alike."
         )
-    same = tuple(target.classes) == tuple(dataset.classes) or not (target.classes and dataset.classes)
-    if not same and len(target.classes) == len(dataset.classes):
-        wrong = next(i for i, (a, b) in enumerate(zip(target.classes, dataset.classes, strict=True)) if a != b)
+    if target.classes and dataset.classes and tuple(target.classes) != tuple(dataset.classes[: len(target.classes)]):
+        strange = next(name for name in target.classes if name not in dataset.classes)
         raise ConfigurationError(
-            f"target {target.name} calls class {wrong} {shown(target.classes[wrong])}, and the training data "
-            f"{dataset.name} {shown(dataset.classes[wrong])}. Number them alike."
+            f"target {target.name} has a class {shown(strange)}, which the training data {dataset.name} has not. Leave "
+            "it out, or name classes alike."
         )
+
+
+def _numbered_alike(target: Dataset, dataset: Dataset) -> Dataset:
+    """The target with the training data's numbers for its classes, if all of them are there by name."""
+    labels = target.has_labels and dataset.has_labels and bool(target.classes)
+    if not labels or target.classes == dataset.classes or not set(target.classes) <= set(dataset.classes):
+        return target
+    numbers = torch.tensor([dataset.classes.index(name) for name in target.classes])
+    renumbered = {name: numbers[getattr(target, name)] for name in ("y_train", "y_test")}
+    return replace(target, classes=dataset.classes, **renumbered)
 
 
 def _overlap(target: Dataset, dataset: Dataset) -> int:

@@ -79,6 +79,11 @@ def token_dataset(
 def _sequences(where: str, stream: bytes | np.ndarray | Tensor, length: int, tokens: int, name: str):
     if isinstance(stream, bytes | bytearray):
         stream = np.frombuffer(bytes(stream), np.uint8)
+    if not isinstance(stream, np.ndarray | Tensor):
+        raise DatasetFormatError(
+            f"{name}: {where} is {type(stream).__name__}; expected bytes, or integers [m] of a tokenizer. Of text, "
+            "pass text.encode()."
+        )
     values = torch.as_tensor(np.array(stream) if isinstance(stream, np.ndarray) else stream)
     if values.ndim != 1 or values.is_floating_point() or values.dtype == torch.bool:
         raise DatasetFormatError(f"{name}: {where} is {values.dtype} {list(values.shape)}; expected integers [m].")

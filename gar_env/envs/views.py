@@ -20,13 +20,19 @@ def refuse_vector_options(options: dict[str, Any]) -> None:
             )
 
 
+OF_ROWS = ("reward_if_kept",)
+"""Infos that are each row's own: a single view of several rows has them whole."""
+
+
 def first_row(infos: dict[str, Any], *, ended: bool) -> dict[str, Any]:
-    """The first row's infos, as Python numbers.
+    """The first row's infos, as Python numbers; of those that differ by row all, ``[n]``.
 
     Args:
         infos: Arrays ``[n]``, each with a mask of where it counts.
         ended: Whether the row's episode has: then what is absent is NaN. Before it is left out, for two NaN are not
             equal.
     """
-    there = {key: value[0].item() for key, value in infos.items() if not key.startswith("_")}
+    there = {
+        key: value if key in OF_ROWS else value[0].item() for key, value in infos.items() if not key.startswith("_")
+    }
     return {key: value for key, value in there.items() if ended or infos[f"_{key}"][0]}

@@ -28,6 +28,7 @@ class Pass:
         outputs: The network's, detached; of passes aside.
         gradient: Of the mean loss, by parameter name; of passes aside. Of others it waits for the update.
         last_layer: The last linear layer's input and output, if the learner keeps them.
+        shares: ``[n]``, where the gradient is of a part of the batch: how often each example counts in the mean.
     """
 
     batch: Batch
@@ -39,6 +40,7 @@ class Pass:
     outputs: Tensor | None = None
     gradient: dict[str, Tensor] = field(default_factory=dict)
     last_layer: LastLayer | None = None
+    shares: Tensor | None = None
 
 
 @plain

@@ -43,7 +43,8 @@ class DistinctGAR(RewardSignal):
         products = pair_products(evidence.tape, following.tape, rows, others)
         # The gradient is a sum over that many: over all slots, where some were left out of the pass.
         n = following.tape.n / following.loss_scale
-        left = n - torch.bincount(rows, minlength=len(found)).to(found)
+        counted = torch.ones_like(products) if following.shares is None else following.shares[others]
+        left = n - torch.zeros_like(found).index_add(0, rows, counted.to(found))
         own = torch.zeros_like(found).index_add(0, rows, products.to(found))
         return torch.where(left > 0.5, (n * found - own) / left.clamp_min(1), 0.0)
 

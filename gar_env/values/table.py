@@ -27,7 +27,8 @@ class Values:
 
     Args:
         label: Of the data.
-        suggested: The answer that the network gave with the highest mean probability.
+        suggested: The answer that the network gave with the highest mean probability; -1 where it never saw the
+            example, whose means are NaN.
         alignment: Mean over visits of the example's gradient with those of the others, minus its label's mean: below 0
             where it pulls against them.
         standard_error: Of that mean.
@@ -85,7 +86,7 @@ class Values:
         """
         visits = sums["visits"].numpy()
         seen = np.maximum(visits, 1)
-        mean = {name: total.numpy() / seen for name, total in sums.items()}
+        mean = {name: np.where(visits > 0, total.numpy() / seen, np.nan) for name, total in sums.items()}
 
         def error_of(name: str) -> np.ndarray:
             spread = np.maximum(mean[f"{name}_squared"] - mean[name] ** 2, 0) * seen / np.maximum(seen - 1, 1)
@@ -94,8 +95,8 @@ class Values:
         alignment, margin = mean["alignment"], mean["margin"]
         by_alignment, by_margin = (_standardised(one, visits) for one in (alignment, margin))
         found = cls(
-            label=dataset.y_train.numpy(),
-            suggested=answers.argmax(1).numpy(),
+            label=dataset.y_train.numpy().copy(),
+            suggested=np.where(visits > 0, answers.argmax(1).numpy(), -1),
             alignment=alignment,
             standard_error=error_of("alignment"),
             margin=margin,
@@ -114,11 +115,17 @@ class Values:
         return len(self.label)
 
     def most_doubtful(self, count: int = 20) -> np.ndarray:
-        """Numbers of the examples whose labels are most doubtful by both, int ``[count]``."""
-        return np.argsort(self.rank)[:count]
+        """Numbers of the examples whose labels are most doubtful by :attr:`rank`, int ``[count]``, of those seen."""
+        order = np.argsort(self.rank)
+        return order[self.visits[order] > 0][:count]
 
     def save(self, path: str | Path, dataset: Dataset) -> Path:
-        """Write a CSV file: a line for each example, ``index`` first, classes by name."""
+        """Write a CSV file: a line for each example, ``index`` first, classes by name; empty where nothing is known.
+
+        Raises:
+            ConfigurationError: If it is of other data.
+        """
+        self._check_is_of(dataset)
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         names = [field.name for field in fields(self)]
@@ -129,8 +136,11 @@ class Values:
                 row = []
                 for name in names:
                     one = getattr(self, name)[i]
-                    named = name in ("label", "suggested")
-                    row.append(dataset.classes[one] if named else int(one) if one.dtype.kind == "i" else f"{one:.6g}")
+                    known = one >= 0 if name == "suggested" else one == one
+                    if name in ("label", "suggested"):
+                        row.append(dataset.classes[one] if known else "")
+                    else:
+                        row.append(int(one) if one.dtype.kind == "i" else f"{one:.6g}" if known else "")
                 writer.writerow([i, *row])
         return path
 
@@ -143,13 +153,11 @@ class Values:
             count: Examples on the page.
 
         Raises:
-            ConfigurationError: If it is of other data, by their number, or ``count`` is below 1.
+            ConfigurationError: If it is of other data, or ``count`` is below 1.
         """
-        if len(dataset.x_train) != len(self) or count < 1:
-            raise ConfigurationError(
-                f"{dataset.name} has {len(dataset.x_train)} examples, and these are values of {len(self)}; "
-                f"count={shown(count)}, at least 1."
-            )
+        self._check_is_of(dataset)
+        if count < 1:
+            raise ConfigurationError(f"count={shown(count)} must be at least 1 example.")
         cards = []
         for i in self.most_doubtful(count).tolist():
             label, suggested = (dataset.classes[getattr(self, name)[i]] for name in ("label", "suggested"))
@@ -165,6 +173,13 @@ class Values:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(PAGE.format(title=title, how=how, cards="\n".join(cards)), encoding="utf-8")
         return path
+
+    def _check_is_of(self, dataset: Dataset) -> None:
+        if not np.array_equal(dataset.y_train.numpy(), self.label):
+            raise ConfigurationError(
+                f"{dataset.name} has {len(dataset.x_train)} examples, and these are values of {len(self)}, or of other "
+                "labels. Pass the data that were valued."
+            )
 
 
 PAGE = """<!doctype html>
@@ -199,7 +214,7 @@ def _picture(dataset: Dataset, i: int) -> str:
 def _entropy_of_answers(label: np.ndarray, suggested: np.ndarray) -> float:
     classes = int(max(label.max(), suggested.max())) + 1
     table = np.zeros((classes, classes))
-    wrong = label != suggested
+    wrong = (label != suggested) & (suggested >= 0)
     np.add.at(table, (label[wrong], suggested[wrong]), 1)
     totals = table.sum(1)
     if not totals.sum() or classes < 3:
@@ -211,8 +226,9 @@ def _entropy_of_answers(label: np.ndarray, suggested: np.ndarray) -> float:
 
 def _standardised(values: np.ndarray, visits: np.ndarray) -> np.ndarray:
     known = visits > 0
-    spread = values[known].std() if known.any() else 0.0
-    return np.where(known, (values - values[known].mean()) / (spread or 1.0), 0.0) if known.any() else values * 0
+    if not known.any():
+        return np.zeros(len(values))
+    return np.where(known, (values - values[known].mean()) / (values[known].std() or 1.0), 0.0)
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

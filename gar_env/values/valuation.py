@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from gar_env.functional import own_surroundings
 from gar_env.learner import Learner, TrainingOptions
 from gar_env.networks import build_network
 from gar_env.networks.build import NetworkBuilder
-from gar_env.registry import check_positive, shown
+from gar_env.registry import check_positive, did_you_mean, shown
 from gar_env.rewards.reference_weights import REFERENCE_WEIGHTS
 from gar_env.seeding import named_generator
 from gar_env.values.table import Values
@@ -140,6 +140,11 @@ class Valuation:
             logits = aside.outputs
             found.append(align(tape, aside.gradient, retain_tape=True))
         assert logits is not None
+        if logits.shape != (n, self.dataset.outputs):
+            raise ConfigurationError(
+                f"The network returned {list(logits.shape)} for {n} examples; expected [{n}, {self.dataset.outputs}], "
+                f"a logit for each class of {self.dataset.name}."
+            )
         self._add(rows, torch.where(first, *found), logits, labels)
         self.learner.update()
 
@@ -235,14 +240,20 @@ def value(
 
     Example:
         >>> values = value("fc", load_dataset("digits").taking(torch.arange(256)), epochs=2, batch_size=64)
-        >>> len(values), values.alignment.shape, sorted(values.rank[:0])
-        (256, (256,), [])
+        >>> len(values), values.alignment.shape, bool((values.visits == 2).all())
+        (256, (256,), True)
 
     Source:
         Alignment: Mueller, Biedenkapp & Hutter (2021), with the other half of the batch for the next one. Margins:
         Pleiss et al. (2020), "Identifying Mislabeled Data using the Area Under the Margin Ranking". Errors: Paul,
         Ganguli & Dziugaite (2021), EL2N.
     """
+    known = [field.name for field in fields(ValueOptions)]
+    odd = next((name for name in options if name not in known), None)
+    if odd is not None:
+        raise ConfigurationError(
+            f"There is no option {shown(odd)}.{did_you_mean(odd, known)}\nKnown: {', '.join(known)}."
+        )
     run = Valuation(network, load_dataset(dataset), ValueOptions(**options), device=device)
     for _ in range(run.options.epochs):
         run.epoch(on_step)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 
-from agents import Keep, LearnedMixture, Reinforce, Softmax
+from agents import Keep, LearnedMixture, LinearSoftmax, Reinforce, Softmax
 from gar_env.alignment import align, gradient, record
 from gar_env.data import load_dataset
 from gar_env.errors import CheckpointError, ConfigurationError
@@ -189,7 +189,7 @@ def test_it_goes_on_from_its_state_bit_for_bit(digits):
     for a, b in zip(trained(one, digits, 5, net), trained(other, digits, 5, copied), strict=True):
         assert torch.equal(a, b)
     assert one.probabilities == other.probabilities
-    with pytest.raises(CheckpointError, match=r"The state is of the sources \{'clean': 600, 'noisy': 600\}; here"):
+    with pytest.raises(CheckpointError, match=r"The state is of the sources \[\['clean', 600\], \['noisy"):
         LearnedMixture({"clean": 600, "other": 600}, N).load_state_dict(one.state_dict())
 
 
@@ -221,6 +221,11 @@ def test_mixed_precision_and_data_parallel_pay_alike(digits, tmp_path):
         (lambda: LearnedMixture({"a": 5, "b": 0}, 4), "Source 'b' is 0; expected how many examples it has"),
         (lambda: LearnedMixture({"a": 5, "b": torch.zeros(3)}, 4), "Source 'b' is .*; expected how many"),
         (lambda: LearnedMixture({"a": 5, "b": 5}, 0), "batch_size=0"),
+        (lambda: LearnedMixture({"a": 5, "b": 5}, 2, length=-1), "length=-1 must be at least 1 batch"),
+        (
+            lambda: LearnedMixture({"a": 5, "b": 5}, 2, agent=Reinforce(LinearSoftmax(2, [1.0]))),
+            "LinearSoftmax looks at observations, and there are none",
+        ),
         (lambda: LearnedMixture({"a": 5, "b": 5}, 4, agent=Reinforce(Softmax(3))), "and there are 2 sources"),
     ],
 )
@@ -242,3 +247,61 @@ def test_calls_out_of_turn_are_refused(digits):
     mixture.record(net, x[rows], losses_of(y[rows]))
     with pytest.raises(CheckpointError, match="A recorded batch waits to be paid"):
         mixture.state_dict()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_epoch_that_was_left_early_is_forgotten(digits, workers):
+    """Each batch is paid for its own draws, whatever was drawn ahead and never recorded."""
+    x, _ = digits
+    owner = (torch.arange(len(x)) >= 600).float()
+    mixture = LearnedMixture({"a": 600, "b": 600}, N, agent=Reinforce(Softmax(2, floor=0.0), step_size=0.1), length=30)
+    net = nn.Linear(1, 1, bias=False)
+    for _ in range(6):
+        loader = DataLoader(TensorDataset(1 - 2 * owner), batch_sampler=mixture, num_workers=workers)
+        for k, (sign,) in enumerate(loader):
+            mixture.record(net, sign[:, None], lambda out, sign=sign: out[:, 0] * 0 + net.weight.sum() * sign)
+            net.zero_grad()
+            oldest = mixture.agent._unpaid[0].actions
+            assert torch.equal(1 - 2 * oldest.float(), sign)
+            mixture.pay(lambda: net.weight.sum())
+            if k == 9:
+                break
+    assert mixture.probabilities["a"] > 0.9
+
+
+def test_an_overflow_is_not_paid_and_the_next_batch_is(digits):
+    x, y = digits
+    mixture, net = LearnedMixture({"a": 600, "b": 600}, N), network()
+    before = mixture.agent.policy.logits.detach().clone()
+    rows = mixture.draw()
+    mixture.record(net, x[rows], losses_of(y[rows]))
+    net.zero_grad()
+    assert mixture.pay(lambda: net(x[:20]).sum() * torch.inf) is None
+    assert torch.equal(before, mixture.agent.policy.logits)
+    mixture.state_dict()
+    rows = mixture.draw()
+    mixture.record(net, x[rows], losses_of(y[rows]))
+    net.zero_grad()
+    assert torch.isfinite(mixture.pay(lambda: F.cross_entropy(net(x[:20]), y[:20]))).all()
+
+
+def test_a_target_that_raises_leaves_nothing_waiting(digits):
+    x, y = digits
+    mixture, net = LearnedMixture({"a": 600, "b": 600}, N), network()
+    rows = mixture.draw()
+    mixture.record(net, x[rows], losses_of(y[rows]))
+    net.zero_grad()
+    with pytest.raises(ZeroDivisionError):
+        mixture.pay(lambda: 1 / 0)  # pyright: ignore
+    assert mixture.agent.waiting == 0
+    mixture.state_dict()
+
+
+def test_states_of_other_mixtures_are_refused():
+    state = LearnedMixture({"a": 100, "b": 100}, N).state_dict()
+    with pytest.raises(CheckpointError, match=r"here they are \[\['b', 100\], \['a', 100\]\]"):
+        LearnedMixture({"b": 100, "a": 100}, N).load_state_dict(state)
+    with pytest.raises(CheckpointError, match="other examples of the same sources"):
+        LearnedMixture({"a": torch.arange(100) + 5, "b": torch.arange(100)}, N).load_state_dict(state)
+    with pytest.raises(CheckpointError, match="no state of a mixture"):
+        LearnedMixture({"a": 100, "b": 100}, N).load_state_dict({})

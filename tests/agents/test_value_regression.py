@@ -56,6 +56,15 @@ def test_it_keeps_all_in_a_warm_up_and_learns_meanwhile():
     assert run(ValueRegression(3), lambda seen, noise: seen[:, 0], told=True, steps=100)[0] < 0.5
 
 
+def test_each_episode_has_its_warm_up():
+    agent, kept = ValueRegression(3, warmup=2, threshold=100.0, explore=0.0), []
+    agent.begin(fake())
+    for step in range(9):
+        kept.append(int(agent.act(torch.rand(8, 3)).sum()))
+        agent.learn(torch.ones(8), np.full(8, step % 3 == 2), {})
+    assert kept == [8, 8, 0] * 3
+
+
 def test_it_goes_on_from_its_state():
     one, other = ValueRegression(3, seed=1), ValueRegression(3, seed=2)
     run(one, lambda seen, noise: seen[:, 0], told=True, steps=20)
@@ -80,7 +89,10 @@ def test_it_trains_on_the_environment_and_is_an_agent():
     ("make", "message"),
     [
         (lambda: ValueRegression(3, explore=1.5), "explore=1.5"),
-        (lambda: ValueRegression(3, hidden=0), "hidden=0: sizes must be at least 1"),
+        (lambda: ValueRegression(3, threshold=float("nan")), "threshold=nan"),
+        (lambda: ValueRegression(3, explore="a"), "explore='a'"),  # pyright: ignore
+        (lambda: ValueRegression(3, keep=0), "keep=0"),
+        (lambda: ValueRegression(3, hidden=0), "hidden=0: sizes and keep must be at least 1"),
         (lambda: ValueRegression(3, step_size=-1), "step_size=-1"),
         (lambda: ValueRegression(2).begin(fake()), "takes 2 features and drops or keeps"),
         (lambda: ValueRegression(3).begin(fake(reward_timing="next_step")), "needs reward_timing='same_step'"),

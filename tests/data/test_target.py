@@ -73,6 +73,9 @@ def test_an_overlap_with_the_training_data_is_said(sources):
         ("a, nobody", "'nobody' must be a source of sources, once"),
         ("a, a", "'a' must be a source of sources, once"),
         ("a(1)", "with a share above 0 and below 1. Known: a, b, c (old), each"),
+        ("a(10%)", "'a(10%)' has no share that can be read. Write 'name(0.1)'"),
+        ("b(1e-3), a", "'b(1e-3)' has no share that can be read"),
+        (" ", "target is empty"),
         ("nobody(0.1)", "names no source of sources, which has a, b, c (old)"),
     ],
 )
@@ -99,8 +102,32 @@ def test_other_data_are_refused(sources):
                    y_train=torch.where(torch.arange(len(digits.y_train)) == 0, 10, digits.y_train))  # fmt: skip
     for sample, message in (
         (vectors, "target vectors has inputs torch.float32 [64] an example, and the training data sources torch.uint8"),
-        (renamed, "target renamed calls class 0 'zero', and the training data sources '0'"),
+        (renamed, "target renamed has a class 'zero', which the training data sources has not"),
         (more, "target more has labels up to 10, and the training data sources 10 classes"),
     ):
         with pytest.raises(ConfigurationError, match=re.escape(message)):
             read_target(sample, sources)
+
+
+def test_classes_are_numbered_by_their_names(sources):
+    """A sample of two of the classes, in another order."""
+    some = [7, 3]
+    rows = torch.cat([(sources.y_test == label).nonzero().flatten()[:4] for label in some])
+    y = torch.tensor([some.index(int(label)) for label in sources.y_test[rows]])
+    sample = Dataset("sample", sources.x_test[rows], y, sources.x_test[:1], y[:1], ("7", "3"))
+    found = read_target(sample, sources).dataset
+    assert found is not None
+    assert torch.equal(found.y_train, sources.y_test[rows])
+    assert found.classes == sources.classes
+
+
+def test_folders_are_loaded_as_the_training_data_are(tmp_path):
+    for root, text in (("mine", b"abcdefghij" * 9), ("sample", b"0123456789" * 9)):
+        for part in ("train", "test"):
+            for source in ("a", "b"):
+                (tmp_path / root / part / source).mkdir(parents=True)
+                (tmp_path / root / part / source / "text.txt").write_bytes(text)
+    data = load_dataset(str(tmp_path / "mine"), sequence_length=8)
+    found = read_target(str(tmp_path / "sample"), data, of_folders={"sequence_length": 8, "image_size": None})
+    assert found.dataset is not None
+    assert found.dataset.input_shape == (8,)

@@ -44,6 +44,7 @@ def test_ids_of_any_tokenizer_go_in(kind):
         ({"a": np.array([1, -2, 3, 4])}, {"length": 2}, "tokens from -2 to 4"),
         ({"a": np.ones(9)}, {"length": 2}, "train a is torch.float64 [9]; expected integers [m]"),
         ({"a": np.ones((3, 3), int)}, {"length": 2}, "train a is torch.int64 [3, 3]"),
+        ({"a": "text"}, {"length": 2}, "train a is str; expected bytes, or integers [m] of a tokenizer"),
         ({}, {"length": 2}, "no source"),
         ({"b": b"abcdef"}, {"length": 2}, "tests of 'a', which is not trained on"),
     ],

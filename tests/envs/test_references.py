@@ -129,7 +129,7 @@ def test_agreement_tells_wrong_labels_apart_where_all_of_the_next_batch_does_not
 
 
 @pytest.mark.parametrize("env_id", ["GAR/DataSplit-v0", "GAR/DataWeight-v0", "GAR/Augment-v0"])
-@pytest.mark.parametrize("reward", ["gar", "cosine_gar", "distinct_gar", "random"])
+@pytest.mark.parametrize("reward", ["gar", "cosine_gar", "distinct_gar"])
 def test_every_slot_environment_has_them(env_id, reward):
     network = "fc_bn" if env_id != "GAR/Augment-v0" else "cnn"
     for reference in ("other_half", "heldout"):
@@ -161,11 +161,43 @@ def test_weights_of_ones_own_have_a_name():
     [
         ({"reference_weights": "agreed"}, UnknownNameError, "No reference weight is called 'agreed'. Did you mean"),
         ({"reference_weights": "mae", "reward_timing": "next_step"}, ConfigurationError, "weighs a reference batch"),
-        ({"reference": "other_half", "reward": "nslr"}, ConfigurationError, "reads the step that follows"),
-        ({"reference": "other_half", "reward": "leave_one_out"}, ConfigurationError, "reads the step that follows"),
+        *(
+            ({"reference": "other_half", "reward": reward}, ConfigurationError, "pays by a gradient before the step")
+            for reward in ("nslr", "leave_one_out", "validation_gar", "same_batch_gar", "random")
+        ),
+        ({"reference_weights": "mae", "reward": "nslr"}, ConfigurationError, "reward='nslr' reads none"),
+        ({"target_batch_size": 4}, ConfigurationError, "is of held-out batches, and there are none"),
         ({"reference": "other_half", "n": 1}, ConfigurationError, "halves the batch, and num_envs is 1"),
     ],
 )
 def test_references_that_make_no_sense_are_refused(options, error, message):
     with pytest.raises(error, match=message):
         made(**options)
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_distinct_gar_of_the_other_half_leaves_out_only_what_is_in_it(repeated):
+    """Against single gradients: the mean over the other half's examples that are not the same."""
+    from gar_env.data import load_dataset
+
+    data = load_dataset("digits").taking(torch.arange(7 if repeated else 400).repeat(6 if repeated else 1))
+    env = made(reference="other_half", reward="distinct_gar", dataset=data, corrupt="", num_splits=2)
+    env.reset(seed=0)
+    env.step(np.zeros(N, int))
+    drawn, state, halves = env.data_generator.get_state(), env.learner.state_dict(), env.evaluator.generator.get_state()
+    actions = torch.arange(N) % 2
+    rewards = env.step(actions.numpy())[1]
+    env.data_generator.set_state(drawn)
+    env.learner.load_state_dict(state)
+    batch = env.batch(actions)
+    each = gradients(env.learner.network, batch.inputs, batch.targets)
+    generator = torch.Generator()
+    generator.set_state(halves)
+    first = torch.zeros(N, dtype=torch.bool)
+    first[torch.randperm(N, generator=generator)[: N // 2]] = True
+    flat = batch.inputs.flatten(1)
+    same = (flat[:, None] == flat[None]).all(2) & (batch.targets[:, None] == batch.targets[None])
+    counts = (first[:, None] != first[None]) & ~same
+    products = (each @ each.T).masked_fill(~counts, 0.0).sum(1) / counts.sum(1).clamp_min(1)
+    np.testing.assert_allclose(rewards, products.numpy(), rtol=1e-3, atol=1e-5)
+    assert not repeated or int(same.sum()) > 2 * N

@@ -11,7 +11,17 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gar_env.data import Batch, Pool, in_batches, load_dataset, make_pool, normalisation, read_target
+from gar_env.data import (
+    Batch,
+    Dataset,
+    Pool,
+    Target,
+    in_batches,
+    load_dataset,
+    make_pool,
+    normalisation,
+    read_target,
+)
 from gar_env.envs.config import SlotConfig
 from gar_env.envs.fitting import check_network
 from gar_env.envs.shared import SharedNetworkEnv
@@ -24,6 +34,9 @@ from gar_env.rewards import Collected, Evidence, Need, Trained
 from gar_env.rewards.reference_weights import REFERENCE_WEIGHTS
 from gar_env.seeding import named_generator
 from gar_env.state import as_data, from_data, plain
+
+PAYING = Need.ALIGNMENT | Need.NEXT_GRADIENT
+"""Needs of signals that read the gradient of the reference."""
 
 
 @plain
@@ -92,17 +105,29 @@ class SlotVectorEnv(SharedNetworkEnv):
             image_background=config.image_background,
             sequence_length=config.sequence_length,
         )
-        self.target = None if config.target is None else read_target(config.target, self.dataset)
+        self.target = None if config.target is None else self._read_target(config.target)
         left = len(self.dataset.x_train) - int(share * len(self.dataset.x_train))
         if self.num_envs > left:
             raise ConfigurationError(
                 f"A batch of {self.num_envs} examples is larger than the training data: {self.dataset.name} has "
                 f"{left}{' beside the held-out part' if share else ''}. Lower num_envs (batch_size)."
             )
-        if self.reference == "other_half" and self.evaluator.signal.needs & (Need.STEP | Need.NEXT_LOSS):
+        needs = self.evaluator.signal.needs
+        odd = needs & (Need.STEP | Need.NEXT_LOSS | Need.HELDOUT_GRADIENT) or not needs & PAYING
+        if self.reference == "other_half" and odd:
             raise ConfigurationError(
-                f"reward={self.evaluator.name!r} reads the step that follows, and reference='other_half' pays before "
-                "it. Use another reference, or a reward that reads gradients, such as 'gar'."
+                f"reward={self.evaluator.name!r} does not read the gradient that pays, or reads the step that follows "
+                "or held-out batches too; reference='other_half' pays by a gradient before the step. Use 'gar'."
+            )
+        if config.reference_weights != "all" and not needs & (PAYING | Need.HELDOUT_GRADIENT):
+            raise ConfigurationError(
+                f"reference_weights={config.reference_weights!r} weighs the gradient that pays, and reward="
+                f"{self.evaluator.name!r} reads none. Use 'all'."
+            )
+        if config.target_batch_size is not None and not needs_heldout:
+            raise ConfigurationError(
+                f"target_batch_size={config.target_batch_size} is of held-out batches, and there are none. Use "
+                "reference='heldout', or a target."
             )
         if self.reference == "other_half" and self.num_envs < 2:
             raise ConfigurationError("reference='other_half' halves the batch, and num_envs is 1. Use 2 at least.")
@@ -115,6 +140,11 @@ class SlotVectorEnv(SharedNetworkEnv):
         self.normalise = normalisation(self.dataset.x_train.to(self.device), config.inputs)
         self.device_inputs: Tensor | None = None
         """The data set's inputs on a GPU, once for all episodes; on the CPU the data set's own are used."""
+
+    def _read_target(self, target: str | Dataset) -> Target:
+        config = self.config
+        reading = {"image_size": config.image_size, "sequence_length": config.sequence_length}
+        return read_target(target, self.dataset, image_background=config.image_background, of_folders=reading)
 
     def build(self, seed: int) -> Learner:
         """See :class:`SharedNetworkEnv`."""
@@ -330,7 +360,7 @@ class SlotVectorEnv(SharedNetworkEnv):
                 return share if self._weigh is None else share * self._weigh(outputs, targets)
 
             aside = self.look_at(batch, record=self.evaluator.reads_next_tape, weigh=weigh)
-            paid.append(self._pay(trained, loss, aside.gradient, Collected(), aside))
+            paid.append(self._pay(trained, loss, aside.gradient, Collected(), replace(aside, shares=share)))
         return torch.where(first, *paid)
 
     def _pay(

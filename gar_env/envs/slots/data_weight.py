@@ -33,10 +33,10 @@ class DataWeightConfig(SlotConfig):
 
     ``reference`` is ``"policy"``: the next batch, each example with the weight of the slot whose observation was
     nearest; ``"uniform"``: the next batch as it is drawn; ``"heldout"``; or ``"other_half"`` of the batch itself, what
-    was dropped too. None is trained on, so an episode has one
-    SGD step per environment step. With label noise, ``"uniform"`` pays a controller that drops wrong labels to take
-    them back: once the network is not fitted to them, they are most of that batch's gradient. ``"policy"`` finds random
-    mistakes, which cancel out; systematic ones (``"asymmetric_noise"``) agree with each other, and need ``"heldout"``.
+    was dropped too. None is trained on, so an episode has one SGD step per environment step. With label noise,
+    ``"uniform"`` pays a controller that drops wrong labels to take them back: once the network is not fitted to them,
+    they are most of that batch's gradient. ``"policy"`` finds random mistakes, which cancel out; systematic ones
+    (``"asymmetric_noise"``) agree with each other, and need ``"heldout"``, or ``reference_weights``.
 
     Args:
         corrupt: ``"name(share)"`` of all examples, comma-separated; without a share, all. ``"symmetric_noise"`` and
@@ -49,7 +49,8 @@ class DataWeightConfig(SlotConfig):
         keep_bonus: What keeping is paid beside the signal, in root mean squares of its rewards so far (times the
             weight): without it a signal that is noise has a controller drop half of the data.
         pay_dropped: Whether ``infos["reward_if_kept"]`` says what each example is paid, or would have been, had it been
-            kept: rewards are then read from one more pass over the batch as it was drawn. With ``"same_step"``.
+            kept, ``keep_bonus`` included: rewards are then read from one more pass over the batch as it was drawn. With
+            ``"same_step"``.
         penultimate: Whether slots also observe the input of the network's last linear layer, as ``x / (1 + |x|)``.
     """
 
@@ -72,8 +73,9 @@ class DataWeightConfig(SlotConfig):
         parse_shares(self.corrupt)
         if self.weight_levels < 2:
             raise ConfigurationError(f"weight_levels={self.weight_levels} must be at least 2: drop and keep.")
-        if self.keep_all_steps < 0:
-            raise ConfigurationError(f"keep_all_steps={self.keep_all_steps} must be at least 0.")
+        for name in ("keep_all_steps", "keep_bonus"):
+            if getattr(self, name) < 0:
+                raise ConfigurationError(f"{name}={getattr(self, name)} must be at least 0.")
         if self.pay_dropped and self.reward_timing == "next_step":
             raise ConfigurationError("pay_dropped needs reward_timing='same_step'.")
 
@@ -215,12 +217,13 @@ class DataWeightVectorEnv(SlotVectorEnv):
         if rewards is None:
             return loss, rewards
         weights = paid_for / (config.weight_levels - 1)
-        if config.pay_dropped:
-            self._if_kept = rewards
+        if_kept = rewards
         if self.evaluator.reads_examples and (whole or config.pay_dropped):
             rewards = rewards * weights
         if config.keep_bonus:
-            rewards = rewards + config.keep_bonus * self._size_of_rewards.of(rewards) * weights
+            bonus = config.keep_bonus * self._size_of_rewards.of(rewards)
+            rewards, if_kept = rewards + bonus * weights, if_kept + bonus
+        self._if_kept = if_kept
         return loss, rewards
 
     def _train(self, actions: Tensor, start: Start | None) -> tuple[Trained, Tensor]:
