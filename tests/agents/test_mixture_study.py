@@ -75,11 +75,12 @@ def test_every_arm_takes_as_many_steps_and_is_tested(text, tmp_path, capsys):
 def test_shares_are_of_the_oracles_gain():
     def row(arm: str, seed: int, loss: float, cpu: float) -> dict:
         draws = {"a": 0.5, NOISE: 0.5}
-        return {"arm": arm, "seed": seed, "test_loss": loss, "draws": draws, "cpu_seconds": cpu, "diverged": False}
+        own = {"test_loss": loss, "draws": draws, "cpu_seconds": cpu, "diverged": False}
+        return {"arm": arm, "seed": seed, "device": "cpu" if seed == 0 else "cuda", **own}
 
     rows = [row("uniform", s, 2.4 + 0.1 * s, 10.0) for s in range(2)]
     rows += [row("oracle", s, 2.2 + 0.1 * s, 10.0) for s in range(2)]
-    rows += [row("target, softmax", s, 2.25 + 0.1 * s, 13.0) for s in range(2)]
+    rows += [row("target, softmax", s, 2.25 + 0.1 * s, 13.0 + 9 * s) for s in range(2)]
     lines = {line[0]: line for line in tables(rows)[0]}
     assert lines["target, softmax"][2].startswith("0.75")
     assert lines["target, softmax"][3].startswith("+0.150")

@@ -134,6 +134,7 @@ class MixtureJob:
             "draws": dict(zip(data.groups, slots.usage.tolist(), strict=True)),
             "diverged": diverged,
             "cpu_seconds": round(spent, 2),
+            "device": self.device,
             **provenance(),
         }
 
