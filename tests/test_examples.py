@@ -254,3 +254,14 @@ def test_the_tables_on_optimizers_are_those_of_the_committed_results():
     quoted = [line for line in section.splitlines() if line.startswith("| ")]
     assert len(quoted) > 5
     assert set(quoted) <= set(made)
+
+
+def test_the_tables_on_own_data_are_those_of_the_committed_results():
+    from agents.jobs.results import read_rows
+    from agents.studies.mixture.tables import tables
+
+    rows = read_rows(ROOT / "examples" / "results" / "mixture" / "mixture.jsonl")
+    documentation = (ROOT / "docs" / "own_data.md").read_text().splitlines()
+    made = [line for table in tables(rows) for line in table.markdown().splitlines()]
+    assert len(made) > 10
+    assert set(made) <= set(documentation)

@@ -280,7 +280,8 @@ def test_the_documentation_shows_the_tables_of_the_committed_rows(name):
         if row["measure"] == "outcome":
             seeds[row["task"], row["signal"]].add(row["seed"])
     assert all(len(found) >= 5 for found in seeds.values())
-    assert {row["signal"] for row in rows} >= set(signals_of_slots()) - {"good"}
+    later = {"distinct_gar"} if name == "cifar10" else set()  # not run there; the page says so
+    assert {row["signal"] for row in rows} >= set(signals_of_slots()) - {"good"} - later
     tables = all_tables(rows)
     for table in ("summary", "scores", "fidelity", "cost"):
         assert tables[table].markdown() in shown, f"{table} of {name}"
