@@ -91,6 +91,7 @@ def test_the_contract_holds_with_all_of_them(reference):
     ("options", "message"),
     [
         ({"keep_all_steps": -1}, "keep_all_steps=-1 must be at least 0"),
+        ({"keep_bonus": -0.5}, "keep_bonus=-0.5 must be at least 0"),
         ({"pay_dropped": True, "reward_timing": "next_step", "reference": None}, "pay_dropped needs reward_timing"),
         ({"pay_dropped": True, "reward": "leave_one_out"}, "takes the step again, and pay_dropped"),
     ],
@@ -98,3 +99,18 @@ def test_the_contract_holds_with_all_of_them(reference):
 def test_options_that_make_no_sense_are_refused(options, message):
     with pytest.raises(ConfigurationError, match=message):
         made(**options)
+
+
+def test_a_single_agent_is_told_of_every_example():
+    env = gymnasium.make("GAR/DataWeight-v0", batch_size=N, num_steps=3, network="fc", pay_dropped=True)
+    env.reset(seed=0)
+    _, _, _, _, info = env.step(HALF)
+    assert info["reward_if_kept"].shape == (N,)
+    np.testing.assert_allclose(info["rewards"], info["reward_if_kept"] * HALF, rtol=1e-5, atol=1e-7)
+
+
+def test_what_keeping_would_have_been_paid_has_its_bonus():
+    env = made(pay_dropped=True, keep_bonus=0.5)
+    env.reset(seed=0)
+    _, rewards, _, _, infos = env.step(HALF)
+    np.testing.assert_allclose(rewards, infos["reward_if_kept"] * HALF, rtol=1e-5, atol=1e-7)
