@@ -40,7 +40,9 @@ def _losses(rows: Sequence[Row]) -> Table:
             shares = [(b - m) / (np.mean(base) - np.mean(top)) for b, m in zip(base, mine, strict=True)]
             gains = summarise([b - m for b, m in zip(base, mine, strict=True)]).with_interval("+.3f")
             ratios = [
-                row["cpu_seconds"] / plain[row["seed"]]["cpu_seconds"] for row in paired if row["device"] == "cpu"
+                row["cpu_seconds"] / plain[row["seed"]]["cpu_seconds"]
+                for row in paired
+                if row["device"] == plain[row["seed"]]["device"] == "cpu"
             ]
             times = f"{np.median(ratios):.2f}" if ratios else ""
         learned = arm not in ("uniform", "oracle")
