@@ -9,52 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gar_env.networks import CNN_BN, FC, FC_BN, WideResNet
+from gar_env.networks import CNN_BN, FC, FC_BN, WideResNet, build_network
 
 IMAGE = (3, 32, 32)
 IMAGES = torch.randint(256, (4096, *IMAGE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-
-
-class Transformer(nn.Module):
-    """A small causal language model: embeddings, pre-norm blocks of attention and a rectified layer, tied to nothing.
-
-    Args:
-        length: Tokens in a sequence.
-        vocabulary: Different tokens.
-        width: Features.
-        blocks: How many.
-        heads: Of the attention.
-    """
-
-    def __init__(self, length: int, vocabulary: int = 256, width: int = 128, blocks: int = 2, heads: int = 4) -> None:
-        super().__init__()
-        self.tokens, self.positions = nn.Embedding(vocabulary, width), nn.Embedding(length, width)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(blocks))
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """int64 ``[n, T]`` to logits ``[n, T, vocabulary]``."""
-        x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens))
-        for block in self.blocks:
-            x = block(x)
-        return self.head(self.norm(x))
-
-
-class Block(nn.Module):
-    """Attention by ``scaled_dot_product_attention``, then a layer of four times the width."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[n, T, width]`` to the same."""
-        q, k, v = self.qkv(self.norm1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        x = x + self.out(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
-        return x + self.down(F.relu(self.up(self.norm2(x))))
 
 
 def group_normalised(network: nn.Module) -> nn.Module:
@@ -122,6 +80,11 @@ def wide_resnet(depth: int, width: int) -> Callable[[], nn.Module]:
     return lambda: WideResNet(IMAGE, 10, depth=depth, width=width)
 
 
+def transformer(length: int) -> Callable[[], nn.Module]:
+    """Builder of a causal language model of two blocks, 128 wide, on bytes."""
+    return lambda: build_network("transformer-128-2", (length,), 256)
+
+
 WORKLOADS = {
     "fc": Workload(lambda: FC(IMAGE, 10), 1000),
     "fc_bn": Workload(lambda: FC_BN(IMAGE, 10), 1000),
@@ -131,6 +94,6 @@ WORKLOADS = {
     "wrn-16-2": Workload(wide_resnet(16, 2), 64),
     "wrn-16-2 gn": Workload(lambda: group_normalised(wide_resnet(16, 2)()), 64),
     "wrn-28-10": Workload(wide_resnet(28, 10), 8),
-    "transformer T=64": Workload(lambda: Transformer(64), 32, length=64),
-    "transformer T=256": Workload(lambda: Transformer(256), 32, length=256),
+    "transformer T=64": Workload(transformer(64), 32, length=64),
+    "transformer T=256": Workload(transformer(256), 32, length=256),
 }

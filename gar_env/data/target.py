@@ -157,7 +157,12 @@ def _check_alike(target: Dataset, dataset: Dataset) -> None:
             f"{len(dataset.classes)} classes. Number them alike."
         )
     if target.classes and dataset.classes and tuple(target.classes) != tuple(dataset.classes[: len(target.classes)]):
-        strange = next(name for name in target.classes if name not in dataset.classes)
+        strange = next((name for name in target.classes if name not in dataset.classes), None)
+        if strange is None:
+            raise ConfigurationError(
+                f"target {target.name} numbers the vocabulary of {dataset.name} in another order. Use one tokenizer "
+                "for both."
+            )
         raise ConfigurationError(
             f"target {target.name} has a class {shown(strange)}, which the training data {dataset.name} has not. Leave "
             "it out, or name classes alike."

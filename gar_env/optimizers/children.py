@@ -21,6 +21,7 @@ from gar_env.networks import build_network
 from gar_env.optimizers.child_options import ChildOptions
 from gar_env.optimizers.rule import Rule
 from gar_env.optimizers.stacked_rules import StackedRules
+from gar_env.registry import shown
 from gar_env.seeding import lend_to_global, named_generator
 from gar_env.state import plain
 
@@ -112,6 +113,7 @@ class Children:
         test = torch.linspace(0, total - 1, min(options.test_examples, total)).round().long()
         self._test_data = part(data.x_test, data.y_test, test)
         self.loss = LOSSES[data.loss]
+        _ = self._numbers  # a network that does not fit is refused at once
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -121,7 +123,8 @@ class Children:
         name = network if isinstance(network, str) else getattr(network, "__qualname__", "<unnamed>")
         if not isinstance(network, str):
             found["network"] = f"{getattr(network, '__module__', '')}.{name}"
-        found["unnamed"] = "<" in name  # a function that no name tells from others
+        bound = getattr(network, "__self__", None) is not None  # to an object that no name tells from others
+        found["unnamed"] = "<" in name or bound
         found |= {"data": self.data.fingerprint, "loss": self.data.loss}
         found |= {"device": self.device.type, "torch": torch.__version__}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
@@ -137,7 +140,7 @@ class Children:
     def _losses(self, outputs: Tensor, targets: Tensor, n: int) -> Tensor:
         """Likewise, of rows of n examples. A row's bits depend on no other row."""
         if self.data.loss == "cross_entropy" and outputs.shape[1] <= FEW_CLASSES:
-            rows = outputs.unflatten(0, (-1, n)).transpose(1, 2).contiguous()
+            rows = _AsRows.apply(outputs).unflatten(0, (-1, n)).transpose(1, 2).contiguous()
             return F.cross_entropy(rows, targets.reshape(-1, n), reduction="none").flatten()
         return self.loss(targets)(outputs)
 
@@ -161,6 +164,8 @@ class Children:
         """
         if not seeds:
             raise ConfigurationError("seeds is empty. Pass one for each child.")
+        if len(set(seeds)) < len(seeds):
+            raise ConfigurationError(f"seeds={list(seeds)} names a child twice. Pass each once.")
         found: list[Trained] = []
         for start in range(0, len(rules), self.at_once):
             found += self._train(rules[start : start + self.at_once], list(seeds), whole)
@@ -189,9 +194,22 @@ class Children:
         for module in network.modules():
             if not any(module.children()):
                 module.register_forward_hook(count)
+        inputs = self.train_data[0][:1].cpu()
         with torch.no_grad():
-            network.eval()(self.train_data[0][:1].cpu())
-        return sum(p.numel() for p in network.parameters()), found
+            try:
+                outputs = network.eval()(inputs)
+            except RuntimeError as error:
+                raise ConfigurationError(
+                    f"network={shown(self.options.network)} does not take {inputs.dtype} {list(inputs.shape)}, an "
+                    f"example of {self.data.name}: {next(iter(str(error).splitlines()), '')[:200]}"
+                ) from error
+        wanted = (1, *self.data.y_train.shape[1:], self.data.outputs) if self.data.classes else (1, self.data.outputs)
+        if not isinstance(outputs, Tensor) or outputs.shape != wanted or outputs.dtype != torch.float32:
+            raise ConfigurationError(
+                f"network={shown(self.options.network)} returned {shown(outputs)} for an example of {self.data.name}; "
+                f"expected float32 {list(wanted)}."
+            )
+        return sum(p.numel() for p in network.parameters()), max(found, outputs.numel())
 
     @own_surroundings()
     def _train(self, rules: Sequence[Rule], seeds: list[int], whole: bool) -> list[Trained]:
@@ -280,6 +298,22 @@ class Children:
         right = kind.accuracy(outputs.flatten(0, 1)).float().view(len(stack), n).mean(1)
         finite = losses.isfinite() & ~stack.diverged
         return torch.where(finite, right, 0), torch.where(finite, losses, math.inf)
+
+
+class _AsRows(torch.autograd.Function):
+    """Outputs as they are; their gradient comes back row by row in memory.
+
+    Of one row torch would leave it as it was computed, class by class, and what sums it up would add in another order
+    than for several: a rule would be paid by who shares the batch.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, outputs: Tensor) -> Tensor:
+        return outputs.view_as(outputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return gradient.contiguous()
 
 
 class _First(NamedTuple):

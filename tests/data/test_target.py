@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from gar_env.data import Dataset, load_dataset, make_pool, make_splits, read_target
+from gar_env.data import Dataset, load_dataset, make_pool, make_splits, read_target, token_dataset
 from gar_env.errors import ConfigurationError, DatasetNotFoundError
 from gar_env.seeding import named_generator
 
@@ -131,3 +131,10 @@ def test_folders_are_loaded_as_the_training_data_are(tmp_path):
     found = read_target(str(tmp_path / "sample"), data, of_folders={"sequence_length": 8, "image_size": None})
     assert found.dataset is not None
     assert found.dataset.input_shape == (8,)
+
+
+def test_vocabularies_in_another_order_are_refused():
+    streams, words = {"a": torch.arange(12) % 3, "b": torch.arange(12) % 3}, ("x", "y", "z")
+    data = token_dataset(streams, streams, length=4, vocabulary=words)
+    with pytest.raises(ConfigurationError, match="numbers the vocabulary of tokens in another order"):
+        read_target(token_dataset(streams, streams, length=4, vocabulary=words[::-1], name="sample"), data)

@@ -1,6 +1,7 @@
 import json
 import math
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -30,8 +31,8 @@ def children():
 def test_a_rule_is_judged_alike_whoever_trains_beside_it(children):
     rules = random_rules(AT_ONCE + 3, Grammar(2, decays=True), seed=2)
     together = children.train(rules, [0, 7])
-    for i in (0, 1, 5, AT_ONCE - 1, AT_ONCE, AT_ONCE + 2):
-        assert children.train([rules[i]], [0, 7]) == [together[i]], str(rules[i])
+    for rule, beside in zip(rules, together, strict=True):  # one row alone is laid out otherwise in memory
+        assert children.train([rule], [0, 7]) == [beside], str(rule)
     assert children.train(rules[::-1], [0, 7]) == together[::-1]
 
 
@@ -325,7 +326,74 @@ def test_losses_are_those_of_torchs_cross_entropy(children, rows):
     found, expected = children.losses(outputs, targets), F.cross_entropy(outputs, targets, reduction="none")
     torch.testing.assert_close(found, expected)
     weights = torch.rand(rows * n)
-    ours, theirs = (torch.autograd.grad((one * weights).sum(), outputs)[0] for one in (found, expected))
+    ours, theirs = (
+        torch.autograd.grad((one * weights).sum(), outputs, retain_graph=True)[0] for one in (found, expected)
+    )
     torch.testing.assert_close(ours, theirs)
+    assert ours.is_contiguous(), "or sums over examples depend on how many rows there are"
     alone = torch.cat([children.losses(outputs[at : at + n], targets[at : at + n]) for at in range(0, rows * n, n)])
     assert torch.equal(found, alone)
+
+
+class Widths:
+    """Builds networks by a bound method, which has one name for all widths."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+
+    def build(self, shape: tuple[int, ...], outputs: int) -> torch.nn.Module:
+        return torch.nn.Sequential(
+            torch.nn.Flatten(), torch.nn.Linear(64, self.width), torch.nn.Linear(self.width, outputs)
+        )
+
+
+def test_networks_that_no_name_tells_apart_have_no_cache_in_a_file():
+    options: Any = {name: getattr(QUICK, name) for name in QUICK.__dataclass_fields__}
+    assert Children(ChildOptions(**options | {"network": Widths(3).build})).fingerprint["unnamed"]
+    assert not Children(QUICK).fingerprint["unnamed"]
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (
+            lambda shape, outputs: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3)),
+            r"expected float32 \[1, 10\]",
+        ),
+        (
+            lambda shape, outputs: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10).double()),
+            "does not take torch",
+        ),
+        (
+            lambda shape, outputs: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(60, 10)),
+            "does not take torch",
+        ),
+    ],
+    ids=["outputs", "float64", "inputs"],
+)
+def test_networks_that_do_not_fit_are_refused_when_they_are_made(network, message):
+    options: Any = {name: getattr(QUICK, name) for name in QUICK.__dataclass_fields__}
+    with pytest.raises(ConfigurationError, match=message):
+        Children(ChildOptions(**options | {"network": network}))
+    with pytest.raises(UnknownNameError, match="No network is called 'foo'"):
+        Children(ChildOptions(**options | {"network": "foo"}))
+
+
+class Functional(torch.nn.Module):
+    """Calls no layer of its own."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.weights = torch.nn.ParameterList([torch.nn.Parameter(torch.randn(outputs, 64) / 8)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x.flatten(1), self.weights[0])
+
+
+def test_a_network_without_layers_is_evaluated(children):
+    options: Any = {name: getattr(QUICK, name) for name in QUICK.__dataclass_fields__}
+    own = Children(ChildOptions(**options | {"network": lambda shape, outputs: Functional(outputs)}))
+    (found,) = own.train([Rule("Adam")], [0])
+    assert found.validation_accuracy > 0.3
+    with pytest.raises(ConfigurationError, match=r"seeds=\[0, 0\] names a child twice"):
+        own.train([Rule("Adam")], [0, 0])

@@ -11,32 +11,27 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gar_env.data import (
-    Batch,
-    Dataset,
-    Pool,
-    Target,
-    in_batches,
-    load_dataset,
-    make_pool,
-    normalisation,
-    read_target,
-)
+from gar_env.data import Batch, Pool, in_batches, load_dataset, make_pool, normalisation
 from gar_env.envs.config import SlotConfig
 from gar_env.envs.fitting import check_network
 from gar_env.envs.shared import SharedNetworkEnv
+from gar_env.envs.slots.references import (
+    check_references,
+    draw_of_sample,
+    halves,
+    heldout_share,
+    shares_of,
+    target_of,
+    weigh_of,
+)
 from gar_env.errors import CheckpointError, ConfigurationError
 from gar_env.functional import own_surroundings
 from gar_env.learner import Learner, Pass, Start
 from gar_env.networks import build_network
 from gar_env.registry import shown
 from gar_env.rewards import Collected, Evidence, Need, Trained
-from gar_env.rewards.reference_weights import REFERENCE_WEIGHTS
 from gar_env.seeding import named_generator
 from gar_env.state import as_data, from_data, plain
-
-PAYING = Need.ALIGNMENT | Need.NEXT_GRADIENT
-"""Needs of signals that read the gradient of the reference."""
 
 
 @plain
@@ -86,18 +81,8 @@ class SlotVectorEnv(SharedNetworkEnv):
         config = self.config
         self._network_fits = False  # not known yet
         self.reference = config.resolved_reference
-        needs_heldout = self.reference == "heldout" or Need.HELDOUT_GRADIENT in self.signal.needs
-        usual = 0.1 * (needs_heldout and config.target is None)
-        share = config.heldout_share if config.heldout_share is not None else usual
-        if needs_heldout and share == 0 and config.target is None:
-            raise ConfigurationError(f"reward={self.evaluator.name!r} needs heldout_share above 0, for example 0.1.")
-        if config.target is not None and not needs_heldout:
-            raise ConfigurationError(
-                f"target={shown(config.target)} is what held-out batches are drawn from, and reward="
-                f"{self.evaluator.name!r} with reference={self.reference!r} reads none. Leave reference out, use "
-                "'heldout', or a reward such as 'validation_gar'."
-            )
-        self.heldout_share = share
+        check_references(config, self.evaluator)
+        share = self.heldout_share = heldout_share(config, self.evaluator)
         self.dataset = load_dataset(
             config.dataset,
             download=config.download,
@@ -105,46 +90,17 @@ class SlotVectorEnv(SharedNetworkEnv):
             image_background=config.image_background,
             sequence_length=config.sequence_length,
         )
-        self.target = None if config.target is None else self._read_target(config.target)
+        self.target = target_of(config, self.dataset)
         left = len(self.dataset.x_train) - int(share * len(self.dataset.x_train))
         if self.num_envs > left:
             raise ConfigurationError(
                 f"A batch of {self.num_envs} examples is larger than the training data: {self.dataset.name} has "
                 f"{left}{' beside the held-out part' if share else ''}. Lower num_envs (batch_size)."
             )
-        needs = self.evaluator.signal.needs
-        odd = needs & (Need.STEP | Need.NEXT_LOSS | Need.HELDOUT_GRADIENT) or not needs & PAYING
-        if self.reference == "other_half" and odd:
-            raise ConfigurationError(
-                f"reward={self.evaluator.name!r} does not read the gradient that pays, or reads the step that follows "
-                "or held-out batches too; reference='other_half' pays by a gradient before the step. Use 'gar'."
-            )
-        if config.reference_weights != "all" and not needs & (PAYING | Need.HELDOUT_GRADIENT):
-            raise ConfigurationError(
-                f"reference_weights={config.reference_weights!r} weighs the gradient that pays, and reward="
-                f"{self.evaluator.name!r} reads none. Use 'all'."
-            )
-        if config.target_batch_size is not None and not needs_heldout:
-            raise ConfigurationError(
-                f"target_batch_size={config.target_batch_size} is of held-out batches, and there are none. Use "
-                "reference='heldout', or a target."
-            )
-        if self.reference == "other_half" and self.num_envs < 2:
-            raise ConfigurationError("reference='other_half' halves the batch, and num_envs is 1. Use 2 at least.")
-        self._weigh = REFERENCE_WEIGHTS[config.reference_weights] if config.reference_weights != "all" else None
-        if self._weigh is not None and not self.dataset.has_labels:
-            raise ConfigurationError(
-                f"reference_weights={config.reference_weights!r} reads labels, and {self.dataset.name} has none. Use "
-                "'all'."
-            )
+        self._weigh = weigh_of(config, self.dataset)
         self.normalise = normalisation(self.dataset.x_train.to(self.device), config.inputs)
         self.device_inputs: Tensor | None = None
         """The data set's inputs on a GPU, once for all episodes; on the CPU the data set's own are used."""
-
-    def _read_target(self, target: str | Dataset) -> Target:
-        config = self.config
-        reading = {"image_size": config.image_size, "sequence_length": config.sequence_length}
-        return read_target(target, self.dataset, image_background=config.image_background, of_folders=reading)
 
     def build(self, seed: int) -> Learner:
         """See :class:`SharedNetworkEnv`."""
@@ -323,14 +279,11 @@ class SlotVectorEnv(SharedNetworkEnv):
 
     def _look_at_heldout(self) -> Pass:
         size = self.config.target_batch_size or self.num_envs
-        sample = self.target and self.target.dataset
-        if not sample:
-            batch = self.gather(self.pool.draw_heldout(size, self.data_generator)).examples
+        sample, draws = self.target and self.target.dataset, self.data_generator
+        if sample:
+            batch = draw_of_sample(sample, size, draws, self.normalise, self.device)
         else:
-            n, device = len(sample.x_train), self.data_generator.device
-            rows = torch.randint(n, (size,), generator=self.data_generator, device=device).cpu()
-            drawn = (sample.x_train[rows].to(self.device), sample.y_train[rows].to(self.device))
-            batch = Batch(self.normalise(drawn[0]), drawn[1])
+            batch = self.gather(self.pool.draw_heldout(size, draws)).examples
         return self.learner.run(batch, aside=True, record=self.evaluator.reads_next_tape, weigh=self._weigh)
 
     def gather(self, examples: Tensor) -> SlotBatch:
@@ -348,13 +301,10 @@ class SlotVectorEnv(SharedNetworkEnv):
 
     def _pay_by_halves(self, trained: Trained, loss: Tensor) -> Tensor:
         """Pay each slot by the mean gradient of a random half of the same batch that it is not in, at theta_t."""
-        batch, n = self.whole(self._chosen), self.num_envs
-        first = torch.zeros(n, dtype=torch.bool, device=self.device)
-        order = torch.randperm(n, generator=self.evaluator.generator, device=self.device)
-        first[order[: n // 2]] = True
-        paid = []
-        for half in (~first, first):
-            share = half.to(torch.float32) * (n / half.sum())
+        batch, paid = self.whole(self._chosen), []
+        first, second = halves(self.num_envs, self.evaluator.generator)
+        for judges in (second, first):
+            share = shares_of(judges)
 
             def weigh(outputs: Tensor, targets: Tensor, share: Tensor = share) -> Tensor:
                 return share if self._weigh is None else share * self._weigh(outputs, targets)
