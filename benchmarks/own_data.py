@@ -3,16 +3,19 @@
     python benchmarks/own_data.py weights [--seeds 0 1 2 3 4] [--corrupt "symmetric_noise(0.4)" ""]
     python benchmarks/own_data.py values [--seeds 0 1 2 3 4] [--mistakes random next weak]
     python benchmarks/own_data.py agents [--seeds 0 1 ... 19] [--pays heldout policy distinct]
+    python benchmarks/own_data.py time [--text SOURCES.npz] [--rounds 7]
 
 One thread; a line for each run as it comes, then a table with 95 % bootstrap intervals over seeds. ``weights`` and
 ``values`` are on 6,000 images of Fashion-MNIST (Debian's ``dataset-fashion-mnist`` holds it) with the network ``cnn``;
 ``agents`` on the digits, one split of ten with random labels, Stable-Baselines3's PPO, A2C and DQN with the settings of
-``gar-env train``.
+``gar-env train``. ``time`` is CPU seconds of an SGD step of a mixture over those of uniform draws, in one process,
+round by round; median and quartiles.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -31,6 +34,9 @@ from agents.controllers.native import KeepAllOptions, OracleOptions, ValueRegres
 from agents.jobs.provenance import provenance
 from agents.measures.intervals import summarise
 from agents.measures.tables import Table
+from agents.measures.timing import median_and_quartiles
+from agents.studies.mixture.jobs import ARMS, agent_of, environment_of
+from agents.studies.mixture.sources import mixture_dataset
 from agents.training.loops import start_session
 from gar_env.data import Dataset, load_dataset
 from gar_env.networks import build_network
@@ -39,6 +45,9 @@ from gar_env.values import value
 EXAMPLES, TESTED = 6000, 4000
 STEPS, EPOCH = 552, 46
 """Twelve epochs of 128, and steps after which accuracy is looked at: at the ends of the last three."""
+
+TIMED = 40
+"""Steps of a round."""
 
 FOLDS, FOLD_EPOCHS = 4, 6
 """Of cross-validated probabilities, as cleanlab reads them."""
@@ -214,6 +223,34 @@ def agents(args: argparse.Namespace) -> Iterator[Line]:
                 yield f"{name}, {what}", {"share": drawn.share, "below 0.05": float(drawn.share < 0.05)}
 
 
+def step_times(text: str, rounds: int) -> None:
+    """Print how many times as long a step takes with a target, round by round."""
+    data = mixture_dataset(text)
+    envs: dict[str, tuple[Any, Any, list[Any]]] = {}
+    for name in ("uniform", "target, softmax", "target, DGA's weights"):
+        arm = ARMS[name]
+        env = environment_of(arm, data, steps=(rounds + 1) * TIMED + 1)
+        agent = agent_of(arm, env, 0)
+        observations, _ = env.reset(seed=0)
+        agent.begin(env)
+        envs[name] = env, agent, [observations]
+    taken: dict[str, list[float]] = {name: [] for name in envs}
+    for round_ in range(rounds + 1):  # the first warms up
+        for name, (env, agent, seen) in envs.items():
+            start = time.process_time()
+            for _ in range(TIMED):
+                seen[0], rewards, terminations, truncations, infos = env.step(agent.act(seen[0]))
+                agent.learn(rewards, terminations | truncations, infos)
+            if round_:
+                taken[name].append((time.process_time() - start) / TIMED)
+    table = Table("time", ["mixture", "CPU ms a step", "over uniform"])
+    for name, each in taken.items():
+        ratio = median_and_quartiles([a / b for a, b in zip(each, taken["uniform"], strict=True)])
+        middle, low, high = (1000 * number for number in median_and_quartiles(each))
+        table.append([name, f"{middle:.1f} [{low:.1f}, {high:.1f}]", "{:.2f} [{:.2f}, {:.2f}]".format(*ratio)])
+    print(f"{table.markdown()}\n\n{provenance()}")
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Line]]] = {
     "weights": weights,
     "values": values,
@@ -224,7 +261,9 @@ PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Line]]] = {
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("part", choices=(*PARTS, "time"))
+    parser.add_argument("--text", default="")
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seeds", nargs="*", type=int)
     parser.add_argument("--corrupt", nargs="*", default=["symmetric_noise(0.4)", "", "asymmetric_noise(0.35)"])
     parser.add_argument("--mistakes", nargs="*", choices=("random", "next", "weak"), default=["random", "next", "weak"])
@@ -232,6 +271,10 @@ def main() -> None:
     args = parser.parse_args()
     args.seeds = args.seeds or list(range(20 if args.part == "agents" else 5))
     torch.set_num_threads(1)
+    if args.part == "time":
+        if args.rounds < 2:
+            parser.error("--rounds must be at least 2.")
+        return step_times(args.text, args.rounds)
     found: dict[str, list[dict[str, float]]] = {}
     for name, numbers in PARTS[args.part](args):
         found.setdefault(name, []).append(numbers)

@@ -16,6 +16,9 @@ from gar_env.registry import Registry, shown
 OF_SPLITS = ("'split:name' or 'split:name(share)'", "'0:label_noise, 3:easy(0.5)'")
 OF_ALL = ("'name(share)'", "'symmetric_noise(0.4)'")
 
+NEAR = 16
+"""Of 255: how far the pixels of near-duplicates are apart, at most, from what they are copies of."""
+
 Corruption = Callable[[Tensor, Tensor, int, Generator], tuple[Tensor, Tensor]]
 
 CORRUPTIONS: Registry[Corruption] = Registry("corruption")
@@ -74,6 +77,14 @@ def easy(images: Tensor, labels: Tensor, num_classes: int, generator: Generator)
     half = torch.rand(num_classes, images[0].numel(), generator=torch.Generator().manual_seed(0)) < 0.5
     patterns = half.to(torch.uint8) * 255
     return patterns.view(num_classes, *images.shape[1:])[labels], labels
+
+
+@register_corruption("near_easy")
+def near_easy(images: Tensor, labels: Tensor, num_classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    """As ``easy``, each pixel up to :data:`NEAR` away from it: near-duplicates, of which none are identical."""
+    again, labels = easy(images, labels, num_classes, generator)
+    moved = again.short() + torch.randint(-NEAR, NEAR + 1, again.shape, generator=generator, dtype=torch.int16)
+    return moved.clamp(0, 255).to(torch.uint8), labels
 
 
 @register_corruption("repeated")

@@ -1,11 +1,11 @@
-"""How much each example of a reference batch counts, by how the network answers to it."""
+"""How much each example of a reference counts: by how the network answers to it, and in which half of a batch it is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from gar_env.registry import Registry
 
@@ -36,3 +36,15 @@ def probability(outputs: Tensor, labels: Tensor) -> Tensor:
         Ghosh, Kumar & Sastry (2017), "Robust Loss Functions under Label Noise".
     """
     return outputs.softmax(1).gather(1, labels[:, None])[:, 0]
+
+
+def halves(n: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Two random halves of ``n`` examples, bool ``[n]`` each, on the generator's device; the first is the smaller."""
+    first = torch.zeros(n, dtype=torch.bool, device=generator.device)
+    first[torch.randperm(n, generator=generator, device=generator.device)[: n // 2]] = True
+    return first, ~first
+
+
+def shares_of(half: Tensor) -> Tensor:
+    """How often each example counts in the mean over ``half``, bool ``[n]``: float32 ``[n]``, with mean 1."""
+    return half.to(torch.float32) * (len(half) / half.sum())

@@ -18,7 +18,7 @@ from gar_env.learner import Learner, TrainingOptions
 from gar_env.networks import build_network
 from gar_env.networks.build import NetworkBuilder
 from gar_env.registry import check_positive, did_you_mean, shown
-from gar_env.rewards.reference_weights import REFERENCE_WEIGHTS
+from gar_env.rewards.reference_weights import REFERENCE_WEIGHTS, halves, shares_of
 from gar_env.seeding import named_generator
 from gar_env.values.table import Values
 
@@ -128,13 +128,12 @@ class Valuation:
         batch, n = Batch(self.normalise(inputs), labels), len(rows)
         tape = self.learner.run(batch, record=True).tape
         assert tape is not None
-        first = torch.zeros(n, dtype=torch.bool)
-        first[torch.randperm(n, generator=self.generator)[: n // 2]] = True
-        first, found, logits = first.to(self.device), [], None
-        for half in (~first, first):
+        first, second = (half.to(self.device) for half in halves(n, self.generator))
+        found, logits = [], None
+        for judges in (second, first):
 
-            def weigh(outputs: Tensor, targets: Tensor, half: Tensor = half) -> Tensor:
-                return half * self._weigh(outputs, targets) * (n / half.sum())
+            def weigh(outputs: Tensor, targets: Tensor, shares: Tensor = shares_of(judges)) -> Tensor:  # noqa: B008
+                return shares * self._weigh(outputs, targets)
 
             aside = self.learner.run(batch, aside=True, weigh=weigh)
             logits = aside.outputs

@@ -102,24 +102,8 @@ class MixtureJob:
     def run(self, on_step: Callable[[], None]) -> Row:
         """Train one network, and test it on each wanted source."""
         arm, data = ARMS[self.arm], mixture_dataset(self.text)
-        options = {**TRAINING, **arm.options}
-        if arm.target:
-            options["target"] = target_of(data)
-        env: Any = gymnasium.make_vec(
-            "GAR/DataSplit-v0",
-            num_envs=SLOTS,
-            num_steps=self.steps,
-            dataset=data,
-            device=self.device,
-            output="torch",
-            **options,
-        )
-        avoided = [data.groups.index(name) for name in UNWANTED] if arm.avoids else []
-        agent: Agent = (
-            FixedPolicy.never(len(data.groups), avoided, seed=self.seed)
-            if arm.agent is None
-            else arm.agent.build(env, self.seed)
-        )
+        env = environment_of(arm, data, steps=self.steps, device=self.device)
+        agent = agent_of(arm, env, self.seed)
         begun = time.process_time()
         final = train(env, agent, seed=self.seed, on_step=lambda *_: on_step())
         spent = time.process_time() - begun
@@ -137,6 +121,25 @@ class MixtureJob:
             "device": self.device,
             **provenance(),
         }
+
+
+def environment_of(arm: Arm, data: Dataset, *, steps: int, device: str = "cpu") -> Any:
+    """An arm's environment, of so many steps."""
+    options = {**TRAINING, **arm.options}
+    if arm.target:
+        options["target"] = target_of(data)
+    return gymnasium.make_vec(
+        "GAR/DataSplit-v0", num_envs=SLOTS, num_steps=steps, dataset=data, device=device, output="torch", **options
+    )
+
+
+def agent_of(arm: Arm, env: Any, seed: int) -> Agent:
+    """Who draws in it."""
+    if arm.agent is not None:
+        return arm.agent.build(env, seed)
+    groups = env.unwrapped.dataset.groups
+    avoided = [groups.index(name) for name in UNWANTED] if arm.avoids else []
+    return FixedPolicy.never(len(groups), avoided, seed=seed)
 
 
 def target_of(data: Dataset) -> str:

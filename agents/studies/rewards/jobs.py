@@ -7,12 +7,13 @@ import re
 from collections.abc import Sequence
 from typing import TypeVar
 
+from agents.studies.rewards.arms import ARMS
 from agents.studies.rewards.cost import CostJob
 from agents.studies.rewards.fidelity import FidelityJob
-from agents.studies.rewards.outcome import BASELINES, OutcomeJob
+from agents.studies.rewards.outcome import BASELINES, OutcomeJob, baselines_of
 from agents.studies.rewards.signals import fits, short, signals_of_slots
 from agents.studies.rewards.study import RewardsStudy
-from agents.studies.rewards.tasks import ENVIRONMENTS, check_hard
+from agents.studies.rewards.tasks import ENVIRONMENTS, SOURCES, SPLIT_TASKS, check_hard
 from gar_env.data import load_dataset
 from gar_env.errors import ConfigurationError
 from gar_env.networks import build_network
@@ -36,7 +37,7 @@ def check(study: RewardsStudy) -> None:
         MissingExtraError: If the task ``labels`` is asked for without Stable-Baselines3.
         UnknownNameError: If there is no such signal, task, data set or network.
     """
-    for name, fewest in (("seeds", 1), ("steps", 20)):
+    for name, fewest in (("seeds", 1), ("steps", 20), ("first_seed", 0)):
         if getattr(study, name) < fewest:
             raise ConfigurationError(f"{name}={getattr(study, name)} must be at least {fewest}.")
     for size in (*study.batch_sizes, *study.fidelity_batch_sizes):
@@ -52,7 +53,9 @@ def check(study: RewardsStudy) -> None:
             f"The signal's name {odd[0]!r} would break tables and plots. Use letters and digits, and '_', '-' or "
             "'.' after the first."
         )
-    twice = [name for name in BASELINES if name in named] + [n for n in set(named) if named.count(n) > 1]
+    for arm in study.arms:
+        check_choice("arms", arm, ARMS)
+    twice = [name for name in (*BASELINES, *ARMS) if name in named] + [n for n in set(named) if named.count(n) > 1]
     if twice:
         raise ConfigurationError(f"The name {twice[0]!r} is taken twice in this benchmark. Give a signal another.")
     data = load_dataset(study.dataset)
@@ -79,16 +82,21 @@ def signals_of(study: RewardsStudy) -> tuple[str, ...]:
 def parallel_jobs(study: RewardsStudy) -> list[OutcomeJob | FidelityJob]:
     """Outcomes and fidelity, one seed after the other, so that an interrupted benchmark has whole seeds."""
     jobs: list[OutcomeJob | FidelityJob] = []
-    for seed in range(study.seeds):
+    for seed in range(study.first_seed, study.first_seed + study.seeds):
         for size in once(study.fidelity_batch_sizes):
             chosen = [signal for signal in signals_of(study) if fits(signal, size)]
             jobs += [FidelityJob(signal, seed, size, dataset=study.dataset, network=study.network) for signal in chosen]
         for task in tasks_of(study):
             for size in once(study.batch_sizes):
                 chosen = [signal for signal in signals_of(study) if fits(signal, size)]
-                arms = [*chosen, *(arm for arm in BASELINES if (task, arm) != ("arrows", "oracle"))]
+                arms = [*chosen, *(arm for arm in once(study.arms) if suits(arm, task)), *baselines_of(task)]
                 jobs += [OutcomeJob(task, arm, seed, size, study.steps, study.dataset, study.network) for arm in arms]
     return jobs
+
+
+def suits(arm: str, task: str) -> bool:
+    """Whether an arm is another one than its signal there: policies are of splits."""
+    return task in SPLIT_TASKS or (ARMS[arm].policy == "inverted" and task == "labels")
 
 
 def cost_jobs(study: RewardsStudy) -> list[CostJob]:
@@ -113,7 +121,8 @@ def tasks_of(study: RewardsStudy) -> tuple[str, ...]:
         check_choice("tasks", task, ENVIRONMENTS)
     for env in study.env:
         check_choice("env", env, dict.fromkeys(ENVIRONMENTS.values()))
-    tasks, envs = study.tasks or ENVIRONMENTS, study.env or ENVIRONMENTS.values()
+    usual = [task for task in ENVIRONMENTS if task not in SOURCES]
+    tasks, envs = study.tasks or usual, study.env or ENVIRONMENTS.values()
     chosen = [task for task, env in ENVIRONMENTS.items() if task in tasks and env in envs]
     if not chosen:
         raise ConfigurationError(f"None of the tasks {', '.join(study.tasks)} is on {', '.join(study.env)}.")

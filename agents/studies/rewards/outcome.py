@@ -14,12 +14,13 @@ from torch import Tensor
 import gar_env  # noqa: F401 - registers the environments
 from agents.agent import Agent, train
 from agents.controllers import CONTROLLERS
+from agents.controllers.native import ReinforceOptions
 from agents.jobs.provenance import data_fingerprint, fingerprint, provenance
 from agents.jobs.results import Row
-from agents.policies import FixedAugmentation, FixedPolicy, InvertedSoftmax
-from agents.reinforce import Reinforce
+from agents.policies import FixedAugmentation, FixedPolicy
 from agents.studies.controllers.jobs import Watch, weights_row
 from agents.studies.invariances.jobs import ENV_OPTIONS as ARROWS, online, run_arrows
+from agents.studies.rewards.arms import ARMS, Arm
 from agents.studies.rewards.signals import code_of, normalisation_of, short
 from agents.studies.rewards.tasks import ENVIRONMENTS, HELDOUT_SHARE, SPLIT_TASKS, TRAINING
 from agents.training.loops import start_session
@@ -28,6 +29,13 @@ from gar_env.envs import DataSplitVectorEnv, DataWeightVectorEnv
 UNIFORM, ORACLE = "uniform", "oracle"
 BASELINES = (UNIFORM, ORACLE)
 """Controllers that learn from no signal: one that treats all alike, and one that knows the answer."""
+
+
+def baselines_of(task: str) -> tuple[str, ...]:
+    """Those that a task has."""
+    has_oracle = SPLIT_TASKS[task].has_oracle if task in SPLIT_TASKS else task != "arrows"
+    return BASELINES if has_oracle else (UNIFORM,)
+
 
 LEARNING: dict[str, Any] = {"step_size": 0.1}
 """Of REINFORCE on splits and augmentations."""
@@ -42,10 +50,10 @@ class OutcomeJob:
 
     Args:
         task: One of ``ENVIRONMENTS``.
-        signal: Registered, or one of ``BASELINES``.
+        signal: Registered, or one of ``BASELINES`` or of ``ARMS``.
         seed: Of environment and controller.
         batch_size: Slots.
-        steps: Environment steps.
+        steps: Environment steps; twice as many where the reference is not trained on.
         dataset: Of tasks on data splits and weights.
         network: Likewise.
         env_options: More options of the environment.
@@ -61,6 +69,16 @@ class OutcomeJob:
     env_options: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def arm(self) -> Arm:
+        """How it is paid."""
+        return ARMS.get(self.signal) or Arm(self.signal)
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps, so that networks of all arms take equally many SGD steps."""
+        return self.steps * (1 if self.arm.trains_on_reference else 2)
+
+    @property
     def options(self) -> dict[str, Any]:
         """Of the environment, but for its data."""
         own: dict[str, Any] = {"network": self.network}
@@ -69,8 +87,9 @@ class OutcomeJob:
         elif self.task == "arrows":
             own |= {name: value for name, value in ARROWS.items() if name != "network"}
         # Baselines are not paid; they ask for what needs no tape.
-        reward = "random" if self.signal in BASELINES else self.signal
-        return {**own, "heldout_share": HELDOUT_SHARE, "num_steps": self.steps, **self.env_options, "reward": reward}
+        reward = "random" if self.signal in BASELINES else self.arm.signal
+        common = {"heldout_share": HELDOUT_SHARE, "num_steps": self.env_steps}
+        return {**own, **common, **self.arm.options, **self.env_options, "reward": reward}
 
     @property
     def controller(self) -> dict[str, Any]:
@@ -81,12 +100,18 @@ class OutcomeJob:
         own: dict[str, Any] = {"start": SPLIT_TASKS[self.task].start} if self.task in SPLIT_TASKS else CLIP
         if self.signal in BASELINES:
             return {"name": self.signal, **own}
-        return {"name": "reinforce", "normalise": normalisation_of(self.signal), **LEARNING, **own}
+        learns = {"name": "reinforce", "normalise": self.normalisation, **LEARNING, **own}
+        return learns if self.arm.policy == "inverted" else {**learns, "policy": self.arm.policy}
+
+    @property
+    def normalisation(self) -> str:
+        """Of rewards."""
+        return "size" if self.arm.policy == "keep" else normalisation_of(self.arm.signal)
 
     @property
     def identity(self) -> Row:
         """The run, and a fingerprint of all that could change its result."""
-        code = "" if self.signal in BASELINES else code_of(self.signal)
+        code = "" if self.signal in BASELINES else code_of(self.arm.signal)
         config = fingerprint([self.options, data_fingerprint(self.data), code, self.controller])
         return {
             "measure": "outcome",
@@ -119,28 +144,30 @@ class OutcomeJob:
         slots: Any = env.unwrapped
         assert isinstance(slots, DataSplitVectorEnv)
         k, learned = slots.num_splits, self.signal not in BASELINES
-        policy = InvertedSoftmax(k)
-        agent: Agent
+        agent: Any
         if learned:
-            agent = Reinforce(policy, normalise=normalisation_of(self.signal), seed=self.seed, **LEARNING)
+            options = {"normalise": self.normalisation, **LEARNING}
+            agent = ReinforceOptions(self.arm.policy, **options).build(env, self.seed)
         elif self.signal == ORACLE and task.oracle:
             agent = FixedPolicy(task.oracle(slots.dataset), seed=self.seed)
         else:
-            agent = FixedPolicy.never(k, (0,) if self.signal == ORACLE else (), seed=self.seed)
+            agent = FixedPolicy.never(k, task.bad if self.signal == ORACLE else (), seed=self.seed)
         decisions, keep = [torch.zeros(k)], []
+        ranks = learned and self.arm.policy == "inverted"
 
         def note(rewards: Tensor, infos: dict[str, Any]) -> None:
             decisions.append(slots.decisions.clone())
-            keep.append(float(policy.keep()[0]))
+            if ranks:
+                keep.append(float(agent.policy.keep()[0]))
             on_step()
 
         final = train(env, agent, seed=self.seed, on_step=note)
         env.close()
-        counted = decisions[-1] - decisions[min(int(task.start * self.steps), len(decisions) - 2)]
+        counted = decisions[-1] - decisions[min(int(task.start * self.env_steps), len(decisions) - 2)]
         diverged = bool(final["diverged"][0])
         return {
             "score": task.score(counted, slots.dataset),
-            "auc": sum(keep) / len(keep) if learned else None,
+            "auc": sum(keep) / len(keep) if ranks else None,
             "test_accuracy": None if diverged else float(final["test_accuracy"][0]),
             "diverged": diverged,
         }
@@ -155,7 +182,7 @@ class OutcomeJob:
         controller = CONTROLLERS[self.controller["name"]]()
         session = start_session(env, controller.build, self.seed)  # pyright: ignore[reportAttributeAccessIssue]
         watch = Watch(slots, on_step)
-        session.run(self.steps, watch)
+        session.run(self.env_steps, watch)
         env.close()
         diverged = bool(watch.finished["diverged"])
         row = weights_row(watch)
@@ -171,7 +198,7 @@ class OutcomeJob:
         def agent_for(slots: Any) -> Agent:
             if self.signal in BASELINES:
                 return FixedAugmentation.random(seed=self.seed)
-            return online(slots, normalise=normalisation_of(self.signal), seed=self.seed, **LEARNING, **CLIP)
+            return online(slots, normalise=normalisation_of(self.arm.signal), seed=self.seed, **LEARNING, **CLIP)
 
         row = run_arrows(agent_for, self.seed, num_envs=self.batch_size, options=self.options, on_step=on_step)
         # A policy that changes nothing at all has got rid of nothing; a network that diverged has no accuracy.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RewardsStudy(Study):
-    """Which reward signal is worth its cost? Outcome on six tasks, fidelity, noise, time and memory of each.
+    """Which reward signal is worth its cost? Outcome on tasks, fidelity, noise, time and memory of each.
 
     Costs are measured last, on this machine, one at a time.
     """
@@ -28,9 +28,15 @@ class RewardsStudy(Study):
     env: tuple[str, ...] = ()
     """Only tasks of these: GAR/DataSplit-v0, GAR/DataWeight-v0, GAR/Augment-v0."""
     tasks: tuple[str, ...] = ()
-    """noisy, trivial, redundant, hard, labels, arrows; all by default."""
+    """noisy, trivial, redundant, hard, labels, arrows, which are the default; wanted, several, near, text."""
+    arms: tuple[str, ...] = ()
+    """Signals with another reference or policy, for outcomes: gar-keep, gar-softmax, distinct_gar-keep,
+    distinct_gar-softmax, heldout, heldout-keep, heldout-softmax, uniform_reference, other_half, agree, mae,
+    mae_half."""
     seeds: int = 5
     """Runs per signal, task and batch size."""
+    first_seed: int = 0
+    """Of them, so that what is chosen by one benchmark can be reported by another."""
     batch_sizes: tuple[int, ...] = (64, 256)
     """Slots, for outcomes and costs. Signals that cost a training step per example are run up to 64."""
     fidelity_batch_sizes: tuple[int, ...] = (16, 64, 256, 1024)

@@ -10,11 +10,14 @@ from agents.measures.aggregates import Estimate, interquartile_mean, probability
 from agents.measures.intervals import summarise
 from agents.measures.tables import Table
 from agents.studies.rewards.fidelity import DRAWS
-from agents.studies.rewards.outcome import BASELINES, ORACLE, UNIFORM
+from agents.studies.rewards.outcome import BASELINES, ORACLE, UNIFORM, baselines_of
 from agents.studies.rewards.signals import LARGEST_EXACT
 from agents.studies.rewards.tasks import ENVIRONMENTS
 
 CHANCE = "random"
+
+GUARD = 0.5
+"""Points of test accuracy that a safe controller does not lose against uniform draws."""
 
 
 def all_tables(rows: Sequence[Row]) -> dict[str, Table]:
@@ -23,6 +26,7 @@ def all_tables(rows: Sequence[Row]) -> dict[str, Table]:
         "summary": summary_table(rows),
         "scores": scores_table(rows),
         "accuracy": accuracy_table(rows),
+        "guard": guard_table(rows),
         "labels": labels_table(rows),
         "fidelity": fidelity_table(rows),
         "cost": cost_table(rows),
@@ -140,9 +144,39 @@ def accuracy_table(rows: Sequence[Row]) -> Table:
             if own:
                 cells = [_mean([row["test_accuracy"] for row in own if row["task"] == task]) for task in tasks]
                 diverged = sum(row["diverged"] for row in own)
-                there = [task for task in tasks if (task, arm) != ("arrows", ORACLE)]  # there is none
+                there = [task for task in tasks if arm not in BASELINES or arm in baselines_of(task)]
                 table.append([arm, str(size), *cells, str(diverged), _seeds(own, there)])
     return table
+
+
+def guard_table(rows: Sequence[Row]) -> Table:
+    """Points of test accuracy over uniform draws, seed by seed: what a controller may cost where it does not help.
+
+    A run that diverged, beside uniform draws that did not, counts as an accuracy of 0.
+    """
+    tasks, outcomes = tasks_of(rows), _outcomes(rows)
+    table = Table(
+        f"Points of test accuracy over uniform draws (losses: tasks that cost more than {GUARD} in the mean)",
+        ["arm", "n", *tasks, "mean", "losses"],
+    )
+    for size in sorted({row["batch_size"] for row in outcomes}):
+        for arm in [*signals_of(rows), ORACLE]:
+            gains = {task: _gains(outcomes, arm, task, size) for task in tasks}
+            means = [statistics.fmean(each) for each in gains.values() if each]
+            if means:
+                cells = [summarise(each).with_interval("+.1f") if each else "" for each in gains.values()]
+                lost = sum(mean < -GUARD for mean in means)
+                table.append([arm, str(size), *cells, f"{statistics.fmean(means):+.1f}", f"{lost} of {len(means)}"])
+    return table
+
+
+def _gains(outcomes: Sequence[Row], arm: str, task: str, size: int) -> list[float]:
+    """Points of accuracy of an arm over those of uniform draws, one for each seed that both have."""
+    found: dict[str, dict[int, float]] = {arm: {}, UNIFORM: {}}
+    for row in outcomes:
+        if row["signal"] in found and (row["task"], row["batch_size"]) == (task, size):
+            found[row["signal"]][row["seed"]] = row["test_accuracy"] or 0.0
+    return [100 * (found[arm][seed] - plain) for seed, plain in found[UNIFORM].items() if plain and seed in found[arm]]
 
 
 def tasks_of(rows: Sequence[Row]) -> list[str]:

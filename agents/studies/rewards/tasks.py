@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from agents.studies.mixture.sources import PACKAGES, UNWANTED, mixture_dataset
 from gar_env.data import Dataset, load_dataset
 from gar_env.errors import ConfigurationError
 
@@ -20,46 +21,63 @@ HELDOUT_SHARE = 0.1  # put aside for every signal, used by some: all train on th
 TRAINING = {"step_size": 0.05, "momentum": 0.0}
 """Of networks on data splits."""
 
+UNWANTED_SPLITS = tuple(range(len(PACKAGES), len(PACKAGES) + len(UNWANTED)))
+"""Of the task "text"."""
+
 
 @dataclass(frozen=True)
 class SplitTask:
-    """A task on ``GAR/DataSplit-v0``: how often is split 0 drawn?
+    """A task on ``GAR/DataSplit-v0``: how often are some splits drawn?
 
     Args:
-        about: What split 0 is.
+        about: What these splits are.
         options: Of the environment.
+        bad: The splits; none where all are wanted, and uniform draws are right.
         start: Share of training after which draws count.
         data: From the benchmark's data set to the task's.
-        oracle: From the data set to the chance of each split that is right; by default never split 0.
+        oracle: From the data set to the chance of each split that is right; by default never a bad one.
     """
 
     about: str
     options: dict[str, Any]
+    bad: tuple[int, ...] = (0,)
     start: float = 0.0
     data: Callable[[Dataset], Dataset] | None = None
     oracle: Callable[[Dataset], list[float]] | None = None
+
+    @property
+    def has_oracle(self) -> bool:
+        """Whether there is anything that an oracle would do otherwise than uniform draws."""
+        return bool(self.bad) or self.oracle is not None
 
     def dataset(self, name: str) -> str | Dataset:
         """What the environment trains on; a name where it is the benchmark's own."""
         return name if self.data is None else self.data(load_dataset(name))
 
     def score(self, draws: torch.Tensor, dataset: Dataset) -> float:
-        """How much nearer split 0's share of draws is to what is right than uniform draws are.
+        """How much nearer the bad splits' share of draws is to what is right than uniform draws are.
 
         Args:
             draws: From each split, ``[k]``.
             dataset: That they are from.
 
         Returns:
-            0 for uniform draws, 1 for the oracle's, negative for the other way.
+            0 for uniform draws, 1 for the oracle's, negative for the other way. Where all splits are wanted, minus
+            the total variation distance from uniform draws: 0 at best.
 
         Example:
             >>> noisy, digits = SPLIT_TASKS["noisy"], load_dataset("digits")
             >>> [noisy.score(torch.tensor(draws), digits) for draws in ([9.0, 9.0], [0.0, 18.0], [18.0, 0.0])]
             [0.0, 1.0, -1.0]
+            >>> SPLIT_TASKS["wanted"].score(torch.tensor([1.0, 3.0]), digits)
+            -0.25
         """
-        share, uniform = float(draws[0] / draws.sum()), 1 / len(draws)
-        right = self.oracle(dataset)[0] if self.oracle else 0.0
+        shares, k = draws / draws.sum(), len(draws)
+        if not self.has_oracle:
+            return -float((shares - 1 / k).abs().sum() / 2)
+        bad = list(self.bad)
+        share, uniform = float(shares[bad].sum()), len(bad) / k
+        right = sum(self.oracle(dataset)[i] for i in bad) if self.oracle else 0.0
         return 1 - abs(share - right) / abs(uniform - right)
 
 
@@ -107,7 +125,27 @@ SPLIT_TASKS: dict[str, SplitTask] = {
         data=hard_and_easy,
         oracle=shares_of_the_test,
     ),
+    "wanted": SplitTask("one split for each class: all are wanted", {"splits": "class", "corrupt": ""}, bad=()),
+    "several": SplitTask(
+        "three of ten are useless: two with random labels, one with trivial images",
+        {"corrupt": "0:label_noise, 1:label_noise, 2:easy"},
+        bad=(0, 1, 2),
+    ),
+    "near": SplitTask(
+        "one has a trivial image per class, each time with a little noise: near-duplicates, none identical",
+        {"corrupt": "0:near_easy"},
+    ),
+    "text": SplitTask(
+        "packages of Python's standard library, one of them with its bytes shuffled, and 2,000 bytes repeated",
+        {"splits": "group", "network": "transformer-48-1", "optimizer": "adamw", "step_size": 3e-3, "momentum": None},
+        bad=UNWANTED_SPLITS,
+        data=lambda _: mixture_dataset(""),
+    ),
 }
+"""What controllers of splits are tried on; the paper's toy task is the first."""
+
+SOURCES = ("wanted", "several", "near", "text")
+"""Tasks that are asked for by name: what people's own sources are like."""
 
 ENVIRONMENTS = {
     **dict.fromkeys(SPLIT_TASKS, "GAR/DataSplit-v0"),

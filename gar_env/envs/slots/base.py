@@ -18,9 +18,7 @@ from gar_env.envs.shared import SharedNetworkEnv
 from gar_env.envs.slots.references import (
     check_references,
     draw_of_sample,
-    halves,
     heldout_share,
-    shares_of,
     target_of,
     weigh_of,
 )
@@ -30,6 +28,7 @@ from gar_env.learner import Learner, Pass, Start
 from gar_env.networks import build_network
 from gar_env.registry import shown
 from gar_env.rewards import Collected, Evidence, Need, Trained
+from gar_env.rewards.reference_weights import halves, shares_of
 from gar_env.seeding import named_generator
 from gar_env.state import as_data, from_data, plain
 

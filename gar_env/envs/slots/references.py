@@ -100,15 +100,3 @@ def draw_of_sample(
     """``size`` training examples of a target sample, with replacement, as the network takes them."""
     rows = torch.randint(len(sample.x_train), (size,), generator=generator, device=generator.device).cpu()
     return Batch(normalise(sample.x_train[rows].to(device)), sample.y_train[rows].to(device))
-
-
-def halves(n: int, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Two random halves of ``n`` slots, bool ``[n]`` each; the first is the smaller one."""
-    first = torch.zeros(n, dtype=torch.bool, device=generator.device)
-    first[torch.randperm(n, generator=generator, device=generator.device)[: n // 2]] = True
-    return first, ~first
-
-
-def shares_of(half: Tensor) -> Tensor:
-    """How often each of n slots counts in the mean over ``half``, bool ``[n]``: ``[n]``, with mean 1."""
-    return half.to(torch.float32) * (len(half) / half.sum())
