@@ -110,7 +110,8 @@ class SB3VecEnv(VecEnv):
             seconds = round(now - float(self._started[row]), 6)
             info_dicts[row]["episode"] = {"r": float(self._returns[row]), "l": length, "t": seconds}
             # Whatever the environment says of its last step; what is absent is NaN, as the accuracy of a diverged run.
-            info_dicts[row] |= {key: value[row].item() for key, value in final.items() if not key.startswith("_")}
+            own = {key: value[row] for key, value in final.items() if not key.startswith("_")}
+            info_dicts[row] |= {key: value if value.ndim else value.item() for key, value in own.items()}
         self._start_statistics(dones)
 
     def _start_statistics(self, rows: np.ndarray) -> None:

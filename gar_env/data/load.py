@@ -1,4 +1,4 @@
-"""One string or path names a data set: a registered name, an ``.npz`` file, a folder of images or of text."""
+"""One string or path names a data set: a registered name, an ``.npz`` file, a folder of images, of text or saved."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from gar_env.data.dataset import Dataset
 from gar_env.data.image_files import fingerprint
 from gar_env.data.image_folder import load_image_folder
 from gar_env.data.npz import load_npz
-from gar_env.data.text import load_text_folder
+from gar_env.data.saved_datasets import is_saved, load_saved_datasets
+from gar_env.data.text import LENGTH, load_text_folder
 from gar_env.errors import ConfigurationError, DatasetFormatError, DatasetNotFoundError, GarEnvError
 from gar_env.functional import own_surroundings
 from gar_env.registry import shown
@@ -36,12 +37,14 @@ def load_dataset(
 
     Args:
         name: A registered name (``"digits"``, ``"cifar10"``, ``"module:name"``), the path of an ``.npz``
-            file, or of a folder of images or of text. A data set is returned as it is.
+            file, or of a folder of images, of text or saved by Hugging Face's ``datasets``
+            (:func:`gar_env.data.saved_datasets.load_saved_datasets`). A data set is returned as it is.
         download: Whether torchvision may fetch what is not there.
         image_size: Height and width to resize an image folder to; refused for the others.
         image_background: ``"white"`` or ``"black"``, under transparent images of a folder.
         sequence_length: Of a folder of text, the bytes of a sequence: with it a folder is read as text
-            (:func:`gar_env.data.text.load_text_folder`); refused for the others.
+            (:func:`gar_env.data.text.load_text_folder`); of saved datasets the tokens, 128 by default; refused for the
+            others.
 
     Raises:
         UnknownNameError: If the name is no data set, file or folder.
@@ -143,6 +146,12 @@ def _load_named(name: str, download: bool) -> Dataset:
 
 
 def _load_path(path: str, fingerprint: str, image_size: int | None, background: str, length: int | None) -> Dataset:
+    if is_saved(Path(path)):
+        if image_size is not None:
+            raise ConfigurationError(
+                f"image_size={image_size} goes with an image folder; {path} is text. Leave it out."
+            )
+        return load_saved_datasets(path, LENGTH if length is None else length)
     if length is not None:
         return load_text_folder(path, length)
     return load_image_folder(path, image_size, background) if Path(path).is_dir() else load_npz(path)

@@ -137,6 +137,8 @@ class SlotConfig(SharedConfig):
             small. If ``reference`` is left out it is ``"heldout"`` then, unless the reward itself reads held-out
             batches: :func:`gar_env.data.read_target`.
         target_batch_size: Examples in a held-out batch; ``None`` is as many as there are slots.
+        pay_tokens: Of data that are tokens: whether ``infos["token_rewards"]``, ``[n, T]``, says what each token of a
+            slot's sequence was paid by the gradient that pays; they sum to its GAR. Two more forward passes.
 
     Raises:
         ConfigurationError: If an option is unknown, out of range, or contradicts another.
@@ -154,6 +156,7 @@ class SlotConfig(SharedConfig):
     heldout_share: float | None = None
     target: str | Dataset | None = None
     target_batch_size: int | None = None
+    pay_tokens: bool = False
 
     default_reference: ClassVar[str] = "policy"
     references: ClassVar[tuple[str, ...]] = ("policy", "uniform", "heldout", "other_half")

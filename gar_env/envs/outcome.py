@@ -11,8 +11,8 @@ from torch import Tensor
 from gar_env.state import plain
 
 Infos = dict[str, tuple[Any, Any]]
-"""``{key: (value, valid)}``, each a scalar or ``[n]``; ``valid`` tells where the value means something. A number that
-is absent is NaN."""
+"""``{key: (value, valid)}``, each a scalar or ``[n]``, a value also ``[n, ...]``; ``valid`` tells where the value means
+something. A number that is absent is NaN."""
 
 
 class Outcome(NamedTuple):
@@ -73,17 +73,18 @@ class Leaving:
         return arrays
 
     def tensor(self, value: Any) -> Tensor:
-        """A scalar or ``[n]`` value, bool or float32, ``[n]``."""
-        tensor = torch.as_tensor(value, device=self.device).expand(self.n)
+        """A scalar, ``[n]`` or ``[n, ...]`` value, bool or float32, of n rows."""
+        tensor = torch.as_tensor(value, device=self.device)
+        tensor = tensor if tensor.ndim > 1 else tensor.expand(self.n)
         return tensor if tensor.dtype == torch.bool else tensor.to(torch.float32)
 
     def column(self, value: Any) -> Any:
-        """A scalar or ``[n]`` value as a fresh ``[n]`` array or tensor, bool or float32."""
+        """A scalar, ``[n]`` or ``[n, ...]`` value as a fresh array or tensor of n rows, bool or float32."""
         return self.tensor(value).clone() if self.output == "torch" else self.array(value)
 
     def array(self, value: Any, dtype: Any = None) -> np.ndarray:
-        """A scalar or ``[n]`` value as a fresh array ``[n]``, bool or float32 unless told otherwise."""
+        """Likewise as an array, of a type if told."""
         found = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
-        array = np.empty(self.n, dtype or (np.bool_ if found.dtype == np.bool_ else np.float32))
+        array = np.empty((self.n, *found.shape[1:]), dtype or (np.bool_ if found.dtype == np.bool_ else np.float32))
         array[...] = found
         return array

@@ -385,7 +385,8 @@ class RowVectorEnv(VectorEnv):
         found: Infos = {}
         for key, (value, valid) in infos.items():
             own, other = (self._leaving.tensor(v) for v in (value, blank[key][0]))
-            found[key] = torch.where(chosen, own, other), self._leaving.array(valid, bool) & rows
+            mask = chosen.view(-1, *[1] * (own.ndim - 1))
+            found[key] = torch.where(mask, own, other), self._leaving.array(valid, bool) & rows
         return found
 
     def _results(

@@ -20,7 +20,7 @@ def refuse_vector_options(options: dict[str, Any]) -> None:
             )
 
 
-OF_ROWS = ("reward_if_kept",)
+OF_ROWS = ("reward_if_kept", "token_rewards")
 """Infos that are each row's own: a single view of several rows has them whole."""
 
 

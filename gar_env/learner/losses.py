@@ -93,8 +93,12 @@ class TokenCrossEntropy(Loss):
                 f"The network returned {list(outputs.shape)} for tokens {list(self.targets.shape)}; expected logits "
                 f"{[*self.targets.shape, 'vocabulary']}."
             )
+        return self.of_tokens(outputs).sum(1)
+
+    def of_tokens(self, outputs: Tensor) -> Tensor:
+        """Outputs ``[n, T, vocabulary]`` to each token's part of its example's ``l_i``, ``[n, T]``; 0 of padding."""
         losses = F.cross_entropy(outputs.transpose(1, 2), self.targets, reduction="none", ignore_index=-1)
-        return losses.sum(1) / self._count()
+        return losses / self._count()[:, None]
 
     def accuracy(self, outputs: Tensor) -> Tensor:
         """See :class:`Loss`."""

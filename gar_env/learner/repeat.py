@@ -55,6 +55,10 @@ class Repeat:
         """The paid batch's losses ``w_i l_i`` at other parameters, ``[n]``, differentiable in them."""
         return self._run(self.paid, parameters)
 
+    def outputs(self, parameters: Parameters) -> Tensor:
+        """What the network answers to the paid batch at other parameters, ``[n, ...]``, differentiable in them."""
+        return self._answers(self.paid, parameters)
+
     def next_loss(self, parameters: Parameters) -> Tensor:
         """The following batch's loss at other parameters, scalar, differentiable in them.
 
@@ -103,11 +107,15 @@ class Repeat:
         return {name: p.detach().requires_grad_(trained[name]) for name, p in self.before.items()}
 
     def _run(self, one: Pass, parameters: Parameters) -> Tensor:
+        with self.learner.autocast():
+            return losses_of(one.batch, one.weights, self.learner.loss)(self._answers(one, parameters))
+
+    def _answers(self, one: Pass, parameters: Parameters) -> Tensor:
         network, spare = self.learner.network, torch.Generator(self.learner.device)
         spare.set_state(one.random_state)
         inputs = laid_out(one.batch.inputs, channels_last=self.learner.options.channels_last)
         with lend_to_global(spare), self.learner.autocast():
-            return losses_of(one.batch, one.weights, self.learner.loss)(call_with(network, parameters, inputs))
+            return call_with(network, parameters, inputs)
 
     def _updated(self, leaves: dict[str, Tensor], total: Tensor, *, through: bool) -> dict[str, Tensor]:
         """The optimizer's step from ``theta_t`` along the gradient of ``total``; ``through``: differentiable."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gar_env.data import Batch, Pool, in_batches, load_dataset, make_pool, normalisation
 from gar_env.envs.config import SlotConfig
 from gar_env.envs.fitting import check_network
+from gar_env.envs.outcome import Infos, Outcome
 from gar_env.envs.shared import SharedNetworkEnv
 from gar_env.envs.slots.references import (
     check_references,
@@ -24,11 +25,12 @@ from gar_env.envs.slots.references import (
 )
 from gar_env.errors import CheckpointError, ConfigurationError
 from gar_env.functional import own_surroundings
-from gar_env.learner import Learner, Pass, Start
+from gar_env.learner import Learner, Pass, Repeat, Start
 from gar_env.networks import build_network
 from gar_env.registry import shown
 from gar_env.rewards import Collected, Evidence, Need, Trained
 from gar_env.rewards.reference_weights import halves, shares_of
+from gar_env.rewards.tokens import token_alignment
 from gar_env.seeding import named_generator
 from gar_env.state import as_data, from_data, plain
 
@@ -97,6 +99,8 @@ class SlotVectorEnv(SharedNetworkEnv):
                 f"{left}{' beside the held-out part' if share else ''}. Lower num_envs (batch_size)."
             )
         self._weigh = weigh_of(config, self.dataset)
+        if config.pay_tokens and self.dataset.loss != "token_cross_entropy":
+            raise ConfigurationError(f"pay_tokens pays tokens, and {self.dataset.name} has none. Leave it out.")
         self.normalise = normalisation(self.dataset.x_train.to(self.device), config.inputs)
         self.device_inputs: Tensor | None = None
         """The data set's inputs on a GPU, once for all episodes; on the CPU the data set's own are used."""
@@ -124,6 +128,7 @@ class SlotVectorEnv(SharedNetworkEnv):
         """See :class:`SharedNetworkEnv`."""
         self.data_generator = named_generator(seed, "data", self.device)
         self._unpaid: Trained | None = None  # next_step: the last batch, whose slots wait to be paid
+        self._token_rewards: Tensor | None = None  # [n, T], of the last step if it was paid
         self.pool = self.on_device(self.make_pool(seed))
         self._fewest = self.learner.fewest_examples
         if not self._network_fits:
@@ -227,6 +232,9 @@ class SlotVectorEnv(SharedNetworkEnv):
     def take(self, actions: Tensor) -> tuple[Tensor, Tensor | None]:
         """See :class:`SharedNetworkEnv`."""
         start = self.evaluator.start()
+        if self.config.pay_tokens and start is None:
+            start = self.learner.start(optimizer=False)
+        self._token_rewards = None
         if self.reference == "other_half":
             trained, loss = self._train(actions, start)
             rewards = self._pay_by_halves(trained, loss)
@@ -300,7 +308,7 @@ class SlotVectorEnv(SharedNetworkEnv):
 
     def _pay_by_halves(self, trained: Trained, loss: Tensor) -> Tensor:
         """Pay each slot by the mean gradient of a random half of the same batch that it is not in, at theta_t."""
-        batch, paid = self.whole(self._chosen), []
+        batch, paid, of_tokens = self.whole(self._chosen), [], []
         first, second = halves(self.num_envs, self.evaluator.generator)
         for judges in (second, first):
             share = shares_of(judges)
@@ -310,6 +318,9 @@ class SlotVectorEnv(SharedNetworkEnv):
 
             aside = self.look_at(batch, record=self.evaluator.reads_next_tape, weigh=weigh)
             paid.append(self._pay(trained, loss, aside.gradient, Collected(), replace(aside, shares=share)))
+            of_tokens.append(self._token_rewards)
+        if self.config.pay_tokens:
+            self._token_rewards = torch.where(first[:, None], *of_tokens)
         return torch.where(first, *paid)
 
     def _pay(
@@ -319,8 +330,36 @@ class SlotVectorEnv(SharedNetworkEnv):
         heldout = None
         if Need.HELDOUT_GRADIENT in self.signal.needs:
             heldout = self._look_at_heldout().gradient
+        if self.config.pay_tokens:
+            self._token_rewards = self._pay_tokens(trained, gradient)
         evidence = Evidence(self.num_envs, loss, next_gradient=gradient, heldout_gradient=heldout)
         return self.evaluator.pay(trained, evidence, collected, step=self.steps + 1, following=following)
+
+    def _pay_tokens(self, trained: Trained, gradient: dict[str, Tensor]) -> Tensor:
+        """Of all slots, ``[n, T]``; 0 of those that were not trained on."""
+        nothing = torch.zeros(self.num_envs, *self.dataset.input_shape, device=self.device)
+        if trained.passed is None or trained.start is None:
+            return nothing
+        found = token_alignment(Repeat(self.learner, trained.start, trained.passed), gradient)
+        return found if trained.slots is None else nothing.index_copy(0, trained.slots, found)
+
+    def advance(self, actions: Tensor, live: Tensor) -> Outcome:
+        """See :class:`SharedNetworkEnv`."""
+        outcome = super().advance(actions, live)
+        if not self.config.pay_tokens:
+            return outcome
+        there = self._token_rewards is not None and bool(self._token_rewards.isfinite().all())
+        value = self._token_rewards if there else self._no_tokens
+        return outcome._replace(infos={**outcome.infos, "token_rewards": (value, there)})
+
+    def blank_infos(self) -> Infos:
+        """See :meth:`RowVectorEnv.blank_infos`."""
+        own = {"token_rewards": (self._no_tokens, False)} if self.config.pay_tokens else {}
+        return super().blank_infos() | own
+
+    @property
+    def _no_tokens(self) -> Tensor:
+        return torch.full((self.num_envs, *self.dataset.input_shape), math.nan, device=self.device)
 
     @own_surroundings()
     def evaluate(self) -> dict[str, float]:

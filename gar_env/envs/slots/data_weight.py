@@ -119,10 +119,10 @@ class DataWeightVectorEnv(SlotVectorEnv):
     features_of_an_example: ClassVar[tuple[Feature, ...]] = (
         PROGRESS,
         Feature("loss", 0, 1, "x / (1 + x) of the example's cross entropy x in nats"),
-        Feature("margin", -1, 1, "probability of its label minus the highest other"),
-        Feature("entropy", 0, 1, "of the network's answer / that of a uniform one"),
+        Feature("margin", -1, 1, "probability of its label minus the highest other; of tokens the mean"),
+        Feature("entropy", 0, 1, "of the network's answer / that of a uniform one; of tokens the mean"),
         Feature("loss_rank", 0, 1, "share of the batch's other examples with a lower loss"),
-        Feature("class_loss", 0, 1, "x / (1 + x) of the mean loss x of its label's examples, decay 0.9 per batch"),
+        Feature("class_loss", 0, 1, "x / (1 + x) of the mean loss x of its label's (source's) examples, decay 0.9"),
     )
 
     def action(self) -> Discrete:
@@ -173,13 +173,14 @@ class DataWeightVectorEnv(SlotVectorEnv):
                 f"network={shown(config.network)} normalises over the batch, which needs at least 2 examples; num_envs "
                 "is 1."
             )
-        if not self.dataset.has_labels:
+        data = self.dataset
+        if not data.classes:
             raise ConfigurationError(
-                f"{self.dataset.name} has no labels, and slots observe margins between classes. Use GAR/DataSplit-v0."
+                f"{data.name} has no labels, and slots observe margins between classes. Use GAR/DataSplit-v0."
             )
         self._decided = torch.zeros(2, 2, dtype=torch.int64, device=self.device)  # [corrupted?, dropped?]
-        classes = len(self.dataset.classes)
-        self._class_losses = torch.full((classes,), float(self.running_loss), device=self.device)
+        kinds = len(data.classes) if data.has_labels else max(len(data.groups), 1)
+        self._class_losses = torch.full((kinds,), float(self.running_loss), device=self.device)
         self._inputs_of_last = LastLinearInputs(self.learner.network) if config.penultimate else None
         self._before: tuple[Tensor, bool] | None = None
         self._if_kept = torch.zeros(self.num_envs, device=self.device)
@@ -220,6 +221,8 @@ class DataWeightVectorEnv(SlotVectorEnv):
         if_kept = rewards
         if self.evaluator.reads_examples and (whole or config.pay_dropped):
             rewards = rewards * weights
+            if self._token_rewards is not None:
+                self._token_rewards = self._token_rewards * weights[:, None]
         if config.keep_bonus:
             bonus = config.keep_bonus * self._size_of_rewards.of(rewards)
             rewards, if_kept = rewards + bonus * weights, if_kept + bonus
@@ -278,11 +281,19 @@ class DataWeightVectorEnv(SlotVectorEnv):
             self._draw()
             self.look_at(self._batch, backward=False)
         self._drawn = False
-        targets = self._batch.targets
-        counts = torch.bincount(targets, minlength=len(self._class_losses))
-        means = torch.zeros_like(self._class_losses).index_add(0, targets, self._losses) / counts.clamp_min(1)
+        kinds = self._kinds
+        counts = torch.bincount(kinds, minlength=len(self._class_losses))
+        means = torch.zeros_like(self._class_losses).index_add(0, kinds, self._losses) / counts.clamp_min(1)
         mixed = RUNNING * self._class_losses + (1 - RUNNING) * means
         self._class_losses = torch.where(counts > 0, mixed, self._class_losses)
+
+    @property
+    def _kinds(self) -> Tensor:
+        """int64 ``[n]``: the labels of the batch now shown; of tokens, the sources of its sequences."""
+        if self.dataset.has_labels:
+            return self._batch.targets
+        groups = self.dataset.group_train
+        return torch.zeros_like(self._examples) if groups is None else groups.to(self.device)[self._examples]
 
     def _draw(self) -> None:
         """Draw the batch to be weighed next."""
@@ -305,10 +316,8 @@ class DataWeightVectorEnv(SlotVectorEnv):
 
     def columns(self) -> list[float | Tensor]:
         """See :class:`SlotVectorEnv`."""
-        probabilities = self._logits.softmax(1).nan_to_num()
-        losses, own = self._losses.nan_to_num(nan=1e30, posinf=1e30), self._batch.targets[:, None]
-        margins = probabilities.gather(1, own)[:, 0] - probabilities.scatter(1, own, -1).amax(1)
-        entropies = torch.special.entr(probabilities).sum(1) / math.log(probabilities.shape[1])
+        losses = self._losses.nan_to_num(nan=1e30, posinf=1e30)
+        margins, entropies = margins_and_entropies(self._logits, self._batch.targets)
         lower = torch.searchsorted(losses.sort().values, losses)
         columns: list[float | Tensor] = [
             self.progress,
@@ -316,11 +325,28 @@ class DataWeightVectorEnv(SlotVectorEnv):
             margins,
             entropies,
             lower / max(self.num_envs - 1, 1),
-            squashed(self._class_losses)[self._batch.targets],
+            squashed(self._class_losses)[self._kinds],
         ]
         if self._inputs_of_last:
             columns.append(F.softsign(self._inputs_of_last.value.nan_to_num()))
         return columns
+
+
+def margins_and_entropies(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Margin and entropy of each answer, ``[n]`` each; of sequences, the means over their tokens.
+
+    Args:
+        logits: ``[n, K]``, or of tokens ``[n, T, K]``.
+        targets: int64 ``[n]`` or ``[n, T]``; -1 is no token.
+    """
+    probabilities, own = logits.softmax(-1).nan_to_num(), targets.clamp_min(0)[..., None]
+    margins = probabilities.gather(-1, own)[..., 0] - probabilities.scatter(-1, own, -1).amax(-1)
+    entropies = torch.special.entr(probabilities).sum(-1) / math.log(probabilities.shape[-1])
+    if targets.ndim == 1:
+        return margins, entropies
+    there = (targets >= 0).to(margins.dtype)
+    margins, entropies = ((each * there).sum(1) / there.sum(1).clamp_min(1) for each in (margins, entropies))
+    return margins, entropies
 
 
 class DataWeightEnv(SingleAgentEnv):
