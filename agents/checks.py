@@ -16,7 +16,7 @@ from gar_env.state import as_data, from_data, has_state
 
 
 def check_agent(
-    build: Any, id: str = "GAR/DataSplit-v0", *, num_envs: int = 8, steps: int = 12, **options: Any
+    build: Any, id: str = "GAR/DataSplit-v1", *, num_envs: int = 8, steps: int = 12, **options: Any
 ) -> None:
     """Hold an agent against what :func:`agents.train` and ``gar-env train`` rely on.
 

@@ -26,7 +26,7 @@ class ValueRegression:
     """A small network regresses rewards, over their root mean square, on observations; above a threshold is kept.
 
     It learns of dropped examples too where the environment says what they would have been paid
-    (``infos["reward_if_kept"]``, ``pay_dropped=True`` of ``GAR/DataWeight-v0``); else of those that were kept, some of
+    (``infos["reward_if_kept"]``, ``pay_dropped=True`` of ``GAR/DataWeight-v1``); else of those that were kept, some of
     them at random. Where the signal is noise, predictions are near 0, and all is kept: unlike a policy gradient, it
     drops for a reason.
 
@@ -100,7 +100,7 @@ class ValueRegression:
         if not isinstance(box, Box) or box.shape != (self.num_features,) or not isinstance(space, Discrete):
             raise ConfigurationError(
                 f"Value regression takes {self.num_features} features and drops or keeps; the environment shows "
-                f"{shown(box)} and takes {shown(space)}. Use it on GAR/DataWeight-v0."
+                f"{shown(box)} and takes {shown(space)}. Use it on GAR/DataWeight-v1."
             )
         if getattr(env.unwrapped, "reward_timing", "same_step") != "same_step":
             raise ConfigurationError("Value regression needs reward_timing='same_step'.")

@@ -69,12 +69,12 @@ def main() -> None:
     torch.set_num_threads(1)
     envs = {
         name: gymnasium.make_vec(
-            "GAR/DataSplit-v0",
+            "GAR/DataSplit-v1",
             num_envs=args.num_envs,
             dataset=args.dataset,
             network=args.network,
             num_steps=10 * args.rounds,
-            **options,
+            **{"reward": "gar", **options},
         )
         for name, (options, _) in CASES.items()
     }

@@ -80,7 +80,7 @@ def weights(args: argparse.Namespace) -> Iterator[Line]:
                 if name == "oracle" and not corrupt:
                     continue
                 env = gymnasium.make_vec(
-                    "GAR/DataWeight-v0", num_envs=128, num_steps=STEPS, dataset=data, corrupt=corrupt, network="cnn",
+                    "GAR/DataWeight-v1", num_envs=128, num_steps=STEPS, dataset=data, corrupt=corrupt, network="cnn",
                     step_size=0.1, momentum=0.0, output="torch", **more,
                 )  # fmt: skip
                 slots: Any = env.unwrapped
@@ -207,15 +207,15 @@ class Drawn:
 def agents(args: argparse.Namespace) -> Iterator[Line]:
     """Shares of the noisy split after learning."""
     pays: dict[str, dict[str, Any]] = {
-        "heldout": {"reference": "heldout"},
-        "policy": {"reference": "policy"},
+        "heldout": {"reference": "heldout", "reward": "gar"},
+        "policy": {"reference": "policy", "reward": "gar"},
         "distinct": {"reference": "policy", "reward": "distinct_gar"},
     }
     for name in ("sb3-ppo", "sb3-a2c", "sb3-dqn"):
         for what in args.pays:
             for seed in args.seeds:
                 options = {"num_steps": 300, "autoreset_mode": "SameStep", **pays[what]}
-                env = gymnasium.make_vec("GAR/DataSplit-v0", num_envs=128, **options)
+                env = gymnasium.make_vec("GAR/DataSplit-v1", num_envs=128, **options)
                 controller: Any = CONTROLLERS[name]()
                 session, drawn = start_session(env, controller.build, seed), Drawn(env.unwrapped)
                 session.run(600, drawn)

@@ -43,8 +43,8 @@ def main() -> None:
     machine = provenance()
     print(f"fc_bn, {args.dataset}, n = {args.num_envs}, {args.rounds} rounds, one thread")
     print(f"{machine['machine']}, torch {machine['torch']}, commit {machine['commit']}")
-    for name in ("GAR/DataSplit-v0", "GAR/DataWeight-v0"):
-        options = {"num_steps": LENGTH, "dataset": args.dataset}
+    for name in ("GAR/DataSplit-v1", "GAR/DataWeight-v1"):
+        options = {"num_steps": LENGTH, "dataset": args.dataset, "reward": "gar"}
         bare = gymnasium.make_vec(name, num_envs=args.num_envs, autoreset_mode="SameStep", **options)
         adapted = make_sb3_env(name, args.num_envs, **options)
         choices = int(adapted.action_space.n)  # pyright: ignore[reportAttributeAccessIssue]

@@ -5,7 +5,7 @@ import gymnasium
 import gar_env  # noqa: F401 - registers the environments
 from agents import InvertedSoftmax, Reinforce
 
-env = gymnasium.make_vec("GAR/DataSplit-v0", num_envs=128, num_steps=200)
+env = gymnasium.make_vec("GAR/DataSplit-v1", num_envs=128, num_steps=200)
 agent = Reinforce(InvertedSoftmax(10))
 
 observations, infos = env.reset(seed=0)

@@ -19,7 +19,7 @@ class RankedGAR(RewardSignal):
         return evidence.alignment.argsort().argsort() / (evidence.n - 1)
 
 
-env = gymnasium.make_vec("GAR/DataSplit-v0", num_envs=128, num_steps=100, reward="ranked_gar")
+env = gymnasium.make_vec("GAR/DataSplit-v1", num_envs=128, num_steps=100, reward="ranked_gar")
 agent = Reinforce(InvertedSoftmax(10))
 infos = train(env, agent, seed=0)
 print(f"chance of the noisy split {agent.policy.probabilities()[0]:.1%}, accuracy {infos['test_accuracy'][0]:.3f}")

@@ -6,7 +6,8 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 
-from agents import InvertedSoftmax, Reinforce, train
+from agents import Reinforce, train
+from agents.policies import Keep
 from gar_env.data import load_dataset
 
 digits = load_dataset("digits")
@@ -26,8 +27,8 @@ with tempfile.TemporaryDirectory() as folder:
         y_test=digits.y_test.numpy(),
         group_train=sources,
     )
-    env = gymnasium.make_vec("GAR/DataSplit-v0", num_envs=128, num_steps=150, dataset=str(path), splits="group")
-    agent = Reinforce(InvertedSoftmax(3))
+    env = gymnasium.make_vec("GAR/DataSplit-v1", num_envs=128, num_steps=150, dataset=str(path), splits="group")
+    agent = Reinforce(Keep(3), normalise="size")
     train(env, agent, seed=0)
 
 for name, probability in zip(env.unwrapped.split_names, agent.policy.probabilities().tolist(), strict=True):

@@ -1,6 +1,6 @@
 """The inner training loop of a neural network as Gymnasium environments, paid by gradient alignment.
 
-Importing the package registers its environments: ``gymnasium.make_vec("GAR/DataSplit-v0", num_envs=128)``. Its public
+Importing the package registers its environments: ``gymnasium.make_vec("GAR/DataSplit-v1", num_envs=128)``. Its public
 names, listed in ``__init__.pyi``, are loaded when they are first asked for, and torch with them.
 """
 

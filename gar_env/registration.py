@@ -7,6 +7,7 @@ import gymnasium
 # id -> (class of the single-agent view, class of the vector environment), both in gar_env.envs
 ENVIRONMENTS = {
     "GAR/DataSplit-v0": ("slots.data_split:DataSplitEnv", "slots.data_split:DataSplitVectorEnv"),
+    "GAR/DataSplit-v1": ("slots.versions:DataSplitV1Env", "slots.versions:DataSplitV1VectorEnv"),
     "GAR/Augment-v0": ("slots.augment:AugmentEnv", "slots.augment:AugmentVectorEnv"),
     "GAR/StepSize-v0": ("runs.step_size:StepSizeEnv", "runs.step_size:StepSizeVectorEnv"),
     "GAR/GradientAgreement-v0": (
@@ -18,6 +19,7 @@ ENVIRONMENTS = {
         "candidates.optimizer_search:OptimizerSearchVectorEnv",
     ),
     "GAR/DataWeight-v0": ("slots.data_weight:DataWeightEnv", "slots.data_weight:DataWeightVectorEnv"),
+    "GAR/DataWeight-v1": ("slots.versions:DataWeightV1Env", "slots.versions:DataWeightV1VectorEnv"),
 }
 
 

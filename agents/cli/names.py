@@ -5,8 +5,8 @@ A test holds it against them.
 
 NAMES = {
     "environments": (
-        *("GAR/Augment-v0", "GAR/DataSplit-v0", "GAR/DataWeight-v0", "GAR/GradientAgreement-v0"),
-        *("GAR/OptimizerSearch-v0", "GAR/StepSize-v0"),
+        *("GAR/Augment-v0", "GAR/DataSplit-v0", "GAR/DataSplit-v1", "GAR/DataWeight-v0"),
+        *("GAR/DataWeight-v1", "GAR/GradientAgreement-v0", "GAR/OptimizerSearch-v0", "GAR/StepSize-v0"),
     ),
     "controllers": (
         *(
@@ -37,7 +37,15 @@ NAMES = {
     ),
     "networks": ("cnn", "cnn_bn", "fc", "fc_bn"),
     "data sets": ("cifar10", "cifar100", "digits", "fashion_mnist", "omniglot", "svhn", "synthetic_invariances"),
-    "corruptions": ("asymmetric_noise", "easy", "label_noise", "pixel_noise", "repeated", "symmetric_noise"),
+    "corruptions": (
+        "asymmetric_noise",
+        "easy",
+        "label_noise",
+        "near_easy",
+        "pixel_noise",
+        "repeated",
+        "symmetric_noise",
+    ),
     "instance sets": ("fixed", "paper", "small"),
     "tasks": ("sine", "sine_maml"),
     "corruptions of tasks": ("noise", "random_labels", "shuffled_targets"),
@@ -59,7 +67,7 @@ NAMES = {
 
 PATTERNS = {
     "networks": ("wrn-d-k", "mlp-w-w", "tanh-w-w", "cpcpcrcs-w-w-w", "conv4-w", "conv4-w-strided", "transformer-w-d"),
-    "data sets": ("FILE.npz", "IMAGE_FOLDER", "TEXT_FOLDER"),
+    "data sets": ("FILE.npz", "IMAGE_FOLDER", "TEXT_FOLDER", "SAVED_DATASETS"),
     "instance sets": ("FILE.csv",),
     "tasks": ("a data set", "FILE.npz", "IMAGE_FOLDER"),
     "agreement rules": ("damped(0.1)", "torchjd:NAME"),

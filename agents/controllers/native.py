@@ -27,10 +27,11 @@ from agents.policies import (
 )
 from agents.reinforce import Reinforce
 from agents.value_regression import ValueRegression
+from gar_env.envs import DataSplitVectorEnv
 from gar_env.errors import ConfigurationError
 from gar_env.registry import check_choice
 
-POLICIES = ("inverted", "softmax", "keep")
+POLICIES = ("auto", "inverted", "softmax", "keep")
 
 
 @register_controller("reinforce")
@@ -39,9 +40,9 @@ class ReinforceOptions:
     """REINFORCE with one logit per choice; it does not look at observations.
 
     Args:
-        policy: "inverted": the inverted softmax (the paper's), which leaves out at most one choice. "softmax": the
-            ordinary one, which may settle on one choice. "keep": a chance to keep each choice, which turns down any
-            number of them and crowns none.
+        policy: "keep": a chance to keep each choice, which turns down any number of them and crowns none. "inverted":
+            the inverted softmax (the paper's), which leaves out at most one choice. "softmax": the ordinary one, which
+            may settle on one choice. "auto": "keep" where choices are sources of data, else "inverted".
         normalise: "step" within each step, "running" over all steps, "size" over mean size without centring, or "none".
             "step" erases a reward that all slots share, such as nslr. "auto": "size" for "keep", else "step".
         aggregate: Rewarded steps per policy update.
@@ -50,7 +51,7 @@ class ReinforceOptions:
         floor: Of "softmax": share of the draws that are uniform, in [0, 1).
     """
 
-    policy: Literal["inverted", "softmax", "keep"] = "inverted"
+    policy: Literal["auto", "inverted", "softmax", "keep"] = "auto"
     normalise: Literal["auto", "step", "running", "size", "none"] = "auto"
     aggregate: int = 1
     step_size: float = 0.1
@@ -62,9 +63,11 @@ class ReinforceOptions:
         check_choice("policy", self.policy, POLICIES)
         k = _choices(env, "reinforce")
         kinds = {"inverted": InvertedSoftmax, "softmax": partial(Softmax, floor=self.floor), "keep": Keep}
-        usual: Normalisation = "size" if self.policy == "keep" else "step"
+        of_sources = isinstance(env.unwrapped, DataSplitVectorEnv)
+        policy = ("keep" if of_sources else "inverted") if self.policy == "auto" else self.policy
+        usual: Normalisation = "size" if policy == "keep" else "step"
         return Reinforce(
-            kinds[self.policy](k),
+            kinds[policy](k),
             reward_timing=getattr(env.unwrapped, "reward_timing", "same_step"),
             normalise=usual if self.normalise == "auto" else self.normalise,
             aggregate=self.aggregate,
@@ -261,7 +264,7 @@ def _check_weighs(env: VectorEnv, name: str) -> None:
     if not hasattr(env.unwrapped, "spoiled"):
         raise ConfigurationError(
             f"{name} drops or keeps examples or tasks; {type(env.unwrapped).__name__} has other actions. Use it on "
-            "GAR/DataWeight-v0 or GAR/GradientAgreement-v0."
+            "GAR/DataWeight-v1 or GAR/GradientAgreement-v0."
         )
 
 

@@ -41,7 +41,7 @@ class SmallLoss:
         if "loss_rank" not in names or "progress" not in names:
             raise ConfigurationError(
                 "Small-loss selection needs the observations loss_rank and progress; found "
-                f"{', '.join(names) or 'none'}. Use it on GAR/DataWeight-v0."
+                f"{', '.join(names) or 'none'}. Use it on GAR/DataWeight-v1."
             )
         self._rank, self._progress = names.index("loss_rank"), names.index("progress")
         self._keep = _highest(env)
@@ -124,7 +124,7 @@ class DropSpoiled:
         """
         if not hasattr(env.unwrapped, "spoiled"):
             raise ConfigurationError(
-                "This oracle weighs examples or tasks. Use it on GAR/DataWeight-v0 or GAR/GradientAgreement-v0."
+                "This oracle weighs examples or tasks. Use it on GAR/DataWeight-v1 or GAR/GradientAgreement-v0."
             )
         self._slots: Any = env.unwrapped
         self._keep = _highest(env)

@@ -3,7 +3,7 @@
 Example:
     >>> from stable_baselines3 import PPO
     >>> from agents.sb3 import make_sb3_env
-    >>> env = make_sb3_env("GAR/DataSplit-v0", num_envs=32, num_steps=8)
+    >>> env = make_sb3_env("GAR/DataSplit-v1", num_envs=32, num_steps=8)
     >>> model = PPO("MlpPolicy", env, n_steps=4, batch_size=64, gamma=0.0).learn(32 * 8)
     >>> model.num_timesteps
     256

@@ -192,7 +192,7 @@ def make_sb3_env(id: str, num_envs: int = 128, *, late_rewards: bool = False, **
     """``gymnasium.make_vec`` for Stable-Baselines3.
 
     Args:
-        id: ``"GAR/DataSplit-v0"``, ...
+        id: ``"GAR/DataSplit-v1"``, ...
         num_envs: Slots, the batch size of the inner training.
         late_rewards: See :class:`SB3VecEnv`.
         **options: Of the environment.

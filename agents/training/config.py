@@ -49,7 +49,7 @@ class TrainConfig(Generic[EnvOptions, AgentOptions]):
 
     env_options: EnvOptions
     agent_options: AgentOptions
-    env: str = "GAR/DataSplit-v0"
+    env: str = "GAR/DataSplit-v1"
     agent: str = "reinforce"
     num_envs: int = 128
     episodes: int = 1

@@ -19,7 +19,7 @@ import gar_env  # noqa: F401 - registers the environments
 STEPS = int(os.environ.get("STEPS", 300))
 # A reward belongs to one action, so gamma is 0; a run is short, so rollouts are, and the step size is not annealed.
 OPTIONS = (
-    f"--env-id GAR/DataSplit-v0 --num-envs 128 --num-steps 4 --total-timesteps {128 * STEPS} --gamma 0 --gae-lambda 0 "
+    f"--env-id GAR/DataSplit-v1 --num-envs 128 --num-steps 4 --total-timesteps {128 * STEPS} --gamma 0 --gae-lambda 0 "
     "--learning-rate 1e-3 --no-anneal-lr --no-cuda"
 ).split()
 
@@ -42,8 +42,8 @@ class TellEpisodes(VectorWrapper):
 
 def slots(num_envs):
     """What takes the place of ppo.py's SyncVectorEnv; it expects an environment that resets in the same step."""
-    options = {"num_steps": STEPS, "autoreset_mode": "SameStep", "reference": "uniform"}
-    return TellEpisodes(gymnasium.make_vec("GAR/DataSplit-v0", num_envs=num_envs, **options))
+    options = {"num_steps": STEPS, "autoreset_mode": "SameStep", "reward": "gar", "reference": "heldout"}
+    return TellEpisodes(gymnasium.make_vec("GAR/DataSplit-v1", num_envs=num_envs, **options))
 
 
 source = Path(sys.argv[1] if len(sys.argv) > 1 else "ppo.py")

@@ -24,7 +24,7 @@ class Watch(RLlibCallback):
 config = (
     PPOConfig()
     # "gar_env:" imports the package in every worker; NextStep, the environment's default, is what RLlib expects.
-    .environment("gar_env:GAR/DataSplit-v0", env_config={"num_steps": STEPS, "reference": "uniform"})
+    .environment("gar_env:GAR/DataSplit-v1", env_config={"num_steps": STEPS, "reward": "gar", "reference": "heldout"})
     .env_runners(
         num_env_runners=0,
         num_envs_per_env_runner=N,

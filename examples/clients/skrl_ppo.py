@@ -59,7 +59,7 @@ class Value(DeterministicMixin, Model):
 set_seed(0)
 # skrl takes the observation that a step returns as the next one, so an episode has to be followed in the same step.
 slots = gymnasium.make_vec(
-    "GAR/DataSplit-v0", num_envs=N, num_steps=STEPS, autoreset_mode="SameStep", reference="uniform"
+    "GAR/DataSplit-v1", num_envs=N, num_steps=STEPS, autoreset_mode="SameStep", reward="gar", reference="heldout"
 )
 env = wrap_env(Watched(slots), wrapper="gymnasium")
 spaces = {"observation_space": env.observation_space, "action_space": env.action_space, "device": "cpu"}

@@ -18,7 +18,7 @@ N, STEPS = 128, int(os.environ.get("STEPS", 300))
 
 # TorchRL refuses NextStep; it resets the environment itself.
 slots = gymnasium.make_vec(
-    "GAR/DataSplit-v0", num_envs=N, num_steps=STEPS, autoreset_mode="Disabled", reference="uniform"
+    "GAR/DataSplit-v1", num_envs=N, num_steps=STEPS, autoreset_mode="Disabled", reward="gar", reference="heldout"
 )
 env = GymWrapper(slots)
 torch.manual_seed(0)

@@ -50,7 +50,7 @@ def pair_products(tape: Tape, other: Tape, rows: Tensor, others: Tensor) -> Tens
         if not isinstance(one, LayerTape):
             raise UnsupportedLayerError(
                 "Products of single examples' gradients are read from tapes that hooks recorded; this one was recorded "
-                f"with way={one.way!r}. Use way='hooks' with batch_norm='share', or a signal that needs none."
+                f"with way={one.way!r}. Use way='hooks' with batch_norm='share', or reward='gar'."
             )
     assert isinstance(tape, LayerTape)
     assert isinstance(other, LayerTape)

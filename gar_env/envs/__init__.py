@@ -18,6 +18,14 @@ from gar_env.envs.slots.augment import AugmentConfig, AugmentEnv, AugmentVectorE
 from gar_env.envs.slots.base import SlotBatch, SlotVectorEnv
 from gar_env.envs.slots.data_split import DataSplitConfig, DataSplitEnv, DataSplitVectorEnv
 from gar_env.envs.slots.data_weight import DataWeightConfig, DataWeightEnv, DataWeightVectorEnv
+from gar_env.envs.slots.versions import (
+    DataSplitV1Config,
+    DataSplitV1Env,
+    DataSplitV1VectorEnv,
+    DataWeightV1Config,
+    DataWeightV1Env,
+    DataWeightV1VectorEnv,
+)
 from gar_env.envs.tasks.base import TaskVectorEnv, Updates
 from gar_env.envs.tasks.config import GradientAgreementConfig
 from gar_env.envs.tasks.gradient_agreement import GradientAgreementEnv, GradientAgreementVectorEnv
@@ -32,9 +40,15 @@ __all__ = [
     "Control",
     "DataSplitConfig",
     "DataSplitEnv",
+    "DataSplitV1Config",
+    "DataSplitV1Env",
+    "DataSplitV1VectorEnv",
     "DataSplitVectorEnv",
     "DataWeightConfig",
     "DataWeightEnv",
+    "DataWeightV1Config",
+    "DataWeightV1Env",
+    "DataWeightV1VectorEnv",
     "DataWeightVectorEnv",
     "Episode",
     "Feature",

@@ -128,9 +128,9 @@ class SlotConfig(SharedConfig):
             training data as they are) - both are normal training steps too - ``"heldout"`` (a clean held-out
             batch, which is not trained on), or ``"other_half"``: no next step, each slot is paid by the gradient of a
             random other half of the same batch, at the same parameters.
-        reference_weights: How much an example of the reference counts: ``"all"``; ``"agree"``, where its label is the
-            network's own answer; ``"mae"``, by its label's probability; or a registered one. Other than ``"all"``, the
-            reference is not trained on: :mod:`gar_env.rewards.reference_weights`.
+        reference_weights: How much an example of the reference counts: ``"all"``, which ``None`` is; ``"agree"``, where
+            its label is the network's own answer; ``"mae"``, by its label's probability; or a registered one. With any
+            but the first the reference is not trained on: :mod:`gar_env.rewards.reference_weights`.
         heldout_share: Share of the training data held out; ``None`` is 0.1 where something needs it, else 0.
         target: Instead, what held-out batches are drawn from: shares of sources, ``"english(0.1), french"`` or
             ``"each(0.05)"``, which are not trained on; or a sample of one's own, a path or a data set, which may be
@@ -152,7 +152,7 @@ class SlotConfig(SharedConfig):
     inputs: str = "symmetric"
     network: str | NetworkBuilder = "fc_bn"
     reference: str | None = None
-    reference_weights: str = "all"
+    reference_weights: str | None = None
     heldout_share: float | None = None
     target: str | Dataset | None = None
     target_batch_size: int | None = None
@@ -173,9 +173,9 @@ class SlotConfig(SharedConfig):
                     f"reference={self.reference!r} has no meaning with reward_timing='next_step', where the next "
                     "controlled batch is the reference. Leave it out, or use reward_timing='same_step'."
                 )
-        if self.reference_weights != "all" and self.reward_timing == "next_step":
+        if self.resolved_weights != "all" and self.reward_timing == "next_step":
             raise ConfigurationError(
-                f"reference_weights={self.reference_weights!r} weighs a reference batch, and with "
+                f"reference_weights={self.resolved_weights!r} weighs a reference batch, and with "
                 "reward_timing='next_step' there is none but the next controlled batch. Use 'same_step'."
             )
         if self.target_batch_size is not None and self.target_batch_size < 1:
@@ -191,20 +191,31 @@ class SlotConfig(SharedConfig):
     @property
     def resolved_reference(self) -> str | None:
         """The reference batch in force; ``None`` with ``"next_step"`` timing."""
-        usual = self.default_reference if self.target is None or self._reads_heldout else "heldout"
+        reads_heldout = Need.HELDOUT_GRADIENT in self.reward_needs
+        usual = self.usual_reference if self.target is None or reads_heldout else "heldout"
         return (self.reference or usual) if self.reward_timing == "same_step" else None
 
     @property
-    def _reads_heldout(self) -> bool:
-        """Whether the reward looks at a held-out batch by itself."""
+    def usual_reference(self) -> str:
+        """The reference if none is named, and there is no target."""
+        return self.default_reference
+
+    @property
+    def resolved_weights(self) -> str:
+        """How much an example of the reference counts, in force."""
+        return self.reference_weights or "all"
+
+    @property
+    def reward_needs(self) -> Need:
+        """What the reward asks for; nothing, where it is no signal."""
         named = REWARDS[self.reward] if isinstance(self.reward, str) else self.reward
         needs = getattr(named, "needs", None)
-        return isinstance(needs, Need) and Need.HELDOUT_GRADIENT in needs
+        return needs if isinstance(needs, Need) else Need(0)
 
     @property
     def trains_on_reference(self) -> bool:
         """Whether the reference batch is a normal training step too."""
-        return self.resolved_reference not in (None, "heldout", "other_half") and self.reference_weights == "all"
+        return self.resolved_reference not in (None, "heldout", "other_half") and self.resolved_weights == "all"
 
     @property
     def sgd_steps(self) -> int:

@@ -2,10 +2,12 @@
 
 import itertools
 
+import gymnasium
 import pytest
 import torch
 
 from agents.policies import InvertedSoftmax
+from agents.studies.rewards.arms import ARMS
 from agents.studies.rewards.cost import CostJob
 from agents.studies.rewards.fidelity import (
     FidelityJob,
@@ -14,7 +16,9 @@ from agents.studies.rewards.fidelity import (
     policy_gradients,
     rank_correlation,
 )
-from agents.studies.rewards.outcome import OutcomeJob
+from agents.studies.rewards.jobs import parallel_jobs
+from agents.studies.rewards.outcome import OutcomeJob, baselines_of
+from agents.studies.rewards.study import RewardsStudy
 from agents.studies.rewards.tasks import ENVIRONMENTS, SPLIT_TASKS, hard_and_easy
 from gar_env.data import load_dataset
 from rollouts import make
@@ -29,9 +33,49 @@ def quiet():
 
 @pytest.mark.parametrize("task", SPLIT_TASKS)
 def test_uniform_draws_score_about_0_and_the_oracle_1(task):
-    scores = {arm: OutcomeJob(task, arm, 0, 64, 40).run(quiet)["score"] for arm in ("uniform", "oracle")}
+    size = 16 if task == "text" else 64
+    scores = {arm: OutcomeJob(task, arm, 0, size, 40).run(quiet)["score"] for arm in baselines_of(task)}
     assert abs(scores["uniform"]) < 0.15
-    assert scores["oracle"] > 0.9
+    assert scores.get("oracle", 1.0) > 0.9
+    assert ("oracle" in scores) == (task != "wanted"), "where all are wanted, uniform draws are the oracle's"
+    if task == "wanted":
+        assert SPLIT_TASKS[task].score(torch.tensor([1.0, 0, 0, 0]), load_dataset("digits")) == -0.75
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_networks_of_all_arms_take_equally_many_steps(arm):
+    task = "labels" if ARMS[arm].weighs else "noisy"
+    job = OutcomeJob(task, arm, 0, 16, 20)
+    counted = []
+    if task == "noisy":
+        env = gymnasium.make_vec("GAR/DataSplit-v1", num_envs=16, dataset="digits", **job.options).unwrapped
+        assert env.config.sgd_steps == 40
+        assert env.config.trains_on_reference == ARMS[arm].trains_on_reference
+    row = job.run(lambda: counted.append(1))
+    assert len(counted) == job.env_steps
+    assert row["test_accuracy"] > 0.1
+    assert {"signal": arm, "task": task}.items() <= job.identity.items()
+
+
+def test_an_arm_is_another_configuration_than_its_signal():
+    found = {OutcomeJob("noisy", name, 0).identity["config"] for name in ("gar", *ARMS)}
+    assert len(found) == 1 + len(ARMS)
+
+
+def test_policies_are_compared_on_splits_alone():
+    arms = ("gar-keep", "mae", "mae_half-bonus")
+    study = RewardsStudy(signals=("gar",), arms=arms, seeds=1, batch_sizes=(8,), fidelity_batch_sizes=())
+    named: dict[str, set[str]] = {}
+    for job in parallel_jobs(study):
+        named.setdefault(job.task, set()).add(job.signal)
+    assert named["noisy"] & set(arms) == {"gar-keep", "mae"}
+    assert named["labels"] & set(arms) == {"mae", "mae_half-bonus"}
+    assert not named["arrows"] & set(arms)
+    assert "near" not in named, "tasks of one's own sources are asked for by name"
+    study = RewardsStudy(signals=("gar",), tasks=("wanted",), seeds=2, first_seed=7, batch_sizes=(8,))
+    found = [job for job in parallel_jobs(study) if isinstance(job, OutcomeJob)]
+    assert {job.seed for job in found} == {7, 8}
+    assert {job.signal for job in found} == {"gar", "random", "uniform"}
 
 
 def test_the_tasks_separate_gar_from_the_easy_example_trap():
@@ -62,7 +106,7 @@ def test_the_hard_source_has_all_classes_but_two():
 def test_every_task_gives_a_row():
     for task, env in ENVIRONMENTS.items():
         assert env.startswith("GAR/")
-        row = OutcomeJob(task, "gar", 0, 16, 20).run(quiet)
+        row = OutcomeJob(task, "gar", 0, 8, 20).run(quiet)
         assert {"score", "test_accuracy", "diverged", "dataset", "commit"} <= set(row)
     assert {"precision_late", "recall_late", "false_alarms_late"} <= set(
         OutcomeJob("labels", "loss", 0, 16, 20).run(quiet)

@@ -41,7 +41,7 @@ def test_an_option_out_of_range_is_refused_on_the_command_line(capsys):
     ("chosen", "more", "message"),
     [
         ({"agent": "keep-all"}, [], "keep-all drops or keeps examples or tasks; DataSplitVectorEnv has other actions"),
-        ({"agent": "small-loss"}, [], "Use it on GAR/DataWeight-v0"),
+        ({"agent": "small-loss"}, [], "Use it on GAR/DataWeight-v1"),
         ({"agent": "sb3-maskable-ppo"}, ["--env-options.reward-timing", "next_step"], "cannot credit late rewards"),
         ({"agent": "sb3-dqn"}, ["--env-options.reward-timing", "next_step"], "DQN learns from single transitions"),
         (

@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import gymnasium
 import torch
 
 import gar_env  # noqa: F401 - registers the environments
@@ -99,11 +98,13 @@ class ControllerJob:
             options = {"drop_share": sum(share for _, share in parse_shares(self.env_options["corrupt"]))}
         else:
             options = self.agent_options if name.startswith("sb3-") else {}
+            options = {"policy": "inverted"} if name == "reinforce" else options  # the paper's
         return CONTROLLERS[name](**options)
 
     def _make_env(self) -> Any:
-        name = "GAR/DataSplit-v0" if self.study == "splits" else "GAR/DataWeight-v0"
-        return gymnasium.make_vec(name, num_envs=self.num_envs, autoreset_mode="SameStep", **self.options)
+        """Of the first versions: the paper's reward, weights without a price of dropping."""
+        kind = DataSplitVectorEnv if self.study == "splits" else DataWeightVectorEnv
+        return kind(self.num_envs, autoreset_mode="SameStep", **self.options)
 
     def try_options(self) -> None:
         """Make environment and controller, and let go of them.

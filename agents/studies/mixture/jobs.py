@@ -125,11 +125,11 @@ class MixtureJob:
 
 def environment_of(arm: Arm, data: Dataset, *, steps: int, device: str = "cpu") -> Any:
     """An arm's environment, of so many steps."""
-    options = {**TRAINING, **arm.options}
+    options = {"reward": "gar", **TRAINING, **arm.options}
     if arm.target:
         options["target"] = target_of(data)
     return gymnasium.make_vec(
-        "GAR/DataSplit-v0", num_envs=SLOTS, num_steps=steps, dataset=data, device=device, output="torch", **options
+        "GAR/DataSplit-v1", num_envs=SLOTS, num_steps=steps, dataset=data, device=device, output="torch", **options
     )
 
 

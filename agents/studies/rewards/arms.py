@@ -18,13 +18,15 @@ class Arm:
         policy: Of :class:`~agents.controllers.native.ReinforceOptions`.
         options: Of the environment.
         trains_on_reference: Whether a reference batch is a training step; where it is not, a run has twice the
-            environment steps, so that all networks take equally many.
+            environment steps, so that all networks take equally many. Of data splits.
+        weighs: Whether it is an arm of weights of examples alone.
     """
 
     signal: str
     policy: Literal["inverted", "softmax", "keep"] = "inverted"
     options: dict[str, Any] = field(default_factory=dict)
     trains_on_reference: bool = True
+    weighs: bool = False
 
 
 ARMS: dict[str, Arm] = {
@@ -40,5 +42,6 @@ ARMS: dict[str, Arm] = {
     "agree": Arm("gar", "inverted", {"reference_weights": "agree"}, trains_on_reference=False),
     "mae": Arm("gar", "inverted", {"reference_weights": "mae"}, trains_on_reference=False),
     "mae_half": Arm("gar", "inverted", WEIGHED, trains_on_reference=False),
+    "mae_half-bonus": Arm("gar", options={**WEIGHED, "keep_bonus": 0.15}, weighs=True),
 }
 """By the name in results. Policies are of splits: on weights of examples and on augmentations they change nothing."""

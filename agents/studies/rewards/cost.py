@@ -88,7 +88,7 @@ class CostJob:
         steps: dict[str, Callable[[], object]] = {}
         for name, reward in (("plain", Nothing()), ("paid", self.signal)):
             env = gymnasium.make_vec(
-                "GAR/DataSplit-v0",
+                "GAR/DataSplit-v1",
                 num_envs=self.batch_size,
                 output="torch",
                 dataset=self.dataset,

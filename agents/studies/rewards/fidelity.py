@@ -130,7 +130,7 @@ class FidelityJob:
         compares = self.batch_size <= LARGEST_EXACT
         witness = Witness(REWARDS[self.signal](), short(self.signal), compares=compares)
         env = gymnasium.make_vec(
-            "GAR/DataSplit-v0",
+            "GAR/DataSplit-v1",
             num_envs=self.batch_size,
             output="torch",
             dataset=self.dataset,

@@ -96,7 +96,9 @@ def parallel_jobs(study: RewardsStudy) -> list[OutcomeJob | FidelityJob]:
 
 def suits(arm: str, task: str) -> bool:
     """Whether an arm is another one than its signal there: policies are of splits."""
-    return task in SPLIT_TASKS or (ARMS[arm].policy == "inverted" and task == "labels")
+    if task in SPLIT_TASKS:
+        return not ARMS[arm].weighs
+    return task == "labels" and ARMS[arm].policy == "inverted"
 
 
 def cost_jobs(study: RewardsStudy) -> list[CostJob]:

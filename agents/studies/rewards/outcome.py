@@ -76,7 +76,8 @@ class OutcomeJob:
     @property
     def env_steps(self) -> int:
         """Environment steps, so that networks of all arms take equally many SGD steps."""
-        return self.steps * (1 if self.arm.trains_on_reference else 2)
+        once = self.arm.trains_on_reference or self.task not in SPLIT_TASKS
+        return self.steps * (1 if once else 2)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -174,11 +175,7 @@ class OutcomeJob:
 
     def _weights(self, on_step: Callable[[], None]) -> Row:
         options = {**self.options, "dataset": self.dataset}
-        env = gymnasium.make_vec(
-            ENVIRONMENTS[self.task], num_envs=self.batch_size, autoreset_mode="SameStep", **options
-        )
-        slots: Any = env.unwrapped
-        assert isinstance(slots, DataWeightVectorEnv)
+        slots = env = DataWeightVectorEnv(self.batch_size, autoreset_mode="SameStep", **options)
         controller = CONTROLLERS[self.controller["name"]]()
         session = start_session(env, controller.build, self.seed)  # pyright: ignore[reportAttributeAccessIssue]
         watch = Watch(slots, on_step)

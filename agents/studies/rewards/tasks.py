@@ -27,7 +27,7 @@ UNWANTED_SPLITS = tuple(range(len(PACKAGES), len(PACKAGES) + len(UNWANTED)))
 
 @dataclass(frozen=True)
 class SplitTask:
-    """A task on ``GAR/DataSplit-v0``: how often are some splits drawn?
+    """A task on ``GAR/DataSplit-v1``: how often are some splits drawn?
 
     Args:
         about: What these splits are.
@@ -148,7 +148,7 @@ SOURCES = ("wanted", "several", "near", "text")
 """Tasks that are asked for by name: what people's own sources are like."""
 
 ENVIRONMENTS = {
-    **dict.fromkeys(SPLIT_TASKS, "GAR/DataSplit-v0"),
+    **dict.fromkeys(SPLIT_TASKS, "GAR/DataSplit-v1"),
     "labels": "GAR/DataWeight-v0",
     "arrows": "GAR/Augment-v0",
 }

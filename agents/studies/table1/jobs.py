@@ -45,7 +45,7 @@ class Recipe:
     """How to run the experiment.
 
     Args:
-        env: Options of ``GAR/DataSplit-v0`` for all networks.
+        env: Options of ``GAR/DataSplit-v1`` for all networks.
         per_network: Options that one network has differently.
         agent: Options of :class:`~agents.Reinforce`, by signal.
     """
@@ -200,7 +200,7 @@ def table1_jobs(
     for job in jobs[: len(arms) * len(networks)]:
         # A wrong option is said once and now, not by every worker.
         options = {**job.env_options, "reward": "nslr" if job.arm in FIXED_ARMS else job.arm}
-        gymnasium.make_vec("GAR/DataSplit-v0", num_envs=num_envs, **options).close()
+        gymnasium.make_vec("GAR/DataSplit-v1", num_envs=num_envs, **options).close()
     return jobs
 
 

@@ -2,7 +2,7 @@
 
 Example:
     >>> import gymnasium, gar_env
-    >>> report = check_vector_env(gymnasium.make_vec("GAR/DataSplit-v0", num_envs=4, num_steps=3))
+    >>> report = check_vector_env(gymnasium.make_vec("GAR/DataSplit-v1", num_envs=4, num_steps=3))
     >>> report.skipped
     {}
 """

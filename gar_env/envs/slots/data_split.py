@@ -46,7 +46,7 @@ class DataSplitVectorEnv(SlotVectorEnv):
 
     Example:
         >>> import gymnasium, gar_env
-        >>> env = gymnasium.make_vec("GAR/DataSplit-v0", num_envs=32, num_steps=5)
+        >>> env = gymnasium.make_vec("GAR/DataSplit-v1", num_envs=32, num_steps=5)
         >>> observations, infos = env.reset(seed=0)
         >>> observations, rewards, terminations, truncations, infos = env.step(env.action_space.sample())
         >>> observations.shape, rewards.shape, env.unwrapped.split_names[:2]

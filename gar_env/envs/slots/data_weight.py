@@ -41,7 +41,7 @@ class DataWeightConfig(SlotConfig):
     Args:
         corrupt: ``"name(share)"`` of all examples, comma-separated; without a share, all. ``"symmetric_noise"`` and
             ``"asymmetric_noise"`` give wrong labels; ``"label_noise"`` draws some that are right by chance, and counts
-            them as corrupted.
+            them as corrupted; ``""`` or ``None`` for nothing.
         weight_levels: 2: drop or keep. More: action ``a`` is the weight ``a / (weight_levels - 1)``, and the tape that
             signals read is of the weighted losses.
         keep_all_steps: Steps at the start in which all examples count, whatever the actions are; slots are paid by
@@ -54,7 +54,7 @@ class DataWeightConfig(SlotConfig):
         penultimate: Whether slots also observe the input of the network's last linear layer, as ``x / (1 + |x|)``.
     """
 
-    corrupt: str = "symmetric_noise(0.4)"
+    corrupt: str | None = "symmetric_noise(0.4)"
     weight_levels: int = 2
     keep_all_steps: int = 0
     keep_bonus: float = 0.0
@@ -70,7 +70,7 @@ class DataWeightConfig(SlotConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        parse_shares(self.corrupt)
+        parse_shares(self.resolved_corrupt)
         if self.weight_levels < 2:
             raise ConfigurationError(f"weight_levels={self.weight_levels} must be at least 2: drop and keep.")
         for name in ("keep_all_steps", "keep_bonus"):
@@ -78,6 +78,11 @@ class DataWeightConfig(SlotConfig):
                 raise ConfigurationError(f"{name}={getattr(self, name)} must be at least 0.")
         if self.pay_dropped and self.reward_timing == "next_step":
             raise ConfigurationError("pay_dropped needs reward_timing='same_step'.")
+
+    @property
+    def resolved_corrupt(self) -> str:
+        """What is corrupted, in force."""
+        return self.corrupt or ""
 
     @property
     def trains_on_reference(self) -> bool:
@@ -103,7 +108,7 @@ class DataWeightVectorEnv(SlotVectorEnv):
 
     Example:
         >>> import gymnasium, gar_env
-        >>> env = gymnasium.make_vec("GAR/DataWeight-v0", num_envs=4, num_steps=5)
+        >>> env = gymnasium.make_vec("GAR/DataWeight-v1", num_envs=4, num_steps=5)
         >>> observations, infos = env.reset(seed=0)
         >>> env.unwrapped.observation_names
         ('progress', 'loss', 'margin', 'entropy', 'loss_rank', 'class_loss')
@@ -163,7 +168,7 @@ class DataWeightVectorEnv(SlotVectorEnv):
     def make_pool(self, seed: int) -> Pool:
         """See :class:`SlotVectorEnv`."""
         generator = named_generator(seed, "labels")
-        return make_pool(self.dataset, generator, corrupt=self.config.corrupt, **self.put_aside)
+        return make_pool(self.dataset, generator, corrupt=self.config.resolved_corrupt, **self.put_aside)
 
     def begin(self) -> None:
         """See :class:`SlotVectorEnv`."""
@@ -176,7 +181,7 @@ class DataWeightVectorEnv(SlotVectorEnv):
         data = self.dataset
         if not data.classes:
             raise ConfigurationError(
-                f"{data.name} has no labels, and slots observe margins between classes. Use GAR/DataSplit-v0."
+                f"{data.name} has no labels, and slots observe margins between classes. Use GAR/DataSplit-v1."
             )
         self._decided = torch.zeros(2, 2, dtype=torch.int64, device=self.device)  # [corrupted?, dropped?]
         kinds = len(data.classes) if data.has_labels else max(len(data.groups), 1)

@@ -51,9 +51,9 @@ def check_references(config: SlotConfig, evaluator: Evaluator) -> None:
         )
     if halves and evaluator.num_envs < 2:
         raise ConfigurationError("reference='other_half' halves the batch, and num_envs is 1. Use 2 at least.")
-    if config.reference_weights != "all" and not needs & (PAYING | Need.HELDOUT_GRADIENT):
+    if config.resolved_weights != "all" and not needs & (PAYING | Need.HELDOUT_GRADIENT):
         raise ConfigurationError(
-            f"reference_weights={config.reference_weights!r} weighs the gradient that pays, and reward={name!r} reads "
+            f"reference_weights={config.resolved_weights!r} weighs the gradient that pays, and reward={name!r} reads "
             "none. Use 'all'."
         )
 
@@ -81,15 +81,15 @@ def weigh_of(config: SlotConfig, dataset: Dataset) -> Weigh | None:
     """How the reference's examples are weighed; ``None`` if all alike.
 
     Raises:
-        ConfigurationError: If it reads labels, and there are none.
+        ConfigurationError: If it reads labels or tokens, and there are none.
         UnknownNameError: If there is none of that name.
     """
-    if config.reference_weights == "all":
+    if config.resolved_weights == "all":
         return None
-    weigh = REFERENCE_WEIGHTS[config.reference_weights]
-    if not dataset.has_labels:
+    weigh = REFERENCE_WEIGHTS[config.resolved_weights]
+    if not dataset.classes:
         raise ConfigurationError(
-            f"reference_weights={config.reference_weights!r} reads labels, and {dataset.name} has none. Use 'all'."
+            f"reference_weights={config.resolved_weights!r} reads labels, and {dataset.name} has none. Use 'all'."
         )
     return weigh
 
