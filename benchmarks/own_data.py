@@ -1,6 +1,6 @@
 """What people's own data come to: weights of examples, values of labels, other people's agents on a noisy source.
 
-    python benchmarks/own_data.py weights [--seeds 0 1 2 3 4] [--corrupt "symmetric_noise(0.4)" ""]
+    python benchmarks/own_data.py weights [--seeds 0 1 2 3 4] [--corrupt "symmetric_noise(0.4)" ""] [--data cifar10.npz]
     python benchmarks/own_data.py values [--seeds 0 1 2 3 4] [--mistakes random next weak]
     python benchmarks/own_data.py agents [--seeds 0 1 ... 19] [--pays heldout policy distinct]
     python benchmarks/own_data.py time [--text SOURCES.npz] [--rounds 7]
@@ -28,7 +28,6 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 import gar_env  # noqa: F401 - registers the environments
-from agents import train
 from agents.controllers import CONTROLLERS
 from agents.controllers.native import KeepAllOptions, OracleOptions, ValueRegressionOptions
 from agents.jobs.provenance import provenance
@@ -56,9 +55,9 @@ Line = tuple[str, dict[str, float]]
 """What was run, and what it came to."""
 
 
-def fashion(seed: int | None = None) -> Dataset:
-    """Some of it, chosen by the seed; the same for all by default."""
-    data = load_dataset("fashion_mnist")
+def some_of(name: str, seed: int | None = None) -> Dataset:
+    """Some of a data set, chosen by the seed; the same for all by default."""
+    data = load_dataset(name)
     generator = torch.Generator().manual_seed(seed or 0)
     tests = torch.randperm(len(data.x_test), generator=torch.Generator().manual_seed(0))[:TESTED]
     some = data.taking(torch.randperm(len(data.x_train), generator=generator)[:EXAMPLES])
@@ -67,13 +66,17 @@ def fashion(seed: int | None = None) -> Dataset:
 
 def weights(args: argparse.Namespace) -> Iterator[Line]:
     """Final accuracies, and means of those after the last three epochs."""
-    learned = {"reference": "other_half", "reference_weights": "mae", "pay_dropped": True, "keep_all_steps": 2 * 47}
+    paid = {"pay_dropped": True, "keep_all_steps": 2 * 47, "keep_bonus": 0.0}
+    first = {"reference": "policy", "keep_bonus": 0.0}
     arms: dict[str, tuple[Any, dict[str, Any]]] = {
         "keep-all": (KeepAllOptions(), {"reward": "random"}),
-        "value-regression": (ValueRegressionOptions(), learned),
+        "value-regression": (ValueRegressionOptions(), paid),
+        "sb3-ppo": (CONTROLLERS["sb3-ppo"](), {}),
+        "sb3-ppo, v0": (CONTROLLERS["sb3-ppo"](), first),
         "oracle": (OracleOptions(), {"reward": "random"}),
     }
-    data = fashion()
+    data = some_of(args.data)
+    arms = {name: arm for name, arm in arms.items() if not args.arms or name in args.arms}
     for corrupt in args.corrupt:
         for seed in args.seeds:
             for name, (options, more) in arms.items():
@@ -81,19 +84,35 @@ def weights(args: argparse.Namespace) -> Iterator[Line]:
                     continue
                 env = gymnasium.make_vec(
                     "GAR/DataWeight-v1", num_envs=128, num_steps=STEPS, dataset=data, corrupt=corrupt, network="cnn",
-                    step_size=0.1, momentum=0.0, output="torch", **more,
+                    step_size=0.1, momentum=0.0, autoreset_mode="SameStep", **more,
                 )  # fmt: skip
-                slots: Any = env.unwrapped
-                accuracies: list[float] = []
-
-                def look(*_: Any, slots: Any = slots, accuracies: list[float] = accuracies) -> None:
-                    if slots.steps in (STEPS - 2 * EPOCH, STEPS - EPOCH):
-                        accuracies.append(slots.evaluate()["test_accuracy"])
-
-                final = train(env, options.build(env, seed), seed=seed, on_step=look)
-                accuracies.append(float(final["test_accuracy"][0]))
-                found = {"final": accuracies[-1], "last three": sum(accuracies) / 3, **slots.metrics()}
+                epochs = Epochs(env.unwrapped)
+                start_session(env, options.build, seed).run(STEPS, epochs)
+                values = env.unwrapped.finished[-1].values  # pyright: ignore[reportAttributeAccessIssue]
+                accuracies = [*epochs.accuracies, values["test_accuracy"]]
+                shares = {name: values[name] for name in ("kept_share", "drop_precision", "drop_recall")}
+                found = {"final": accuracies[-1], "last three": sum(accuracies) / 3, **shares}
                 yield f"{corrupt or 'clean'}, {name}", found
+                env.close()
+
+
+class Epochs:
+    """Accuracies at the ends of the last epochs but one; see :class:`~agents.training.loops.Hooks`.
+
+    Args:
+        slots: The environment.
+    """
+
+    def __init__(self, slots: Any) -> None:
+        self.slots, self.accuracies = slots, []
+
+    def on_step(self) -> None:
+        """Called by the session."""
+        if self.slots.steps in (STEPS - 2 * EPOCH, STEPS - EPOCH):
+            self.accuracies.append(self.slots.evaluate()["test_accuracy"])
+
+    def at_rest(self) -> None:
+        """Called by the session."""
 
 
 def mistaken(kind: str, seed: int) -> tuple[Dataset, np.ndarray]:
@@ -263,6 +282,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("part", choices=(*PARTS, "time"))
     parser.add_argument("--text", default="")
+    parser.add_argument("--data", default="fashion_mnist")
+    parser.add_argument("--arms", nargs="*")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seeds", nargs="*", type=int)
     parser.add_argument("--corrupt", nargs="*", default=["symmetric_noise(0.4)", "", "asymmetric_noise(0.35)"])
