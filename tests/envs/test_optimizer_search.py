@@ -235,3 +235,14 @@ def test_maskable_ppo_learns_through_it():
     model.learn(16 * 5 * 30, callback=lambda found, _: rewards.append(float(found["rewards"].mean())) or True)
     paid = torch.tensor(rewards).view(-1, 5)[:, -1]
     assert paid[-5:].mean() > paid[:5].mean() + 0.15
+
+
+def test_plain_ppo_learns_through_whole_strings():
+    sb3 = pytest.importorskip("stable_baselines3")
+    from agents.sb3 import make_sb3_env
+
+    env = make_sb3_env(NAME, num_envs=32, encoding="flat", **{**QUICK, "groups": 1, "reward": "alignment"})
+    model = sb3.PPO("MlpPolicy", env, n_steps=4, batch_size=128, learning_rate=3e-3, gamma=0.0, ent_coef=0.0, seed=0)
+    rewards = []
+    model.learn(32 * 4 * 25, callback=lambda found, _: rewards.append(float(found["rewards"].mean())) or True)
+    assert sum(rewards[-10:]) / 10 > sum(rewards[:10]) / 10 + 0.1
