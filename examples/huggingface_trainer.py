@@ -3,6 +3,7 @@
 Needs transformers and accelerate: pip install 'gar-env[huggingface]'. Usage: python examples/huggingface_trainer.py
 """
 
+import os
 import tempfile
 
 import torch
@@ -44,17 +45,15 @@ class MixtureTrainer(Trainer):
             self.paid = self.state.global_step
         x, y = inputs["input_ids"].to(model.device), inputs["labels"].to(model.device)
         with self.accelerator.autocast():
-            scale = 1 / self.args.gradient_accumulation_steps
-            return self.mixture.record(model, x, lambda output: losses(output, y), loss_scale=scale).mean()
+            accumulated = 1 / self.args.gradient_accumulation_steps
+            return self.mixture.record(model, x, lambda output: losses(output, y), loss_scale=accumulated).mean()
 
 
 small = {"n_embd": 64, "n_layer": 1, "n_head": 2, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 model = GPT2LMHeadModel(GPT2Config(vocab_size=256, n_positions=96, bos_token_id=0, eos_token_id=0, **small))
 with tempfile.TemporaryDirectory() as folder:
-    arguments = TrainingArguments(
-        folder, max_steps=100, learning_rate=3e-3, logging_steps=25, report_to="none", save_strategy="no"
-    )
-    trained_on = StackDataset(input_ids=data.x_train, labels=data.y_train)
-    MixtureTrainer(model, arguments, train_dataset=trained_on).train()
+    steps, quiet = int(os.environ.get("STEPS", 100)), {"report_to": "none", "save_strategy": "no"}
+    arguments = TrainingArguments(folder, max_steps=steps, learning_rate=3e-3, logging_steps=25, **quiet)
+    MixtureTrainer(model, arguments, train_dataset=StackDataset(input_ids=data.x_train, labels=data.y_train)).train()
 for name, chance in MixtureTrainer.mixture.probabilities.items():
     print(f"{name:<20} {chance:6.1%}{'  (not wanted)' if name in UNWANTED else ''}")
