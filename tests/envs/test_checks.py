@@ -12,6 +12,7 @@ from gar_env.errors import ConfigurationError, ConformanceError
 from gar_env.registration import ENVIRONMENTS
 
 OF_RUNS = ("GAR/StepSize-v0",)
+OLD = ".*-v0 is out of date.*"
 OF_CANDIDATES = ("GAR/OptimizerSearch-v0",)
 APART = [name for name in ENVIRONMENTS if name not in OF_CANDIDATES]
 """Without candidates, which have no ``num_steps`` and checks of their own: test_optimizer_search.py."""
@@ -65,10 +66,12 @@ def test_the_single_agent_view_passes_gymnasiums_and_sb3s_checkers(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", message=".*different from the unwrapped version.*")
+        warnings.filterwarnings("ignore", message=OLD)
         env = gymnasium.make(name, batch_size=6, num_steps=3, **shown)
         check_env(env.unwrapped)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message=OLD)
         sb3_checker.check_env(gymnasium.make(name, batch_size=6, num_steps=3))
 
 

@@ -118,5 +118,5 @@ def test_an_overlap_is_said_when_the_environment_is_made():
     with pytest.warns(UserWarning, match="30 of 30 examples of target part"):
         made(target=replace(data.taking(torch.arange(30)), name="part"))
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         made(target="a(0.1)")

@@ -185,8 +185,9 @@ def tasks_of(rows: Sequence[Row]) -> list[str]:
 
 
 def _seeds(rows: Sequence[Row], tasks: Sequence[str]) -> str:
-    """Of the task with the fewest."""
-    return str(min(sum(row["task"] == task for row in rows) for task in tasks))
+    """Of the task with the fewest, of those that there are any of: not every arm is on every task."""
+    counts = [sum(row["task"] == task for row in rows) for task in tasks]
+    return str(min((count for count in counts if count), default=0))
 
 
 def labels_table(rows: Sequence[Row]) -> Table:
