@@ -15,7 +15,7 @@ import gar_env  # noqa: F401 - registers the environments
 from agents.agent import Agent, train
 from agents.controllers import CONTROLLERS
 from agents.controllers.native import ReinforceOptions
-from agents.jobs.provenance import data_fingerprint, fingerprint, provenance
+from agents.jobs.provenance import data_fingerprint, fingerprint, fingerprint_of, provenance
 from agents.jobs.results import Row
 from agents.policies import FixedAugmentation, FixedPolicy
 from agents.studies.controllers.jobs import Watch, weights_row
@@ -113,7 +113,7 @@ class OutcomeJob:
     def identity(self) -> Row:
         """The run, and a fingerprint of all that could change its result."""
         code = "" if self.signal in BASELINES else code_of(self.arm.signal)
-        config = fingerprint([self.options, data_fingerprint(self.data), code, self.controller])
+        config = fingerprint([self.options, self._data_fingerprint, code, self.controller])
         return {
             "measure": "outcome",
             "task": self.task,
@@ -136,7 +136,15 @@ class OutcomeJob:
     @property
     def data(self) -> str:
         """What it trains on."""
-        return "synthetic_invariances" if self.task == "arrows" else self.dataset
+        if self.task == "arrows":
+            return "synthetic_invariances"
+        own = SPLIT_TASKS[self.task].own if self.task in SPLIT_TASKS else None
+        return own().name if own else self.dataset
+
+    @property
+    def _data_fingerprint(self) -> str:
+        own = SPLIT_TASKS[self.task].own if self.task in SPLIT_TASKS else None
+        return fingerprint_of(own()) if own else data_fingerprint(self.data)
 
     def _splits(self, on_step: Callable[[], None]) -> Row:
         task = SPLIT_TASKS[self.task]

@@ -12,7 +12,7 @@ from agents.measures.tables import Table
 from agents.studies.rewards.fidelity import DRAWS
 from agents.studies.rewards.outcome import BASELINES, ORACLE, UNIFORM, baselines_of
 from agents.studies.rewards.signals import LARGEST_EXACT
-from agents.studies.rewards.tasks import ENVIRONMENTS
+from agents.studies.rewards.tasks import ENVIRONMENTS, UNSCORED
 
 CHANCE = "random"
 
@@ -52,7 +52,7 @@ def strata(rows: Sequence[Row], signal: str, *, like: str | None = None) -> list
     """
     cells: dict[tuple[str, int], list[float]] = {}
     others = {(row["task"], row["batch_size"]) for row in _outcomes(rows) if row["signal"] == like}
-    for row in _outcomes(rows):
+    for row in _scored(rows):
         key = row["task"], row["batch_size"]
         if row["signal"] == signal and (like is None or key in others):
             cells.setdefault(key, []).append(row["score"])
@@ -122,7 +122,7 @@ def scores_table(rows: Sequence[Row]) -> Table:
     """One line per signal and batch size: all tasks together, and each; mean over seeds and 95 % interval."""
     tasks, outcomes = tasks_of(rows), _outcomes(rows)
     auc = ["noisy split's AUC"] if "noisy" in tasks else []
-    title = "Score per task (0: uniform draws, 1: the oracle's)"
+    title = "Score per task (0: uniform draws, 1: the oracle's; of wanted 0 is best, and it is in no mean)"
     table = Table(title, ["signal", "n", "all tasks", *tasks, *auc, "seeds"])
     for size in sorted({row["batch_size"] for row in outcomes}):
         for signal in signals_of(rows):
@@ -242,7 +242,7 @@ def cost_table(rows: Sequence[Row]) -> Table:
 def worst_task(rows: Sequence[Row], signal: str) -> str:
     """The task on which a signal's mean score is lowest, and that score: interquartile means leave it out."""
     cells: dict[str, list[float]] = {}
-    for row in _outcomes(rows):
+    for row in _scored(rows):
         if row["signal"] == signal:
             cells.setdefault(row["task"], []).append(row["score"])
     means = [(statistics.fmean(scores), task) for task, scores in cells.items()]
@@ -266,6 +266,10 @@ def _cost_cells(row: Row) -> list[str]:
 
 def _outcomes(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row["measure"] == "outcome"]
+
+
+def _scored(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in _outcomes(rows) if row["task"] not in UNSCORED]
 
 
 def _of(rows: Sequence[Row], measure: str, signal: str) -> list[Row]:

@@ -35,6 +35,7 @@ class SplitTask:
         bad: The splits; none where all are wanted, and uniform draws are right.
         start: Share of training after which draws count.
         data: From the benchmark's data set to the task's.
+        own: Data of its own, whatever the benchmark's are.
         oracle: From the data set to the chance of each split that is right; by default never a bad one.
     """
 
@@ -43,6 +44,7 @@ class SplitTask:
     bad: tuple[int, ...] = (0,)
     start: float = 0.0
     data: Callable[[Dataset], Dataset] | None = None
+    own: Callable[[], Dataset] | None = None
     oracle: Callable[[Dataset], list[float]] | None = None
 
     @property
@@ -52,6 +54,8 @@ class SplitTask:
 
     def dataset(self, name: str) -> str | Dataset:
         """What the environment trains on; a name where it is the benchmark's own."""
+        if self.own is not None:
+            return self.own()
         return name if self.data is None else self.data(load_dataset(name))
 
     def score(self, draws: torch.Tensor, dataset: Dataset) -> float:
@@ -139,13 +143,16 @@ SPLIT_TASKS: dict[str, SplitTask] = {
         "packages of Python's standard library, one of them with its bytes shuffled, and 2,000 bytes repeated",
         {"splits": "group", "network": "transformer-48-1", "optimizer": "adamw", "step_size": 3e-3, "momentum": None},
         bad=UNWANTED_SPLITS,
-        data=lambda _: mixture_dataset(""),
+        own=lambda: mixture_dataset(""),
     ),
 }
 """What controllers of splits are tried on; the paper's toy task is the first."""
 
 SOURCES = ("wanted", "several", "near", "text")
 """Tasks that are asked for by name: what people's own sources are like."""
+
+UNSCORED = tuple(name for name, task in SPLIT_TASKS.items() if not task.has_oracle)
+"""Tasks on which nothing is better than uniform draws: what they cost is in accuracies, and they are in no mean score."""
 
 ENVIRONMENTS = {
     **dict.fromkeys(SPLIT_TASKS, "GAR/DataSplit-v1"),
