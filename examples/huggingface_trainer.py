@@ -9,7 +9,7 @@ import tempfile
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, StackDataset
-from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
 from agents import LearnedMixture
 from agents.studies.mixture.sources import UNWANTED, mixture_dataset
@@ -19,34 +19,30 @@ wanted = torch.tensor([data.groups.index(name) for name in data.groups if name n
 sample = torch.isin(data.group_train, wanted).nonzero().flatten()[::8]  # an eighth of what is wanted, not trained on
 left = torch.ones(len(data.x_train), dtype=torch.bool).index_fill(0, sample, False)
 rows = {name: ((data.group_train == i) & left).nonzero().flatten() for i, name in enumerate(data.groups)}
+mixture = LearnedMixture(rows, batch_size=16)  # its state_dict() belongs into a checkpoint of one's own
 
 
 def losses(output, labels):
-    """Each sequence's, in nats per byte."""
-    return F.cross_entropy(output.logits.float().transpose(1, 2), labels, reduction="none").mean(1)
+    return F.cross_entropy(output.logits.float().transpose(1, 2), labels, reduction="none").mean(1)  # nats per byte
 
 
 class MixtureTrainer(Trainer):
-    """Draws by a mixture, and pays it when the optimizer has moved."""
-
-    mixture = LearnedMixture(rows, batch_size=16)
-
     def get_train_dataloader(self):
-        """Whose batches are the mixture's draws."""
-        return DataLoader(self.train_dataset, batch_sampler=self.mixture)
+        return DataLoader(self.train_dataset, batch_sampler=mixture)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        """Forward and backward, by the mixture."""
         model.train()
-        if self.state.global_step > getattr(self, "paid", 0):  # the optimizer has moved: pay what it moved by
-            some = sample[torch.randint(len(sample), (4,))]
-            x, y = data.x_train[some].to(model.device), data.y_train[some].to(model.device)
-            self.mixture.pay(lambda: losses(model(x), y).mean())
-            self.paid = self.state.global_step
         x, y = inputs["input_ids"].to(model.device), inputs["labels"].to(model.device)
+        share = 1 / self.current_gradient_accumulation_steps
         with self.accelerator.autocast():
-            accumulated = 1 / self.args.gradient_accumulation_steps
-            return self.mixture.record(model, x, lambda output: losses(output, y), loss_scale=accumulated).mean()
+            return share * mixture.record(model, x, lambda output: losses(output, y), loss_scale=share).mean()
+
+
+class Pay(TrainerCallback):
+    def on_step_end(self, args, state, control, model=None, **kwargs):  # the optimizer has moved
+        some = sample[torch.randint(len(sample), (4,))]
+        x, y = data.x_train[some].to(model.device), data.y_train[some].to(model.device)
+        mixture.pay(lambda: losses(model(x), y).mean())
 
 
 small = {"n_embd": 64, "n_layer": 1, "n_head": 2, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
@@ -54,6 +50,7 @@ model = GPT2LMHeadModel(GPT2Config(vocab_size=256, n_positions=96, bos_token_id=
 with tempfile.TemporaryDirectory() as folder:
     steps, quiet = int(os.environ.get("STEPS", 100)), {"report_to": "none", "save_strategy": "no"}
     arguments = TrainingArguments(folder, max_steps=steps, learning_rate=3e-3, logging_steps=25, **quiet)
-    MixtureTrainer(model, arguments, train_dataset=StackDataset(input_ids=data.x_train, labels=data.y_train)).train()
-for name, chance in MixtureTrainer.mixture.probabilities.items():
+    trained_on = StackDataset(input_ids=data.x_train, labels=data.y_train)
+    MixtureTrainer(model, arguments, train_dataset=trained_on, callbacks=[Pay()]).train()
+for name, chance in mixture.probabilities.items():
     print(f"{name:<20} {chance:6.1%}{'  (not wanted)' if name in UNWANTED else ''}")

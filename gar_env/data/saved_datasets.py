@@ -11,17 +11,22 @@ import numpy as np
 from gar_env.data.dataset import Dataset
 from gar_env.data.text import BYTES, LENGTH, token_dataset
 from gar_env.errors import DatasetFormatError, MissingExtraError
-from gar_env.registry import did_you_mean
 
 MARK = "dataset_dict.json"
 """What ``DatasetDict.save_to_disk`` leaves in its folder."""
 
+SINGLE = "dataset_info.json"
+"""What ``Dataset.save_to_disk`` leaves: one part alone."""
+
 IDS, TEXT, SOURCE = "input_ids", "text", "source"
+
+LARGEST = 2**22
+"""Tokens of a vocabulary: more is no tokenizer's."""
 
 
 def is_saved(root: Path) -> bool:
-    """Whether a folder was written by ``DatasetDict.save_to_disk``."""
-    return (root / MARK).is_file()
+    """Whether a folder was written by ``save_to_disk``."""
+    return (root / MARK).is_file() or (root / SINGLE).is_file()
 
 
 def load_saved_datasets(root: str | Path, length: int = LENGTH) -> Dataset:
@@ -39,6 +44,11 @@ def load_saved_datasets(root: str | Path, length: int = LENGTH) -> Dataset:
         DatasetFormatError: If a part or a column is missing, or of another kind; as :func:`token_dataset`.
         MissingExtraError: If ``datasets`` is not installed.
     """
+    if not (Path(root) / MARK).is_file():
+        raise DatasetFormatError(
+            f"{root} is one saved Dataset; expected a DatasetDict with the parts train and test: "
+            "DatasetDict({'train': ..., 'test': ...}).save_to_disk(...)."
+        )
     try:
         import datasets
     except ImportError as error:
@@ -47,6 +57,7 @@ def load_saved_datasets(root: str | Path, length: int = LENGTH) -> Dataset:
         ) from error
     try:
         saved: Any = datasets.load_from_disk(str(root))
+        saved.reset_format()
     except Exception as error:  # whatever Arrow, JSON or pickled features come to
         raise DatasetFormatError(f"{root} cannot be read as saved datasets: {type(error).__name__}: {error}") from error
     test = "test" if "test" in saved else "validation"
@@ -60,6 +71,8 @@ def load_saved_datasets(root: str | Path, length: int = LENGTH) -> Dataset:
     vocabulary: Any = BYTES
     if ids:
         vocabulary = 1 + max(int(stream.max(initial=0)) for part in (train, tested) for stream in part.values())
+        if vocabulary > LARGEST:
+            raise DatasetFormatError(f"{root}: the token {vocabulary - 1} is of no vocabulary; at most {LARGEST - 1}.")
     return token_dataset(train, tested, length=length, vocabulary=vocabulary, name=Path(root).name)
 
 
@@ -67,14 +80,17 @@ def _streams(part: Any, name: str, where: str, ids: bool) -> Mapping[str, np.nda
     """One long stream for each source, in the order of their rows."""
     column = IDS if ids else TEXT
     if column not in part.column_names:
-        raise DatasetFormatError(
-            f"{where}: {name} has the columns {', '.join(part.column_names)}; expected {IDS!r} or {TEXT!r}, and "
-            f"{SOURCE!r} if there are several.{did_you_mean(TEXT, part.column_names)}"
-        )
+        wanted = f"{IDS!r}, as train has" if ids else f"{IDS!r} or {TEXT!r}, and {SOURCE!r} if there are several"
+        raise DatasetFormatError(f"{where}: {name} has the columns {', '.join(part.column_names)}; expected {wanted}.")
     names = [where] * len(part)
     if SOURCE in part.column_names:
         labels = getattr(part.features[SOURCE], "names", None)
-        names = [str(labels[own] if labels else own) for own in part[SOURCE]]
+        for row, own in enumerate(part[SOURCE]):
+            if own is None or (labels and not 0 <= own < len(labels)):
+                raise DatasetFormatError(
+                    f"{where}: row {row} of {name} has the source {own}. Leave the row out, or name its source."
+                )
+            names[row] = str(labels[own] if labels else own)
     found: dict[str, list[np.ndarray]] = {}
     for source, row in zip(names, part[column], strict=True):
         if ids:

@@ -114,12 +114,13 @@ class SlotConfig(SharedConfig):
     """Options of a slot environment. With strings, numbers and booleans alone, ``spec.to_json()`` works.
 
     Args:
-        dataset: A registered name, an ``.npz`` path or an image folder: :func:`gar_env.data.load_dataset`; or a
-            :class:`gar_env.data.Dataset`.
+        dataset: A registered name, or the path of an ``.npz`` file or of a folder, of images, of text or of saved
+            datasets: :func:`gar_env.data.load_dataset`; or a :class:`gar_env.data.Dataset`.
         download: Whether torchvision may fetch the data.
         image_size: Height and width to resize an image folder to.
         image_background: ``"white"`` or ``"black"``, under transparent images of a folder.
-        sequence_length: Bytes in a sequence: with it a folder is read as text, one sub-folder a source.
+        sequence_length: Tokens in a sequence: with it a folder is read as text, one sub-folder a source; of datasets
+            that Hugging Face saved, 128 by default.
         inputs: Of images: ``"unit"`` [0, 1], ``"symmetric"`` [-1, 1] or ``"standardised"``. Vectors are standardised
             with the last, and else taken as they are, as tokens always are.
         network: A name, or a function ``(input_shape, num_outputs) -> nn.Module``:
@@ -138,7 +139,9 @@ class SlotConfig(SharedConfig):
             batches: :func:`gar_env.data.read_target`.
         target_batch_size: Examples in a held-out batch; ``None`` is as many as there are slots.
         pay_tokens: Of data that are tokens: whether ``infos["token_rewards"]``, ``[n, T]``, says what each token of a
-            slot's sequence was paid by the gradient that pays; they sum to its GAR. Two more forward passes.
+            slot's sequence contributed to its alignment with the gradient that pays. They sum to the reward ``"gar"``
+            (``"validation_gar"``); of ``"distinct_gar"`` they do not leave out what is identical, and of others they
+            are the alignment all the same. Two more forward passes, in float32.
 
     Raises:
         ConfigurationError: If an option is unknown, out of range, or contradicts another.
@@ -180,6 +183,11 @@ class SlotConfig(SharedConfig):
             )
         if self.target_batch_size is not None and self.target_batch_size < 1:
             raise ConfigurationError(f"target_batch_size={self.target_batch_size} must be at least 1.")
+        if self.pay_tokens and self.precision != "float32":
+            raise ConfigurationError(
+                f"pay_tokens takes a difference of two passes, for which precision={self.precision!r} is too coarse. "
+                "Use 'float32'."
+            )
         if self.target is not None and self.heldout_share:
             raise ConfigurationError(
                 f"heldout_share={self.heldout_share} and target={shown(self.target)} both say what is held out. Leave "
@@ -203,7 +211,7 @@ class SlotConfig(SharedConfig):
     @property
     def resolved_weights(self) -> str:
         """How much an example of the reference counts, in force."""
-        return self.reference_weights or "all"
+        return "all" if self.reference_weights is None else self.reference_weights
 
     @property
     def reward_needs(self) -> Need:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from gar_env.alignment import align, pair_products
 from gar_env.data import Batch
+from gar_env.errors import UnsupportedLayerError
 from gar_env.rewards.signal import Evidence, Need, RewardSignal, register_reward
 
 
@@ -30,6 +31,11 @@ class DistinctGAR(RewardSignal):
 
     needs = Need.TAPE | Need.NEXT_GRADIENT | Need.PASS | Need.NEXT_PASS
 
+    def __init__(self) -> None:
+        self.tried = False
+        """Whether products have been read once: a network that has none is refused at its first step, not at the first
+        identical pair."""
+
     def __call__(self, evidence: Evidence) -> Tensor:
         """One alignment per slot, ``[n]``."""
         paid, following = evidence.paid, evidence.following
@@ -40,7 +46,17 @@ class DistinctGAR(RewardSignal):
         if following is None or following.tape is None:  # too few examples for a pass: the gradient is zero
             return found
         rows, others = identical_pairs(paid.batch, following.batch)
-        products = pair_products(evidence.tape, following.tape, rows, others)
+        try:
+            if not self.tried and not len(rows):
+                first = rows.new_zeros(1)
+                pair_products(evidence.tape, following.tape, first, first)
+            self.tried = True
+            products = pair_products(evidence.tape, following.tape, rows, others)
+        except UnsupportedLayerError as error:
+            raise UnsupportedLayerError(
+                f"reward='distinct_gar', the default of GAR/DataSplit-v1, reads single examples' gradients. {error} "
+                "reward='gar' does without."
+            ) from error
         # The gradient is a sum over that many: over all slots, where some were left out of the pass.
         n = following.tape.n / following.loss_scale
         counted = torch.ones_like(products) if following.shares is None else following.shares[others]

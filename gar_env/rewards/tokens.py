@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -26,13 +27,14 @@ def token_alignment(repeat: Repeat, direction: Mapping[str, Tensor]) -> Tensor:
         direction: The gradient that pays, by parameter name.
 
     Returns:
-        float32 ``[n, T]``; 0 of padding, and along a gradient that vanished.
+        float32 ``[n, T]``; 0 of padding, and along a gradient that vanished. NaN along one that is not finite.
     """
     length = torch.stack([g.square().sum() for g in direction.values()]).sum().sqrt()
     paid = repeat.paid
     loss = TokenCrossEntropy(paid.batch.targets)
-    if not float(length) > 0:
-        return torch.zeros(paid.batch.targets.shape, device=paid.losses.device)
+    if not 0 < float(length) < math.inf:
+        vanished = float(length) == 0
+        return torch.full(paid.batch.targets.shape, 0.0 if vanished else math.nan, device=paid.losses.device)
     epsilon = LENGTH / length
     moved = [
         {n: p + way * epsilon * direction[n] if n in direction else p for n, p in repeat.before.items()}

@@ -1,12 +1,14 @@
 """The reward benchmark: its tasks and measures."""
 
 import itertools
+from dataclasses import replace
 
 import gymnasium
 import pytest
 import torch
 
 from agents.policies import InvertedSoftmax
+from agents.studies.mixture.sources import mixture_dataset
 from agents.studies.rewards.arms import ARMS
 from agents.studies.rewards.cost import CostJob
 from agents.studies.rewards.fidelity import (
@@ -19,6 +21,7 @@ from agents.studies.rewards.fidelity import (
 from agents.studies.rewards.jobs import parallel_jobs
 from agents.studies.rewards.outcome import OutcomeJob, baselines_of
 from agents.studies.rewards.study import RewardsStudy
+from agents.studies.rewards.tables import strata, worst_task
 from agents.studies.rewards.tasks import ENVIRONMENTS, SPLIT_TASKS, hard_and_easy
 from gar_env.data import load_dataset
 from rollouts import make
@@ -55,6 +58,23 @@ def test_networks_of_all_arms_take_equally_many_steps(arm):
     assert len(counted) == job.env_steps
     assert row["test_accuracy"] > 0.1
     assert {"signal": arm, "task": task}.items() <= job.identity.items()
+
+
+def test_the_text_task_is_told_by_its_text(monkeypatch):
+    before = OutcomeJob("text", "gar", 0)
+    assert before.data == "text sources"
+    other = replace(mixture_dataset(""), name="other")
+    other = replace(other, x_train=other.x_train.flip(0))
+    config = before.identity["config"]
+    monkeypatch.setitem(SPLIT_TASKS, "text", replace(SPLIT_TASKS["text"], own=lambda: other))
+    assert OutcomeJob("text", "gar", 0).identity["config"] != config
+
+
+def test_where_all_is_wanted_scores_are_in_no_mean():
+    row = {"measure": "outcome", "signal": "gar", "batch_size": 8, "seed": 0, "test_accuracy": 0.9}
+    rows = [{**row, "task": "noisy", "score": 0.8}, {**row, "task": "wanted", "score": -0.5}]
+    assert strata(rows, "gar") == [[0.8]]
+    assert worst_task(rows, "gar") == "noisy 0.80"
 
 
 def test_an_arm_is_another_configuration_than_its_signal():

@@ -8,11 +8,13 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import torch
 
 from agents.controllers.native import ReinforceOptions
 from agents.policies import InvertedSoftmax, Keep
 from agents.training.arguments import parse
 from gar_env.data import load_dataset, token_dataset
+from gar_env.errors import ConfigurationError, UnknownNameError, UnsupportedLayerError
 from gar_env.rewards import Need, RewardSignal
 
 N = 16
@@ -76,6 +78,27 @@ def test_defaults_give_way_to_what_they_do_not_go_with(options, reference, weigh
     env = made("GAR/DataWeight-v1", **options)
     assert (env.reference, env.config.resolved_weights) == (reference, weights)
     rewards_of(env, np.arange(N) % 2)
+
+
+def test_networks_that_the_default_reward_cannot_read_are_told_what_can():
+    class Recurrent(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.out = torch.nn.LSTM(8, 8, batch_first=True), torch.nn.Linear(8, 10)
+
+        def forward(self, x):
+            return self.out(self.inner(x[:, 0])[0][:, -1])
+
+    for options in ({"network": lambda shape, outputs: Recurrent()}, {"way": "finite_difference"}):
+        env = made("GAR/DataSplit-v1", **options)
+        env.reset(seed=0)
+        with pytest.raises(UnsupportedLayerError, match="reward='gar' does without"):
+            env.step(np.arange(N) % 10)
+        rewards_of(made("GAR/DataSplit-v1", reward="gar", **options), np.arange(N) % 10)
+    with pytest.raises(ConfigurationError, match=r"num_envs is 1\. Use 2 at least, or reference='policy'"):
+        gymnasium.make_vec("GAR/DataWeight-v1", num_envs=1, network="fc")
+    with pytest.raises(UnknownNameError, match="No reference weight is called ''"):
+        made("GAR/DataWeight-v1", reference_weights="")
 
 
 def test_a_target_takes_the_place_of_the_other_half():

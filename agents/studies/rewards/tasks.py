@@ -152,7 +152,7 @@ SOURCES = ("wanted", "several", "near", "text")
 """Tasks that are asked for by name: what people's own sources are like."""
 
 UNSCORED = tuple(name for name, task in SPLIT_TASKS.items() if not task.has_oracle)
-"""Tasks on which nothing is better than uniform draws: what they cost is in accuracies, and they are in no mean score."""
+"""Tasks on which nothing is better than uniform draws: in no mean score; what they cost is in accuracies."""
 
 ENVIRONMENTS = {
     **dict.fromkeys(SPLIT_TASKS, "GAR/DataSplit-v1"),

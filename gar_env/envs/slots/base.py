@@ -331,7 +331,7 @@ class SlotVectorEnv(SharedNetworkEnv):
         if Need.HELDOUT_GRADIENT in self.signal.needs:
             heldout = self._look_at_heldout().gradient
         if self.config.pay_tokens:
-            self._token_rewards = self._pay_tokens(trained, gradient)
+            self._token_rewards = self._pay_tokens(trained, gradient if heldout is None else heldout)
         evidence = Evidence(self.num_envs, loss, next_gradient=gradient, heldout_gradient=heldout)
         return self.evaluator.pay(trained, evidence, collected, step=self.steps + 1, following=following)
 

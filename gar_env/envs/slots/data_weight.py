@@ -224,8 +224,9 @@ class DataWeightVectorEnv(SlotVectorEnv):
             return loss, rewards
         weights = paid_for / (config.weight_levels - 1)
         if_kept = rewards
-        if self.evaluator.reads_examples and (whole or config.pay_dropped):
-            rewards = rewards * weights
+        if whole or config.pay_dropped:
+            if self.evaluator.reads_examples:
+                rewards = rewards * weights
             if self._token_rewards is not None:
                 self._token_rewards = self._token_rewards * weights[:, None]
         if config.keep_bonus:

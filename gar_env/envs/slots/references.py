@@ -50,7 +50,10 @@ def check_references(config: SlotConfig, evaluator: Evaluator) -> None:
             "too; reference='other_half' pays by a gradient before the step. Use 'gar'."
         )
     if halves and evaluator.num_envs < 2:
-        raise ConfigurationError("reference='other_half' halves the batch, and num_envs is 1. Use 2 at least.")
+        raise ConfigurationError(
+            "reference='other_half', the default of GAR/DataWeight-v1, halves the batch, and num_envs is 1. Use 2 at "
+            "least, or reference='policy'."
+        )
     if config.resolved_weights != "all" and not needs & (PAYING | Need.HELDOUT_GRADIENT):
         raise ConfigurationError(
             f"reference_weights={config.resolved_weights!r} weighs the gradient that pays, and reward={name!r} reads "

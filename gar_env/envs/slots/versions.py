@@ -74,7 +74,9 @@ class DataWeightV1Config(DataWeightConfig):
     @property
     def resolved_weights(self) -> str:
         """See :class:`~gar_env.envs.SlotConfig`."""
-        return self.reference_weights or ("mae" if self.resolved_reference == "other_half" else "all")
+        if self.reference_weights is None and self.resolved_reference == "other_half":
+            return "mae"
+        return super().resolved_weights
 
     @property
     def resolved_corrupt(self) -> str:
