@@ -14,13 +14,13 @@ import statistics
 import time
 from collections.abc import Callable
 
-import gymnasium
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 import gar_env  # noqa: F401 - registers the environments
 from agents.jobs.provenance import provenance
+from gar_env.envs import DataSplitVectorEnv
 from gar_env.networks import build_network
 
 CASES = {
@@ -68,13 +68,12 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     envs = {
-        name: gymnasium.make_vec(
-            "GAR/DataSplit-v1",
-            num_envs=args.num_envs,
+        name: DataSplitVectorEnv(
+            args.num_envs,
             dataset=args.dataset,
             network=args.network,
             num_steps=10 * args.rounds,
-            **{"reward": "gar", **options},
+            **options,
         )
         for name, (options, _) in CASES.items()
     }

@@ -2,7 +2,7 @@
 
     python benchmarks/own_data.py weights [--seeds 0 1 2 3 4] [--corrupt "symmetric_noise(0.4)" ""] [--data cifar10.npz]
     python benchmarks/own_data.py values [--seeds 0 1 2 3 4] [--mistakes random next weak]
-    python benchmarks/own_data.py agents [--seeds 0 1 ... 19] [--pays heldout policy distinct]
+    python benchmarks/own_data.py agents [--seeds 0 1 ... 19] [--pays heldout policy distinct v1]
     python benchmarks/own_data.py time [--text SOURCES.npz] [--rounds 7]
 
 One thread; a line for each run as it comes, then a table with 95 % bootstrap intervals over seeds. ``weights`` and
@@ -229,6 +229,7 @@ def agents(args: argparse.Namespace) -> Iterator[Line]:
         "heldout": {"reference": "heldout", "reward": "gar"},
         "policy": {"reference": "policy", "reward": "gar"},
         "distinct": {"reference": "policy", "reward": "distinct_gar"},
+        "v1": {},
     }
     for name in ("sb3-ppo", "sb3-a2c", "sb3-dqn"):
         for what in args.pays:
@@ -288,7 +289,9 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="*", type=int)
     parser.add_argument("--corrupt", nargs="*", default=["symmetric_noise(0.4)", "", "asymmetric_noise(0.35)"])
     parser.add_argument("--mistakes", nargs="*", choices=("random", "next", "weak"), default=["random", "next", "weak"])
-    parser.add_argument("--pays", nargs="*", choices=("heldout", "policy", "distinct"), default=["heldout", "policy"])
+    parser.add_argument(
+        "--pays", nargs="*", choices=("heldout", "policy", "distinct", "v1"), default=["heldout", "policy"]
+    )
     args = parser.parse_args()
     args.seeds = args.seeds or list(range(20 if args.part == "agents" else 5))
     torch.set_num_threads(1)

@@ -44,7 +44,7 @@ def main() -> None:
     print(f"fc_bn, {args.dataset}, n = {args.num_envs}, {args.rounds} rounds, one thread")
     print(f"{machine['machine']}, torch {machine['torch']}, commit {machine['commit']}")
     for name in ("GAR/DataSplit-v1", "GAR/DataWeight-v1"):
-        options = {"num_steps": LENGTH, "dataset": args.dataset, "reward": "gar"}
+        options = {"num_steps": LENGTH, "dataset": args.dataset, "reward": "gar", "reference": "policy"}
         bare = gymnasium.make_vec(name, num_envs=args.num_envs, autoreset_mode="SameStep", **options)
         adapted = make_sb3_env(name, args.num_envs, **options)
         choices = int(adapted.action_space.n)  # pyright: ignore[reportAttributeAccessIssue]

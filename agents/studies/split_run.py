@@ -1,11 +1,10 @@
-"""One training run on ``GAR/DataSplit-v1`` with one controller: the unit of the demo and of table 1."""
+"""One training run on ``GAR/DataSplit-v0`` with one controller: the unit of the demo and of table 1."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import gymnasium
 import torch
 from torch import Tensor
 
@@ -76,14 +75,14 @@ def run_split(
             draws a corrupted split).
         seed: Of environment and controller.
         num_envs: Batch size.
-        env_options: Of ``GAR/DataSplit-v1``, but for ``reward`` and ``output``.
+        env_options: Of ``GAR/DataSplit-v0``, but for ``reward`` and ``output``.
         agent_options: Of :class:`~agents.Reinforce`.
         on_step: Called after each step.
     """
     fixed = arm in FIXED_ARMS
     # Fixed arms ask for the reward that needs no tape: they are not paid, and train on the same number of batches.
     options = {**env_options, "reward": "nslr" if fixed else arm, "output": "torch"}
-    env = gymnasium.make_vec("GAR/DataSplit-v1", num_envs=num_envs, **options)
+    env = DataSplitVectorEnv(num_envs, **options)
     slots = env.unwrapped
     assert isinstance(slots, DataSplitVectorEnv)
     k = slots.num_splits

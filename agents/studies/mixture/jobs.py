@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import gymnasium
 import numpy as np
 
 import gar_env  # noqa: F401 - registers the environments
@@ -18,6 +17,7 @@ from agents.jobs.results import Row
 from agents.policies import FixedPolicy
 from agents.studies.mixture.sources import UNWANTED, mixture_dataset, wanted
 from gar_env.data import Dataset
+from gar_env.envs import DataSplitVectorEnv
 
 TARGET_BYTES = 50_000
 """Of each wanted source, put aside as a target."""
@@ -61,6 +61,7 @@ ARMS: dict[str, Arm] = {
     "target, DoGE's weights": Arm(DomainWeightsOptions(), SMALL, target=True),
     "target, DGA's weights": Arm(DomainWeightsOptions(average=0.9), SMALL, target=True),
     "gar, softmax": Arm(SOFTMAX, {"reference": "policy"}),
+    "distinct_gar, uniform reference, keep": Arm(KEEP, {"reference": "uniform", "reward": "distinct_gar"}),
     "distinct_gar, keep": Arm(KEEP, {"reference": "policy", "reward": "distinct_gar"}),
 }
 
@@ -125,12 +126,10 @@ class MixtureJob:
 
 def environment_of(arm: Arm, data: Dataset, *, steps: int, device: str = "cpu") -> Any:
     """An arm's environment, of so many steps."""
-    options = {"reward": "gar", **TRAINING, **arm.options}
+    options = {**TRAINING, **arm.options}
     if arm.target:
         options["target"] = target_of(data)
-    return gymnasium.make_vec(
-        "GAR/DataSplit-v1", num_envs=SLOTS, num_steps=steps, dataset=data, device=device, output="torch", **options
-    )
+    return DataSplitVectorEnv(SLOTS, num_steps=steps, dataset=data, device=device, output="torch", **options)
 
 
 def agent_of(arm: Arm, env: Any, seed: int) -> Agent:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+UNIFORM: dict[str, Any] = {"reference": "uniform"}
 HELDOUT: dict[str, Any] = {"reference": "heldout"}
 WEIGHED: dict[str, Any] = {"reference": "other_half", "reference_weights": "mae"}
 
@@ -33,11 +34,13 @@ ARMS: dict[str, Arm] = {
     "gar-keep": Arm("gar", "keep"),
     "gar-softmax": Arm("gar", "softmax"),
     "distinct_gar-keep": Arm("distinct_gar", "keep"),
+    "distinct_gar-uniform": Arm("distinct_gar", "inverted", UNIFORM),
+    "distinct_gar-uniform-keep": Arm("distinct_gar", "keep", UNIFORM),
     "distinct_gar-softmax": Arm("distinct_gar", "softmax"),
     "heldout": Arm("gar", "inverted", HELDOUT, trains_on_reference=False),
     "heldout-keep": Arm("gar", "keep", HELDOUT, trains_on_reference=False),
     "heldout-softmax": Arm("gar", "softmax", HELDOUT, trains_on_reference=False),
-    "uniform_reference": Arm("gar", "inverted", {"reference": "uniform"}),
+    "uniform_reference": Arm("gar", "inverted", UNIFORM),
     "other_half": Arm("gar", "inverted", {"reference": "other_half"}, trains_on_reference=False),
     "agree": Arm("gar", "inverted", {"reference_weights": "agree"}, trains_on_reference=False),
     "mae": Arm("gar", "inverted", {"reference_weights": "mae"}, trains_on_reference=False),

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import gymnasium
 import torch
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from agents.jobs.results import Row
 from agents.measures.timing import interleaved, peak_bytes
 from agents.studies.rewards.signals import code_of, short
 from agents.studies.rewards.tasks import HELDOUT_SHARE
+from gar_env.envs import DataSplitVectorEnv
 from gar_env.rewards import REWARDS, Evidence, Need, RewardSignal
 
 WARM_UP, PEAKS = 2, 3
@@ -87,9 +87,8 @@ class CostJob:
         """Time both, and count what they allocate."""
         steps: dict[str, Callable[[], object]] = {}
         for name, reward in (("plain", Nothing()), ("paid", self.signal)):
-            env = gymnasium.make_vec(
-                "GAR/DataSplit-v1",
-                num_envs=self.batch_size,
+            env = DataSplitVectorEnv(
+                self.batch_size,
                 output="torch",
                 dataset=self.dataset,
                 reward=reward,

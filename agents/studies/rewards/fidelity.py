@@ -29,7 +29,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 from scipy.stats import spearmanr
@@ -129,9 +128,8 @@ class FidelityJob:
         """Train, hold, draw and compare."""
         compares = self.batch_size <= LARGEST_EXACT
         witness = Witness(REWARDS[self.signal](), short(self.signal), compares=compares)
-        env = gymnasium.make_vec(
-            "GAR/DataSplit-v1",
-            num_envs=self.batch_size,
+        env = DataSplitVectorEnv(
+            self.batch_size,
             output="torch",
             dataset=self.dataset,
             reward=witness,
@@ -139,7 +137,7 @@ class FidelityJob:
         )
         slots: Any = env.unwrapped
         assert isinstance(slots, DataSplitVectorEnv)
-        witness = slots.signal  # Gymnasium copies what it is given
+        witness = slots.signal
         assert isinstance(witness, Witness)
         env.reset(seed=self.seed)
         policy, generator = InvertedSoftmax(slots.num_splits), named_generator(self.seed, "policy")

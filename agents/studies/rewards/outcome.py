@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import gymnasium
 import torch
 from torch import Tensor
 
@@ -22,7 +21,7 @@ from agents.studies.controllers.jobs import Watch, weights_row
 from agents.studies.invariances.jobs import ENV_OPTIONS as ARROWS, online, run_arrows
 from agents.studies.rewards.arms import ARMS, Arm
 from agents.studies.rewards.signals import code_of, normalisation_of, short
-from agents.studies.rewards.tasks import ENVIRONMENTS, HELDOUT_SHARE, SPLIT_TASKS, TRAINING
+from agents.studies.rewards.tasks import HELDOUT_SHARE, SPLIT_TASKS, TRAINING
 from agents.training.loops import start_session
 from gar_env.envs import DataSplitVectorEnv, DataWeightVectorEnv
 
@@ -149,7 +148,7 @@ class OutcomeJob:
     def _splits(self, on_step: Callable[[], None]) -> Row:
         task = SPLIT_TASKS[self.task]
         options = {**self.options, "dataset": task.dataset(self.dataset), "output": "torch"}
-        env = gymnasium.make_vec(ENVIRONMENTS[self.task], num_envs=self.batch_size, **options)
+        env = DataSplitVectorEnv(self.batch_size, **options)
         slots: Any = env.unwrapped
         assert isinstance(slots, DataSplitVectorEnv)
         k, learned = slots.num_splits, self.signal not in BASELINES

@@ -26,13 +26,14 @@ class RewardsStudy(Study):
     signals: tuple[str, ...] = ()
     """By name, package.module:name for your own; all of ours by default. random is always among them."""
     env: tuple[str, ...] = ()
-    """Only tasks of these: GAR/DataSplit-v1, GAR/DataWeight-v0, GAR/Augment-v0."""
+    """Only tasks of these: GAR/DataSplit-v0, GAR/DataWeight-v0, GAR/Augment-v0."""
     tasks: tuple[str, ...] = ()
     """noisy, trivial, redundant, hard, labels, arrows, which are the default; wanted, several, near, text."""
     arms: tuple[str, ...] = ()
     """Signals with another reference or policy, for outcomes: gar-keep, gar-softmax, distinct_gar-keep,
-    distinct_gar-softmax, heldout, heldout-keep, heldout-softmax, uniform_reference, other_half, agree, mae,
-    mae_half, mae_half-bonus."""
+    distinct_gar-softmax, distinct_gar-uniform, distinct_gar-uniform-keep (the defaults of DataSplit-v1), heldout,
+    heldout-keep, heldout-softmax, uniform_reference, other_half, agree, mae, mae_half, mae_half-bonus (those of
+    DataWeight-v1)."""
     seeds: int = 5
     """Runs per signal, task and batch size."""
     first_seed: int = 0

@@ -27,7 +27,7 @@ UNWANTED_SPLITS = tuple(range(len(PACKAGES), len(PACKAGES) + len(UNWANTED)))
 
 @dataclass(frozen=True)
 class SplitTask:
-    """A task on ``GAR/DataSplit-v1``: how often are some splits drawn?
+    """A task on ``GAR/DataSplit-v0``: how often are some splits drawn?
 
     Args:
         about: What these splits are.
@@ -155,7 +155,7 @@ UNSCORED = tuple(name for name, task in SPLIT_TASKS.items() if not task.has_orac
 """Tasks on which nothing is better than uniform draws: in no mean score; what they cost is in accuracies."""
 
 ENVIRONMENTS = {
-    **dict.fromkeys(SPLIT_TASKS, "GAR/DataSplit-v1"),
+    **dict.fromkeys(SPLIT_TASKS, "GAR/DataSplit-v0"),
     "labels": "GAR/DataWeight-v0",
     "arrows": "GAR/Augment-v0",
 }

@@ -15,8 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import gymnasium
-
 import gar_env  # noqa: F401 - registers the environments
 from agents.jobs.provenance import data_fingerprint, fingerprint, provenance
 from agents.jobs.results import Row
@@ -24,6 +22,7 @@ from agents.measures.intervals import share_of_gain, summarise
 from agents.measures.tables import Table
 from agents.studies.split_run import ARMS, FIXED_ARMS, run_split
 from gar_env.data import load_dataset
+from gar_env.envs import DataSplitVectorEnv
 from gar_env.errors import ConfigurationError
 from gar_env.registry import Registry
 from gar_env.rewards import REWARDS
@@ -45,7 +44,7 @@ class Recipe:
     """How to run the experiment.
 
     Args:
-        env: Options of ``GAR/DataSplit-v1`` for all networks.
+        env: Options of ``GAR/DataSplit-v0`` for all networks.
         per_network: Options that one network has differently.
         agent: Options of :class:`~agents.Reinforce`, by signal.
     """
@@ -200,7 +199,7 @@ def table1_jobs(
     for job in jobs[: len(arms) * len(networks)]:
         # A wrong option is said once and now, not by every worker.
         options = {**job.env_options, "reward": "nslr" if job.arm in FIXED_ARMS else job.arm}
-        gymnasium.make_vec("GAR/DataSplit-v1", num_envs=num_envs, **options).close()
+        DataSplitVectorEnv(num_envs, **options).close()
     return jobs
 
 
