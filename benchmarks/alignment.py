@@ -39,6 +39,7 @@ from agents.measures.timing import interleaved, median_and_quartiles, peak_bytes
 CONTENDERS: dict[str, Callable[[Workload, str], Contender]] = {
     "hooks": Ours,
     "hooks, autotuned": functools.partial(Ours, autotune=True),
+    "hooks, bfloat16": functools.partial(Ours, precision="bfloat16"),
     "forward": functools.partial(Ours, way="forward", batch_norm="derivative"),
     "finite_difference": functools.partial(Ours, way="finite_difference", batch_norm="derivative"),
     "vmap(grad)": VmapGrad,
@@ -46,7 +47,7 @@ CONTENDERS: dict[str, Callable[[Workload, str], Contender]] = {
     "BackPACK": BackpackBatchGrad,
     "double backward": DoubleBackward,
 }
-OURS = ("hooks", "hooks, autotuned", "forward", "finite_difference")
+OURS = ("hooks", "hooks, autotuned", "hooks, bfloat16", "forward", "finite_difference")
 # A thousand per-example gradients of 616,000 parameters are 2.5 GB, and these keep two sets of them.
 SLOW = {("fc", "vmap(grad)"), ("fc", "Opacus"), ("fc", "BackPACK"), ("fc_bn", "BackPACK")}
 

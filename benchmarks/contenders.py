@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from workloads import Workload  # pyright: ignore[reportMissingImports]
 
-from gar_env.alignment import Alignment, BatchNormReading, Tape, Way, aligning
+from gar_env.alignment import Alignment, AlignmentPrecision, BatchNormReading, Tape, Way, aligning
 
 
 class Contender(ABC):
@@ -75,9 +75,12 @@ class Ours(Contender):
         batch_norm: BatchNormReading = "share",
         *,
         autotune: bool = False,
+        precision: AlignmentPrecision = "float32",
     ) -> None:
         super().__init__(workload, device)
-        self.alignment = Alignment(self.network, way=way, batch_norm=batch_norm, autotune=autotune, probe=False)
+        self.alignment = Alignment(
+            self.network, way=way, batch_norm=batch_norm, autotune=autotune, precision=precision, probe=False
+        )
         self.tape: Tape | None = None
 
     def recorded(self) -> Tape:

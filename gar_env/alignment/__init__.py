@@ -26,12 +26,13 @@ from gar_env.alignment.rerun import FiniteDifferenceTape
 from gar_env.alignment.row_gradients import align_rows
 from gar_env.alignment.rules import register_example_gradients, register_output_tangent
 from gar_env.alignment.tape import Tape
-from gar_env.alignment.ways import BATCH_NORM_READINGS, WAYS, BatchNormReading, Way, check_way
+from gar_env.alignment.ways import BATCH_NORM_READINGS, WAYS, AlignmentPrecision, BatchNormReading, Way, check_way
 
 __all__ = [
     "BATCH_NORM_READINGS",
     "WAYS",
     "Alignment",
+    "AlignmentPrecision",
     "BatchNormReading",
     "Direction",
     "FiniteDifferenceTape",

@@ -11,7 +11,7 @@ from gar_env.alignment.direction import Direction, check_direction
 from gar_env.alignment.engine import Alignment
 from gar_env.alignment.inputs import Inputs, Losses
 from gar_env.alignment.tape import Tape, check_tape, full_precision
-from gar_env.alignment.ways import BatchNormReading, Way
+from gar_env.alignment.ways import AlignmentPrecision, BatchNormReading, Way
 from gar_env.errors import LostGradientError, UnsupportedLayerError
 from gar_env.seeding import TURNS
 
@@ -26,6 +26,7 @@ def record(
     max_overhead: float | None = None,
     autotune: bool = False,
     materialise: bool = True,
+    precision: AlignmentPrecision = "float32",
     probe: bool = True,
     loss_scale: LossScale = 1.0,
 ) -> Tape:
@@ -45,6 +46,7 @@ def record(
         max_overhead: Likewise.
         autotune: Likewise.
         materialise: Likewise.
+        precision: Likewise.
         probe: Likewise.
         loss_scale: The backward pass starts from this times the mean loss, and the tape divides it out again: a
             ``torch.amp.GradScaler``, or ``1 / k`` for ``k`` accumulated micro-batches.
@@ -76,6 +78,7 @@ def record(
         max_overhead=max_overhead,
         autotune=autotune,
         materialise=materialise,
+        precision=precision,
         probe=probe,
     )
     return alignment.record(inputs, loss, loss_scale=loss_scale)

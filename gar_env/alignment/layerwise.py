@@ -114,8 +114,11 @@ def record_layers(
     coarsest = coarsest_of([losses, *structure.parameters.values(), *kept], inside)
     with structure.held():
         low = runs_in_low_precision(network)
-    low = low or coarsest.itemsize < 4
-    return LayerTape(network, losses.detach(), batch_gradient, units, scale, low_precision=low, coarsest=coarsest)
+    low = low or coarsest.itemsize < 4 or recorder.kept is not None
+    error = 0.0 if recorder.kept else None
+    return LayerTape(
+        network, losses.detach(), batch_gradient, units, scale, low_precision=low, coarsest=coarsest, error=error
+    )
 
 
 def _check_called(units: list[Unit], batch_gradient: Mapping[str, Tensor]) -> None:

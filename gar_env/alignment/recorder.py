@@ -22,14 +22,21 @@ from gar_env.errors import MixedExamplesError, UnsupportedLayerError
 
 @dataclass(eq=False)
 class Deferred(Call):
-    """A layer's input and its output's gradient, for an output tangent once the direction is known."""
+    """A layer's input and its output's gradient, for an output tangent once the direction is known.
+
+    Args:
+        x: The input, perhaps in less precision.
+        delta: The output's gradient.
+        tangents: What the output tangent is computed in, if not what :func:`_tangent_dtype` says.
+    """
 
     x: Kept
     delta: Tensor
+    tangents: torch.dtype | None = None
 
     def entry(self, unit: Unit, direction: Direction) -> Tensor:
         """See :meth:`Call.entry`."""
-        x, dtype = read(self.x, str(unit)), _tangent_dtype(self.delta)
+        x, dtype = read(self.x, str(unit)), self.tangents or _tangent_dtype(self.delta)
         local = {
             name: direction[unit.parameters[name]] if name in unit.parameters else torch.zeros_like(value)
             for name, value in unit.module._parameters.items()
@@ -76,10 +83,11 @@ class Recorder:
     Args:
         autotune: Measure how each layer's part is best computed, see :mod:`gar_env.alignment.choice`.
         materialise: Whether weight gradients may be sums of per-example ones, equal but for rounding.
+        kept: What layers' inputs are kept, and their tangents computed, in; as they are by default.
     """
 
-    def __init__(self, *, autotune: bool = False, materialise: bool = True) -> None:
-        self.autotune, self.materialise = autotune, materialise
+    def __init__(self, *, autotune: bool = False, materialise: bool = True, kept: torch.dtype | None = None) -> None:
+        self.autotune, self.materialise, self.kept = autotune, materialise, kept
         self.rows: int | None = None
         self.hooked = False
         self._units: dict[nn.Module, Unit] = {}
@@ -162,7 +170,10 @@ class Recorder:
             self._materialised.remove(module)
             return
         # One box per call, emptied when the gradient arrives: a closure over x would pin it until the graph dies.
-        box = [Kept(_first(args, kwargs))]
+        x = _first(args, kwargs)
+        if self.kept and type(module) not in EXAMPLE_GRADIENTS and x.dtype in (torch.float32, torch.float64):
+            x = x.detach().to(self.kept)
+        box = [Kept(x)]
         output.register_hook(lambda delta: self._close(unit, box, delta))
 
     def _close(self, unit: Unit, box: list[Kept], delta: Tensor) -> None:
@@ -174,7 +185,8 @@ class Recorder:
         x = box.pop()
         rule = EXAMPLE_GRADIENTS.get(type(unit.module))
         if rule is None:
-            unit.calls.append(Deferred(x, delta))
+            # Tokens are kept as they are, and looking them up is no faster in half precision.
+            unit.calls.append(Deferred(x, delta, self.kept if x.tensor.is_floating_point() else None))
         else:
             dtype = working_dtype(delta)
             gradients = rule(unit.module, x.tensor.to(dtype), delta.to(dtype))

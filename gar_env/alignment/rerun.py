@@ -147,7 +147,6 @@ class FiniteDifferenceTape(ReplayedTape):
       :mod:`gar_env.alignment.differences`.
     """
 
-    error: float | None = None
     rounding: float = 0.0
     measured: float = 0.0
     largest_error: float = ROUGH

@@ -33,6 +33,8 @@ class Tape(ABC):
         coarsest: The type of least precision that it ran in, whatever the type of the losses.
         used: Whether the tape has been read and what it kept is gone.
         listening: Whether an ``aligning`` is reading it now.
+        error: Estimated relative error of the entries as a vector, once it is read; ``None`` where they are exact but
+            for the rounding of the pass's own precision.
     """
 
     network: nn.Module
@@ -42,6 +44,7 @@ class Tape(ABC):
     coarsest: torch.dtype = field(default=torch.float32, kw_only=True)
     used: bool = field(default=False, kw_only=True)
     listening: bool = field(default=False, kw_only=True)
+    error: float | None = field(default=None, kw_only=True)
 
     way: ClassVar[str]
     """The name of the way it was recorded in."""

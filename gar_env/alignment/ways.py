@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import nn
 
 from gar_env.alignment.rules import uses_batch_statistics
@@ -35,6 +36,8 @@ Way = Literal["auto", "hooks", "forward", "finite_difference"]
 WAYS = ("auto", "hooks", "forward", "finite_difference")
 BatchNormReading = Literal["share", "derivative"]
 BATCH_NORM_READINGS = ("share", "derivative")
+AlignmentPrecision = Literal["float32", "bfloat16"]
+ALIGNMENT_PRECISIONS = ("float32", "bfloat16")
 
 
 def check_way(way: str, batch_norm: str) -> None:
@@ -45,6 +48,29 @@ def check_way(way: str, batch_norm: str) -> None:
     """
     check_choice("way", way, WAYS)
     check_choice("batch_norm", batch_norm, BATCH_NORM_READINGS)
+
+
+def check_precision(precision: str, way: str, device: torch.device | None = None) -> None:
+    """Refuse an unknown precision, and one that a way or a device cannot do.
+
+    Args:
+        precision: What the alignment is computed in.
+        way: That is recorded in, resolved or not.
+        device: Of the network, if it is known.
+
+    Raises:
+        ConfigurationError: With what can be.
+    """
+    check_choice("precision", precision, ALIGNMENT_PRECISIONS)
+    if precision == "float32":
+        return
+    if way not in ("auto", "hooks"):
+        raise ConfigurationError(
+            f"precision={precision!r} is of what hooks keep, and way={way!r} keeps a pass as it was. "
+            "Use way='hooks', or precision='float32'."
+        )
+    if device is not None and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise ConfigurationError(f"precision={precision!r} is not supported by {device}. Use 'float32'.")
 
 
 def has_batch_statistics(network: nn.Module) -> bool:

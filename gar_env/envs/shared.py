@@ -177,7 +177,9 @@ class SharedNetworkEnv(ConfiguredVectorEnv):
         return super().blank_infos() | dict.fromkeys(self._error_infos(), (math.nan, False))
 
     def _error_infos(self) -> dict[str, tuple[Any, Any]]:
-        return self.evaluator.infos() if self.config.way == "finite_difference" else {}
+        config = self.config
+        rough = config.way == "finite_difference" or config.alignment_precision != "float32"
+        return self.evaluator.infos() if rough else {}
 
     @property
     def progress(self) -> float:

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Generator, Tensor, nn
 
-from gar_env.alignment import Alignment, BatchNormReading, Tape, Way, gradient
+from gar_env.alignment import Alignment, AlignmentPrecision, BatchNormReading, Tape, Way, gradient
 from gar_env.data import Batch
 from gar_env.errors import CheckpointError
 from gar_env.functional import Structure, own_surroundings, preserve, structure_of
@@ -76,7 +76,10 @@ class Learner:
         self.network.train()
         self._plain = _plain_attributes(self.network)
         self.alignment = Alignment(
-            self.network, way=cast(Way, options.way), batch_norm=cast(BatchNormReading, options.batch_norm)
+            self.network,
+            way=cast(Way, options.way),
+            batch_norm=cast(BatchNormReading, options.batch_norm),
+            precision=cast(AlignmentPrecision, options.alignment_precision),
         )
         self.keeps_last_layer = False
         """Whether a :class:`Pass` has the network's last linear layer."""

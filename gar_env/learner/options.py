@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from gar_env.alignment import check_way
+from gar_env.alignment.ways import check_precision as check_alignment_precision
 from gar_env.errors import ConfigurationError
 from gar_env.learner.optimizers import SCHEDULES, optimizer_of
 from gar_env.learner.precision import check_precision
@@ -29,6 +30,8 @@ class TrainingOptions:
         channels_last: Whether images and convolutions are laid out channels-last, which is often faster.
         batch_norm: Reading of per-example gradients, ``"share"`` or ``"derivative"``:
             :class:`gar_env.alignment.Alignment`.
+        alignment_precision: What only pays is computed in, ``"float32"`` or ``"bfloat16"``, likewise; training is the
+            same, bit for bit. With the last, ``infos["alignment_error"]`` estimates its relative error.
         way: How it is computed: ``"auto"``, ``"hooks"``, ``"forward"`` or ``"finite_difference"``, likewise. With the
             last, ``infos["alignment_error"]`` estimates its relative error.
 
@@ -47,6 +50,7 @@ class TrainingOptions:
     channels_last: bool = False
     batch_norm: str = "share"
     way: str = "auto"
+    alignment_precision: str = "float32"
 
     def __post_init__(self) -> None:
         for name, kind in (("warmup_steps", int), ("channels_last", bool)):
@@ -62,6 +66,7 @@ class TrainingOptions:
         check_choice("schedule", self.schedule, SCHEDULES)
         check_precision(self.precision)
         check_way(self.way, self.batch_norm)
+        check_alignment_precision(self.alignment_precision, self.way)
         if self.precision != "float32" and (self.batch_norm == "derivative" or self.way == "finite_difference"):
             raise ConfigurationError(
                 f"precision={self.precision!r} is too coarse for derivatives through batch statistics and for finite "

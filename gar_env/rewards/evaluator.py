@@ -69,7 +69,7 @@ class Evaluator:
             )
         self._made = tuple(getattr(self.signal, "__dict__", ()))
         self.num_envs = num_envs
-        self.alignment_error: float | None = None  # of a finite difference, as estimated
+        self.alignment_error: float | None = None  # of a finite difference or half precision, as estimated
         self.learner: Learner | None = None
         self.generator = torch.Generator()
 
@@ -211,7 +211,7 @@ class Evaluator:
         after = following if self.reads_next_tape else None
         evidence = replace(evidence, n=n, tape=tape, alignment=alignment, paid=passed, following=after, repeat=repeat)
         paid = self.rewards(evidence, step=step)
-        if isinstance(trained.tape, FiniteDifferenceTape):
+        if trained.tape and trained.tape.error is not None:
             self.alignment_error = trained.tape.error
         if trained.slots is None:
             return paid
@@ -253,7 +253,7 @@ class Evaluator:
         return collected.alignment
 
     def infos(self) -> dict[str, tuple[Any, Any]]:
-        """``alignment_error``, as estimated: for environments that take finite differences."""
+        """``alignment_error``, as estimated: for environments whose alignment is not exact."""
         there = self.alignment_error is not None
         return {"alignment_error": (self.alignment_error if there else math.nan, there)}
 
