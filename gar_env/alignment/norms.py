@@ -52,7 +52,7 @@ def example_lengths(tape: Tape) -> Tensor:
             once = all(users.count(name) == 1 for name in unit.parameters.values())
             if once and isinstance(call, Deferred) and type(unit.module) is nn.Linear and call.delta.ndim == 2:
                 sizes = call.delta.square().sum(1)
-                x = read(call.x, str(unit)).square().sum(1)
+                x = read(call.x, str(unit)).to(call.delta.dtype).square().sum(1)
                 squares.append(sizes * (x * ("weight" in unit.parameters) + ("bias" in unit.parameters)))
                 continue
             for local, g in example_gradients(unit, call).items():
@@ -73,6 +73,7 @@ def example_gradients(unit: Unit, call: object, rows: Tensor | None = None) -> d
         return {name: g[chosen] for name, g in call.gradients.items()}
     if isinstance(call, Deferred):
         x, delta = read(call.x, str(unit))[chosen], call.delta[chosen]
+        x = x.to(delta.dtype) if x.is_floating_point() else x  # it may be kept in less precision
         found: dict[str, Tensor] = {}
         if type(layer) is nn.Linear:
             found["weight"] = torch.einsum("n...o,n...i->noi", delta, x)

@@ -86,6 +86,8 @@ def _by_inner_products(unit: Unit, call: Call, other: Call, rows: Tensor, others
     label = str(unit)
     x, y = read(call.x, label)[rows], read(other.x, label)[others]
     delta, epsilon = call.delta[rows], other.delta[others]
+    if x.is_floating_point():  # it may be kept in less precision
+        x, y = x.to(delta.dtype), y.to(delta.dtype)
     places = x.ndim - (kind is nn.Linear)
     if places == 1 and kind is nn.Linear:  # [p, i], [p, o]
         inputs = (x * y).sum(1) * ("weight" in unit.parameters) + ("bias" in unit.parameters)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import CASES, WITH_BATCH_NORM, N
 from scipy.stats import spearmanr
 from torch import nn
 
 import gar_env  # noqa: F401 - registers the environments
-from gar_env.alignment import Alignment, align, aligning, gradient, pair_products, record
+from cases import CASES, WITH_BATCH_NORM, N
+from gar_env.alignment import Alignment, align, aligning, example_lengths, gradient, pair_products, record
 from gar_env.alignment.conservation import ROUNDED
 from gar_env.errors import ConfigurationError, LostGradientError
 from gar_env.networks import build_network
@@ -151,12 +151,15 @@ def test_what_cannot_be_had_is_refused_and_never_replaced():
         record(Tied(), x, lambda out: out.square().mean(1), **HALF)
 
 
-def test_products_of_pairs_are_read_from_such_tapes_too():
-    network, x, y, _ = examples("fc", 8)
+@pytest.mark.parametrize("name", ["fc", "cnn"])
+def test_products_of_pairs_and_lengths_are_read_from_such_tapes_too(name):
+    network, x, y, _ = examples(name, 8)
     tapes = [
         record(copy.deepcopy(network), x, lambda out: F.cross_entropy(out, y, reduction="none"), **options)
         for options in ({}, HALF)
     ]
     rows, others = torch.arange(8), torch.arange(8).flip(0)
     exact, rough = (pair_products(tape, tape, rows, others) for tape in tapes)
-    torch.testing.assert_close(rough, exact, rtol=0.02, atol=0.01 * float(exact.abs().max()))
+    torch.testing.assert_close(rough, exact, rtol=0.01, atol=0.005 * float(exact.abs().max()))
+    exact, rough = (example_lengths(tape) for tape in tapes)
+    torch.testing.assert_close(rough, exact, rtol=0.01, atol=0)
