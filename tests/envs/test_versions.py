@@ -31,12 +31,13 @@ def rewards_of(env: Any, actions: np.ndarray) -> list[np.ndarray]:
 
 
 def test_mixtures_are_paid_by_distinct_gar_and_are_otherwise_the_first_version():
-    env = made("GAR/DataSplit-v1")
-    assert env.evaluator.name == "distinct_gar"
-    assert made("GAR/DataSplit-v0").evaluator.name == "gar"
+    env, first = made("GAR/DataSplit-v1"), made("GAR/DataSplit-v0")
+    assert (env.evaluator.name, env.reference) == ("distinct_gar", "uniform")
+    assert (first.evaluator.name, first.reference) == ("gar", "policy")
+    assert made("GAR/DataSplit-v1", reward_timing="next_step").reference is None
     actions = np.arange(N) % 10
-    old = rewards_of(made("GAR/DataSplit-v0"), actions)
-    new = rewards_of(made("GAR/DataSplit-v1", reward="gar"), actions)
+    old = rewards_of(first, actions)
+    new = rewards_of(made("GAR/DataSplit-v1", reward="gar", reference="policy"), actions)
     for one, other in zip(old, new, strict=True):
         np.testing.assert_array_equal(one, other)
 
