@@ -261,6 +261,19 @@ def test_the_tables_on_optimizers_are_those_of_the_committed_results():
     assert set(quoted) <= set(made)
 
 
+@pytest.mark.parametrize(("data", "losses"), [("digits", "0 of 8"), ("fashion_mnist", "0 of 7"), ("cifar10", "2 of 7")])
+def test_the_defaults_for_own_data_are_those_of_the_committed_results(data, losses):
+    """And on how many tasks they lose more than half a point is what the page says."""
+    from agents.jobs.results import read_rows
+    from agents.studies.rewards.tables import guard_table
+
+    rows = read_rows(ROOT / "examples" / "results" / "rewards" / f"arms_{data}.jsonl")
+    table = guard_table(rows).markdown()
+    assert table in (ROOT / "docs" / "own_data.md").read_text()
+    found = {line.split("|")[1].strip(): line.split("|")[-2].strip() for line in table.splitlines()[2:]}
+    assert found["distinct_gar-uniform-keep"] == losses
+
+
 def test_the_tables_on_own_data_are_those_of_the_committed_results():
     from agents.jobs.results import read_rows
     from agents.studies.mixture.tables import tables
