@@ -85,6 +85,10 @@ def test_what_is_no_data_is_named_and_given_again(tmp_path):
 @pytest.mark.parametrize("algorithm", [PPO, A2C, DQN, MaskablePPO], ids=lambda kind: kind.__name__)
 def test_every_algorithm_is_built_as_it_was(tmp_path, algorithm):
     options = {"policy_kwargs": {"net_arch": [8], "activation_fn": nn.ELU}, "gamma": 0.0, "learning_rate": 3e-3}
+    if algorithm is not DQN:
+        options["n_steps"] = 8
+    if algorithm in (PPO, MaskablePPO):
+        options["batch_size"] = 4 * N
     model = algorithm("MlpPolicy", make(), seed=0, **options)
     model.learn(N * 8)
     loaded = load_controller(save_controller(model, tmp_path / "c"), make())
